@@ -1,0 +1,1 @@
+"""Patients on disk: cohort file, columns, store, splits, quarantine."""

@@ -1,0 +1,1 @@
+"""Machine matters of the torch side: device, precision, seeds, ranks."""

@@ -1,0 +1,1 @@
+"""Arrays and run files to rows of scores, without torch."""

@@ -1,0 +1,1 @@
+"""Files to cohort: discovery, readers, verdicts."""

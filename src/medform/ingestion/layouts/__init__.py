@@ -1,0 +1,1 @@
+"""One recognised folder layout per file."""

@@ -1,0 +1,1 @@
+"""Cohort to blocks of tensors, one modality per file."""

@@ -1,0 +1,98 @@
+"""What the torch-side packages agree on: Block, Batch, Encoded, Tower, Pool, Objective.
+
+Shapes: M items of a block (slices, patients), T slices of all bags of a block packed one after another, d features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+__all__ = ["Batch", "Block", "Encoded", "Objective", "Pool", "Tower"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One modality of one batch. A patient without the modality has no row in it.
+
+    ``value`` holds tensors with leading M, except in a block of bags, where ``feature`` (T, d) or ``image``
+    (T, C, H, W) is packed and ``offset`` (M + 1,) says where each bag begins. ``patient``, ``cohort`` and ``item``
+    are integers that are equal where the patient, the cohort, the slice is the same; ``z`` is the slice index
+    ((M,), for bags (T,)), ``z_mm`` its position, NaN where unknown.
+    """
+
+    value: Mapping[str, Tensor]
+    patient: Int[Tensor, " m"]
+    item: Int[Tensor, " m"]
+    cohort: Int[Tensor, " m"] | None = None
+    z: Int[Tensor, " t"] | None = None
+    z_mm: Float[Tensor, " t"] | None = None
+    offset: Int[Tensor, " m1"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.patient)
+
+    def to(self, device: torch.device | str) -> Block:
+        """The block with every tensor on ``device``."""
+        moved: dict[str, Any] = {"value": {name: tensor.to(device) for name, tensor in self.value.items()}}
+        for name in ("patient", "item", "cohort", "z", "z_mm", "offset"):
+            tensor = getattr(self, name)
+            moved[name] = None if tensor is None else tensor.to(device)
+        return replace(self, **moved)
+
+
+Batch = Mapping[str, Block]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a tower returns: ``pooled`` (M, d); optionally tokens (M, L, d), maps [(M, c, h, w)], weight (T,) or (T, heads)."""
+
+    pooled: Float[Tensor, "m d"]
+    tokens: Float[Tensor, "m l d"] | None = None
+    maps: list[Float[Tensor, "m c h w"]] | None = None
+    weight: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Tower(nn.Module):
+    """Encodes one modality. ``width`` is d of ``Encoded.pooled``."""
+
+    width: int
+
+    def forward(self, block: Block) -> Encoded:
+        raise NotImplementedError  # abstract: every tower of models/ says how
+
+
+class Pool(nn.Module):
+    """Turns packed slices into bags: (T, d), offset (M + 1,), z (T,) -> bag (M, e), weight (T,), which sums to 1 over a bag."""
+
+    width: int
+
+    def forward(
+        self, feature: Float[Tensor, "t d"], offset: Int[Tensor, " m1"], z: Int[Tensor, " t"] | None = None
+    ) -> tuple[Float[Tensor, "m e"], Tensor]:
+        raise NotImplementedError  # abstract: every pool of models/pooling.py says how
+
+
+class Objective(nn.Module):
+    """What is learnt. Built with its towers; ``forward`` is the whole step and knows what to mask.
+
+    ``chance`` of the last step (the loss of a guess, for example ln of the number of candidates) belongs into the logs.
+    """
+
+    towers: nn.ModuleDict
+
+    def start(self, batch: Batch) -> None:
+        """Closed-form starting point; called once, before step 0, with all the fold's training patients."""
+
+    def forward(self, batch: Batch, step: int, random: torch.Generator) -> tuple[Float[Tensor, ""], dict[str, float]]:
+        raise NotImplementedError  # abstract: every objective of objectives/ says how
+
+    def after_step(self) -> None:
+        """Called after each optimizer step (a teacher's moving average, a clamp)."""

@@ -1,0 +1,1 @@
+"""Figures of merit and small linear algebra: pure numpy, used by everybody."""

@@ -1,0 +1,1 @@
+"""Towers, pools and heads."""

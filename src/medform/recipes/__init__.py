@@ -1,0 +1,1 @@
+"""Recipes, and the catalog where strings meet classes."""

@@ -1,0 +1,1 @@
+"""File formats of results: run folder, log, checkpoint, scores, model folder."""

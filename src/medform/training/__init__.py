@@ -1,0 +1,1 @@
+"""The two loops over batches."""
