@@ -24,6 +24,9 @@ class Block:
     (T, C, H, W) is packed and ``offset`` (M + 1,) says where each bag begins. ``patient``, ``cohort`` and ``item``
     are integers that are equal where the patient, the cohort, the slice is the same; ``z`` is the slice index
     ((M,), for bags (T,)), ``z_mm`` its position, NaN where unknown.
+
+    Names in ``value`` by modality: slices ``image`` (M, C, H, W) in [0, 1]; bags ``feature``; a clinical table
+    ``table`` (M, q) as encoded by `medform.inputs.clinical`; labels ``label`` (M,) of the block called ``label``.
     """
 
     value: Mapping[str, Tensor]
@@ -96,3 +99,11 @@ class Objective(nn.Module):
 
     def after_step(self) -> None:
         """Called after each optimizer step (a teacher's moving average, a clamp)."""
+
+    def learning_rate_scale(self) -> float:
+        """What a learning rate given as ``{relative: r}`` is multiplied by: the size of the weights after ``start``.
+
+        `medform.objectives.align` answers with the root mean square of the image head's weights, so that a step is a
+        share of the weights whatever the unit of the features. 1.0 where an objective has no opinion.
+        """
+        return 1.0

@@ -1,0 +1,375 @@
+"""Schema of the cohort file: what a hospital's files are, which column means what, which questions are asked."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from medform.config import Config, load, parse
+from medform.errors import InputError, Problem
+
+__all__ = [
+    "CohortFile",
+    "ColumnSpec",
+    "ColumnType",
+    "Images",
+    "Index",
+    "MOMENTS",
+    "Moment",
+    "Role",
+    "Select",
+    "SliceTask",
+    "Splits",
+    "TableSpec",
+    "Task",
+    "Unit",
+    "VisitRule",
+    "parse_cohort_file",
+    "read_cohort_file",
+]
+
+Moment = Literal["before_scan", "scan", "before_surgery", "after_surgery", "follow_up"]
+MOMENTS: tuple[Moment, ...] = ("before_scan", "scan", "before_surgery", "after_surgery", "follow_up")
+Role = Literal["id", "feature", "label", "outcome", "time", "group", "ignore"]
+ColumnType = Literal["number", "category", "ordinal", "set", "boolean", "date", "text"]
+Unit = Literal["HU", "display", "raw"]
+IdRule = Literal["blanks", "case", "separators", "zeros"]
+Pattern = Annotated[str, BeforeValidator(lambda text: _pattern(text))]
+Words = Annotated[list[str], BeforeValidator(lambda value: _words(value))]
+
+DEFAULT_WINDOW: dict[Unit, tuple[float, float]] = {"HU": (-1000.0, 400.0), "display": (0.0, 255.0)}
+
+
+def _pattern(text: Any) -> Any:
+    try:
+        re.compile(str(text))
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}.") from None
+    return text
+
+
+def _words(value: Any) -> Any:
+    """A single scalar stands for a list of one; an empty YAML value inside a list is the empty cell."""
+    if isinstance(value, str | int | float | bool):
+        value = [value]
+    if isinstance(value, list | tuple):
+        return ["" if item is None else str(item) for item in value]
+    return value
+
+
+class Select(Config):
+    """Which series is the patient's image. Patterns are regular expressions, searched without regard to case."""
+
+    modality: str | None = None
+    description: Pattern | None = None
+    kernel: Pattern | None = None
+    rule: Literal["thinnest", "most_slices", "first_visit", "all"] | None = None
+
+
+class Images(Config):
+    """Where the images are and what their numbers mean.
+
+    ``unit``: HU, ``display`` (grey values 0-255 of a fixed window) or ``raw`` (arbitrary, as in MRI). ``window_hu`` is
+    the range that is mapped to [0, 1], in the unit of the images. ``accept`` lists quarantine codes to let through.
+    """
+
+    layout: Literal["auto", "dicom", "nifti", "slices", "nnunet", "msd", "bids"] = "auto"
+    path: str = "."
+    index: str | None = None
+    unit: Unit = "HU"
+    window_hu: tuple[float, float] | None = None
+    select: Select = Select()
+    assume_hu: bool = False
+    accept: Words = []
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.layout == "slices" and self.index is None:
+            raise ValueError("layout 'slices' needs the table that lists them: set images.index.")
+        if self.layout == "slices" and "unit" not in self.model_fields_set:
+            raise ValueError("layout 'slices' needs images.unit: display for grey values 0-255, HU, or raw.")
+        if self.window_hu is not None and not self.window_hu[0] < self.window_hu[1]:
+            raise ValueError("images.window_hu needs [low, high] with low < high.")
+        return self
+
+
+class Index(Config):
+    """Columns of the slice index table (``images.index``)."""
+
+    patient: str = "patient_id"
+    order: str = "slice_index"
+    file: str = "image"
+    mask: str | None = None
+
+
+class VisitRule(Config):
+    """Which row counts where a patient has several: the first or last by a declared date or number column."""
+
+    by: str
+    keep: Literal["first", "last"] = "first"
+
+
+class TableSpec(Config):
+    """How a table is read. Rows are counted as in the file, the header's first line being row 1.
+
+    ``missing`` lists the words that mean "no value" (an empty cell always does). ``id_rules`` are differences between
+    ids of table and images that are ignored; ``id_map`` is a CSV with the columns ``table_id`` and ``image_id``.
+    """
+
+    path: str
+    patient_id: str
+    sheet: str | None = None
+    missing: Words = [""]
+    decimal: Literal[".", ","] | None = None
+    encoding: str | None = None
+    separator: str | None = None
+    header_row: int = Field(default=1, ge=1)
+    skip_rows: list[int] = []
+    visit: VisitRule | None = None
+    id_rules: list[IdRule] = []
+    id_map: str | None = None
+
+
+class ColumnSpec(Config):
+    """One declared column.
+
+    ``sentinels`` are numbers that mean "no value" (``[]`` says that suspicious ones are real). ``cell_unit`` is a unit
+    written into the cells. ``censored: limit`` reads '<0.3' as 0.3 and keeps the sign in ``<column>.censored``.
+    """
+
+    role: Role
+    type: ColumnType = "text"
+    unit: str | None = None
+    known_at: Moment | None = None
+    levels: Words | None = None
+    separator: str = ";"
+    format: str | None = None
+    sentinels: list[float] | None = None
+    missing: Words = []
+    decimal: Literal[".", ","] | None = None
+    thousands: Literal[",", ".", " ", "'"] | None = None
+    cell_unit: str | None = None
+    censored: Literal["limit"] | None = None
+    true_words: Words = []
+    false_words: Words = []
+    allow_as_feature: bool = False
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.type == "ordinal" and not self.levels:
+            raise ValueError("an ordinal needs its levels, lowest first: levels: [G1, G2, G3].")
+        if self.levels and self.type != "ordinal":
+            raise ValueError(f"levels are for ordinals; this column is a {self.type} (a category is open).")
+        if self.levels and len(set(self.levels)) < len(self.levels):
+            raise ValueError("a level stands twice.")
+        if self.decimal and self.decimal == self.thousands:
+            raise ValueError("decimal and thousands cannot be the same sign.")
+        return self
+
+
+class Task(Config):
+    """A question about a patient: a binary label, when it is asked, and which values are positive.
+
+    ``positive`` lists the positive values; ``threshold`` makes numbers >= threshold positive.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    label: str
+    predicted_at: Moment
+    primary: bool = False
+    positive: Words | None = None
+    threshold: float | None = None
+
+    @field_validator("label")
+    @classmethod
+    def _of_the_table(cls, label: str) -> str:
+        if not label.startswith("clinical.") or label == "clinical.":
+            raise ValueError("a task's label is a column of the clinical table: clinical.<column>.")
+        return label
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.positive is not None and self.threshold is not None:
+            raise ValueError("give positive or threshold, not both.")
+        return self
+
+    @property
+    def column(self) -> str:
+        """Name of the label column in the clinical table."""
+        return self.label.removeprefix("clinical.")
+
+
+class SliceTask(Config):
+    """A question about a slice, from a column of the index; it probes the encoder and never trains it.
+
+    ``positive`` is a list of values or a comparison such as ``"> 0"``; without it the column must hold 0 and 1.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    label: str
+    positive: Words | None = None
+
+    @field_validator("label")
+    @classmethod
+    def _of_the_index(cls, label: str) -> str:
+        if not label.startswith("index.") or label == "index.":
+            raise ValueError("a slice task's label is a column of the index: index.<column>.")
+        return label
+
+    @property
+    def column(self) -> str:
+        """Name of the label column in the index."""
+        return self.label.removeprefix("index.")
+
+
+class Splits(Config):
+    """How patients are divided. ``validation`` is a share of each fold's training patients; ``file`` brings an own split."""
+
+    name: str = Field(default="main", pattern=r"^[A-Za-z0-9_.-]+$")
+    folds: int = Field(default=5, ge=2)
+    validation: float = Field(default=0.15, ge=0.0, lt=1.0)
+    stratify: Words | None = None
+    seed: int = 7
+    file: str | None = None
+
+
+class Genes(Config):
+    """Gene expression table."""
+
+    path: str
+    orientation: Literal["patients_in_rows", "genes_in_rows"] = "patients_in_rows"
+    scale: str = "not stated"
+    id_kind: str = "symbol"
+
+
+class Survival(Config):
+    """Columns of the clinical table that hold follow-up time and event."""
+
+    time: str
+    event: str
+
+
+class Reports(Config):
+    """Folder or table of report texts."""
+
+    path: str
+
+
+class CohortFile(Config):
+    """A cohort. Only ``name``, ``licence`` and ``images`` are required; every path is relative to ``root``."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    licence: str = Field(min_length=1)
+    images: Images
+    index: Index = Index()
+    tables: dict[str, TableSpec] = {}
+    columns: dict[str, ColumnSpec] = {}
+    tasks: list[Task] = []
+    slice_tasks: list[SliceTask] = []
+    splits: Splits = Splits()
+    genes: Genes | None = None
+    survival: Survival | None = None
+    reports: Reports | None = None
+    root: Path | None = None
+
+    @field_validator("tables")
+    @classmethod
+    def _known_tables(cls, tables: dict[str, TableSpec]) -> dict[str, TableSpec]:
+        if other := sorted(set(tables) - {"clinical"}):
+            raise ValueError(f"the table is called 'clinical'; '{other[0]}' would not be read.")
+        return tables
+
+    @property
+    def clinical(self) -> TableSpec | None:
+        """The clinical table, if the cohort has one."""
+        return self.tables.get("clinical")
+
+    @property
+    def primary(self) -> Task | None:
+        """The task marked ``primary``; else the first; None without tasks."""
+        marked = [task for task in self.tasks if task.primary]
+        return (marked or self.tasks or [None])[0]
+
+    @property
+    def stratify(self) -> list[str]:
+        """Names of the tasks that a split is stratified by: as declared, else the primary task."""
+        if self.splits.stratify is not None:
+            return list(self.splits.stratify)
+        return [self.primary.name] if self.primary else []
+
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """Range mapped to [0, 1], in the unit of the images; None for ``raw`` images without a declared one."""
+        return self.images.window_hu or DEFAULT_WINDOW.get(self.images.unit)
+
+    def task(self, name: str) -> Task:
+        """The patient task called ``name``; `InputError` with the known names otherwise."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        known = ", ".join(task.name for task in self.tasks) or "none"
+        raise InputError(f"no task '{name}' in cohort '{self.name}'.", fix=f"use one of: {known}.")
+
+    def path(self, relative: str) -> Path:
+        """A path of the cohort file, resolved against ``root``."""
+        return (self.root or Path()) / relative
+
+    def portable(self) -> dict[str, Any]:
+        """JSON-able tree without ``root``: what a store keeps, equal on every machine."""
+        return self.model_dump(mode="json", exclude={"root"})
+
+
+def parse_cohort_file(tree: Any, where: str, root: Path | None = None, text: str | None = None) -> CohortFile:
+    """Validate a tree, then the rules between its keys (see `columns.rule_problems`), all faults at once."""
+    return _ruled(parse(CohortFile, tree, where, text), where, root)
+
+
+def read_cohort_file(path: Path, root: Path | None = None) -> CohortFile:
+    """Read a cohort file; paths resolve against ``root`` (default: its ``root`` key, else its own folder).
+
+    Raises `InputError` with every fault: unknown keys, broken rules between columns and tasks, files that are missing.
+    """
+    path = Path(path)
+    file = load(CohortFile, path)
+    folder = Path(root) if root is not None else path.parent / (file.root or ".")
+    if not folder.is_dir():
+        raise InputError(
+            "no such folder.", where=str(folder), fix="give the folder that holds the cohort's files with --root."
+        )
+    return _ruled(file, str(path), folder.resolve())
+
+
+def _ruled(file: CohortFile, where: str, root: Path | None) -> CohortFile:
+    from medform.cohort.columns import rule_problems
+
+    file = file.model_copy(update={"root": root})
+    problems = rule_problems(file, where)
+    if root is not None:
+        problems += _missing_paths(file, where)
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise InputError(
+            f"{count} in the cohort file.", where=where, consequence="Nothing was started.", problems=problems
+        )
+    return file
+
+
+def _missing_paths(file: CohortFile, where: str) -> list[Problem]:
+    named = {"images.path": file.images.path, "images.index": file.images.index, "splits.file": file.splits.file}
+    for name, table in file.tables.items():
+        named[f"tables.{name}.path"] = table.path
+        named[f"tables.{name}.id_map"] = table.id_map
+    return [
+        Problem(
+            f"no such file or folder under {file.root}.",
+            file=where,
+            column=key,
+            value=value,
+            suggestion="Paths are relative to --root, else to the cohort file's own folder.",
+        )
+        for key, value in named.items()
+        if value is not None and not file.path(value).exists()
+    ]

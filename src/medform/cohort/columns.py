@@ -1,0 +1,168 @@
+"""Roles and times of columns: what may enter a tower, and what the cohort file contradicts itself in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from medform.cohort.cohort_file import MOMENTS, CohortFile, ColumnSpec, Moment, Task
+from medform.errors import Problem, nearest
+
+__all__ = ["feature_columns", "known_in_time", "rule_problems"]
+
+ENCODABLE = ("number", "category", "ordinal", "set", "boolean")
+
+
+def known_in_time(known_at: Moment | None, predicted_at: Moment) -> bool:
+    """Whether a value known at one moment may serve a prediction at another; an unstated moment never may."""
+    return known_at is not None and MOMENTS.index(known_at) <= MOMENTS.index(predicted_at)
+
+
+def feature_columns(file: CohortFile, task: str | None = None) -> list[str]:
+    """Names of the columns that may enter a tower, in the order of the cohort file.
+
+    For ``task``, those known by the time it is predicted; without one, those that are known in time for every task
+    (an alignment serves all tasks, so it may know no more than the earliest of them).
+    """
+    tasks = [file.task(task)] if task is not None else list(file.tasks)
+    return [
+        name
+        for name, column in file.columns.items()
+        if column.role == "feature"
+        and column.known_at is not None
+        and all(known_in_time(column.known_at, asked.predicted_at) for asked in tasks)
+    ]
+
+
+def rule_problems(file: CohortFile, where: str) -> list[Problem]:
+    """Every contradiction between the keys of a cohort file; each names the column or task and the key to set."""
+    problems = [*_table_problems(file), *_task_problems(file)]
+    for name, column in file.columns.items():
+        if column.role == "feature":
+            problems += _feature_problems(name, column, file.tasks)
+        elif column.role == "time" and column.type not in ("number", "date"):
+            problems.append(
+                _problem(name, f"a time cannot be a {column.type}.", f"Set columns.{name}.type: number or date.")
+            )
+    return [
+        Problem(p.problem, file=where, column=p.column, value=p.value, suggestion=p.suggestion) for p in problems
+    ]
+
+
+def _problem(column: str, problem: str, suggestion: str, value: str | None = None) -> Problem:
+    return Problem(problem, column=column, value=value, suggestion=suggestion)
+
+
+def _feature_problems(name: str, column: ColumnSpec, tasks: Iterable[Task]) -> Iterable[Problem]:
+    if column.type not in ENCODABLE:
+        yield _problem(
+            name,
+            f"a feature cannot be a {column.type}.",
+            f"Set columns.{name}.type to one of {', '.join(ENCODABLE)}, or its role to ignore.",
+        )
+    if column.known_at is None:
+        yield _problem(
+            name,
+            "a feature must say when its value is known.",
+            f"Set columns.{name}.known_at to one of {', '.join(MOMENTS)}.",
+        )
+        return
+    for task in tasks:
+        if column.role == "feature" and not known_in_time(column.known_at, task.predicted_at):
+            yield _problem(
+                name,
+                f"known at {column.known_at}, after task '{task.name}' is predicted (at {task.predicted_at}).",
+                f"Set columns.{name}.role: ignore (or outcome), or a later predicted_at of task '{task.name}'.",
+            )
+        if task.column == name and not column.allow_as_feature:
+            yield _problem(
+                name,
+                f"this feature is the label of task '{task.name}'.",
+                f"Set columns.{name}.role: label (to use it nevertheless: columns.{name}.allow_as_feature: true).",
+            )
+
+
+def _table_problems(file: CohortFile) -> Iterable[Problem]:
+    table = file.clinical
+    if table is None:
+        if file.columns or file.tasks:
+            yield Problem(
+                "columns and tasks need a clinical table.",
+                column="tables.clinical",
+                suggestion="Set tables.clinical: {path: ..., patient_id: ...}.",
+            )
+        return
+    identifier = file.columns.get(table.patient_id)
+    if identifier is not None and identifier.role != "id":
+        yield _problem(
+            table.patient_id,
+            f"this is the patient id, which cannot be a {identifier.role}.",
+            f"Set columns.{table.patient_id}.role: id, or leave the column out.",
+        )
+    named = {"tables.clinical.visit.by": table.visit.by if table.visit else None}
+    if file.survival:
+        named |= {"survival.time": file.survival.time, "survival.event": file.survival.event}
+    for key, column in named.items():
+        if column is not None and column not in file.columns:
+            yield _undeclared(key, column, file)
+    if table.visit and (by := file.columns.get(table.visit.by)) and by.type not in ("number", "date"):
+        yield _problem(
+            table.visit.by, "visits are ordered by a date or a number.", f"Set columns.{table.visit.by}.type: date."
+        )
+
+
+def _undeclared(key: str, column: str, file: CohortFile) -> Problem:
+    close = nearest(column, list(file.columns))
+    hint = f"Did you mean '{close[0]}'?" if close else f"Declare columns.{column}: {{role: ..., type: ...}}."
+    return Problem(f"no column '{column}' is declared.", column=key, value=column, suggestion=hint)
+
+
+def _task_problems(file: CohortFile) -> Iterable[Problem]:
+    names = Counter([task.name for task in file.tasks] + [task.name for task in file.slice_tasks])
+    for name in [name for name, count in names.items() if count > 1]:
+        yield Problem("two tasks have this name.", column="tasks", value=name, suggestion="Rename one of them.")
+    if sum(task.primary for task in file.tasks) > 1:
+        yield Problem("more than one task is primary.", column="tasks", suggestion="Leave 'primary: true' on one.")
+    for name in file.splits.stratify or []:
+        if name not in [task.name for task in file.tasks]:
+            close = nearest(name, [task.name for task in file.tasks])
+            hint = f"Did you mean '{close[0]}'?" if close else "Name tasks of this file, or leave the key out."
+            yield Problem("no such task.", column="splits.stratify", value=name, suggestion=hint)
+    if file.slice_tasks and file.images.index is None:
+        yield Problem(
+            "slice tasks read their labels from an index table.", column="slice_tasks", suggestion="Set images.index."
+        )
+    for task in file.tasks:
+        key = f"tasks.{task.name}"
+        column = file.columns.get(task.column)
+        if column is None:
+            yield _undeclared(f"{key}.label", task.column, file)
+            continue
+        if column.role not in ("label", "outcome", "feature"):
+            yield Problem(
+                f"column '{task.column}' has the role {column.role}.",
+                column=f"{key}.label",
+                suggestion=f"Set columns.{task.column}.role: label.",
+            )
+        yield from _positive_problems(task, column, key)
+
+
+def _positive_problems(task: Task, column: ColumnSpec, key: str) -> Iterable[Problem]:
+    where = f"columns.{task.column}"
+    if task.threshold is not None and column.type != "number":
+        yield Problem(
+            f"a threshold needs a number; {where} is a {column.type}.", column=f"{key}.threshold",
+            suggestion="List the positive values instead: positive: [...].",
+        )  # fmt: skip
+    if task.positive is None and column.type in ("category", "ordinal", "text", "set", "date"):
+        yield Problem(
+            f"{where} is a {column.type}, so it must be said which values are positive.",
+            column=f"{key}.positive",
+            suggestion="Set positive: [...] with the values that count as 1; all others count as 0.",
+        )
+    if task.positive is not None and column.type == "ordinal":
+        for value in task.positive:
+            if value not in (column.levels or []):
+                close = nearest(value, column.levels or [])
+                hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(column.levels or [])}."
+                yield Problem(f"not a level of {where}.", column=f"{key}.positive", value=value, suggestion=hint)

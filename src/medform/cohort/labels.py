@@ -1,0 +1,142 @@
+"""From a column to a binary label: 1, 0, or NaN where the value is missing."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from medform.cohort.cohort_file import ColumnSpec, SliceTask, Task
+from medform.errors import InputError, nearest
+
+__all__ = ["binary_label", "check_classes", "slice_label"]
+
+COMPARISON = re.compile(r"^\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)\s*$")
+COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+
+
+def binary_label(task: Task, values: pd.Series, column: ColumnSpec) -> pd.Series:
+    """Label of ``task``: float 1.0 / 0.0 / NaN on the index of ``values`` (typed as in the store).
+
+    Raises `InputError` where a number is neither 0/1 nor thresholded, or a positive value never occurs.
+    """
+    where = f"task '{task.name}', column '{task.column}'"
+    missing = values.isna().to_numpy(dtype=bool)
+    if task.threshold is not None:
+        positive = values.astype("float64").to_numpy() >= task.threshold
+    elif task.positive is not None:
+        words = [_word(value) for value in values]
+        known = sorted({word for word, absent in zip(words, missing, strict=True) if not absent})
+        wanted = [_number_word(word) if column.type == "number" else word for word in task.positive]
+        if column.type == "boolean":
+            wanted = [word.lower() for word in wanted]
+        _refuse_unknown(wanted, known, where)
+        positive = np.array([word in set(wanted) for word in words], dtype=bool)
+    else:
+        if other := _not_binary(values[~missing]):
+            raise InputError(
+                f"the label holds {other}, not only 0 and 1.",
+                where=where,
+                fix=f"set positive: [...] or threshold: ... for task '{task.name}'.",
+            )
+        positive = values.astype("float64").to_numpy(na_value=np.nan) == 1.0
+    return _as_series(positive, missing, values.index, task.name)
+
+
+def slice_label(task: SliceTask, values: pd.Series) -> pd.Series:
+    """Label of a slice task from the text of an index column: float 1.0 / 0.0 / NaN (missing or empty cell)."""
+    where = f"slice task '{task.name}', index column '{task.column}'"
+    text = values.astype("string").str.strip()
+    missing = (text.isna() | (text == "")).to_numpy(dtype=bool)
+    words = ["" if absent else str(word) for word, absent in zip(text, missing, strict=True)]
+    known = sorted(set(words) - {""})
+    comparison = COMPARISON.match(task.positive[0]) if task.positive and len(task.positive) == 1 else None
+    if comparison:
+        sign, bound = COMPARE[comparison[1]], float(comparison[2])
+        numbers = np.array([_number(word, where) for word in words])
+        positive = sign(numbers, bound)
+    elif task.positive is not None:
+        _refuse_unknown(task.positive, known, where)
+        positive = np.array([word in set(task.positive) for word in words], dtype=bool)
+    else:
+        numbers = {word: _number(word, where) for word in known}
+        if other := [word for word, number in numbers.items() if number not in (0.0, 1.0)]:
+            raise InputError(
+                f"the label holds '{other[0]}', not only 0 and 1.",
+                where=where,
+                fix=f"set slice_tasks positive: '> 0' (or a list) for task '{task.name}'.",
+            )
+        positive = np.array([numbers.get(word, 0.0) == 1.0 for word in words], dtype=bool)
+    return _as_series(positive, missing, values.index, task.name)
+
+
+def check_classes(task: str, labels: pd.Series, folds: int) -> str | None:
+    """Why ``labels`` cannot be cross-validated in ``folds`` folds, with the smallest number that works; None if they can."""
+    present = labels.dropna()
+    counts = {value: int((present == value).sum()) for value in (0.0, 1.0)}
+    if present.empty:
+        return f"task '{task}' has no label at all."
+    if min(counts.values()) == 0:
+        only = "positive" if counts[1.0] else "negative"
+        return f"task '{task}' has one class only: all {len(present)} labelled patients are {only}."
+    if min(counts.values()) < folds:
+        few = "positive" if counts[1.0] <= counts[0.0] else "negative"
+        return (
+            f"task '{task}' has {min(counts.values())} {few} patients for {folds} folds; "
+            f"at least {folds} patients of each class are needed."
+        )
+    return None
+
+
+def _as_series(positive: np.ndarray, missing: np.ndarray, index: pd.Index, name: str) -> pd.Series:
+    return pd.Series(np.where(missing, np.nan, np.asarray(positive, dtype=np.float64)), index=index, name=name)
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, float | np.floating):
+        return _number_word(str(value))
+    return str(value)
+
+
+def _number_word(word: str) -> str:
+    try:
+        return f"{float(word):.15g}"
+    except ValueError:
+        return word
+
+
+def _number(word: str, where: str) -> float:
+    if word == "":
+        return float("nan")
+    try:
+        return float(word)
+    except ValueError:
+        raise InputError(f"'{word}' is not a number.", where=where, fix="list the positive values.") from None
+
+
+def _not_binary(values: pd.Series) -> str | None:
+    if pd.api.types.is_bool_dtype(values.dtype):
+        return None
+    other = sorted({_word(value) for value in values} - {"0", "1"})
+    return f"'{other[0]}'" if other else None
+
+
+def _refuse_unknown(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
+    """Refuse a spelling that is not quite the table's, and a list of which nothing occurs.
+
+    A value that these patients happen not to have is no fault: the same cohort file serves other patients.
+    """
+    spelt = {word.casefold().strip(): word for word in known}
+    for word in wanted:
+        if word not in known and word.casefold().strip() in spelt:
+            there = spelt[word.casefold().strip()]
+            raise InputError(f"positive value '{word}' is spelt '{there}' in the table.", where=where, fix="spell it so.")
+    if known and not set(wanted) & set(known):
+        close = nearest(wanted[0], known) if wanted else []
+        hint = f"did you mean '{close[0]}'?" if close else f"values found: {', '.join(known[:12])}."
+        raise InputError(f"no positive value ({', '.join(wanted)}) occurs.", where=where, fix=hint)

@@ -1,0 +1,149 @@
+"""The fused CPU pass behind `augment.augment`, compiled by numba. Its plain twin is `augment.augment_tensor`.
+
+Importing this module compiles it, or reads the compiled code from numba's cache; so it is imported where it is used.
+One thread runs one call, without the GIL; threads are the caller's (numba's own would kill forked workers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+__all__ = ["warp_views"]
+
+# not plain fastmath: that assumes that there are no NaN, and one in the input would pass unseen
+_MATHS = {"reassoc", "contract", "nsz", "arcp"}
+_IMAGES = ("uint8", "int16")
+
+
+def _jit(*signatures: str) -> Callable[[Callable[..., Any]], Any]:
+    """Compile for exactly ``signatures``; uncached where no cache folder can be written."""
+
+    def wrap(function: Callable[..., Any]) -> Any:
+        options: dict[str, Any] = {"nogil": True, "fastmath": _MATHS, "boundscheck": False}
+        try:
+            return numba.njit(list(signatures), cache=True, **options)(function)
+        except RuntimeError:
+            return numba.njit(list(signatures), **options)(function)
+
+    return wrap
+
+
+def _read_only(kind: str, dimensions: int) -> str:
+    return f"Array({kind}, {dimensions}, 'C', readonly=True)"
+
+
+@_jit(*(f"void({_read_only(kind, 2)}, float32[::1], float32[:, ::1])" for kind in _IMAGES))
+def _sample(image: np.ndarray, affine: np.ndarray, out: np.ndarray) -> None:
+    """Bilinear samples of ``image`` (H, W) at x = a0 + a1 column + a2 row, y = a3 + a4 column + a5 row; edges repeat."""
+    height, width = image.shape
+    size = out.shape[0]
+    last_x, last_y = np.float32(width - 1), np.float32(height - 1)
+    step_x, step_y = affine[1], affine[4]
+    for row in range(size):
+        line = out[row]
+        start_x = affine[0] + affine[2] * np.float32(row)
+        start_y = affine[3] + affine[5] * np.float32(row)
+        for column in range(size):
+            x = min(max(start_x + step_x * np.float32(column), np.float32(0)), last_x)
+            y = min(max(start_y + step_y * np.float32(column), np.float32(0)), last_y)
+            left = min(np.int32(x), np.int32(width - 2))
+            top = min(np.int32(y), np.int32(height - 2))
+            share_x, share_y = x - np.float32(left), y - np.float32(top)
+            upper, lower = image[top], image[top + 1]
+            a, b = np.float32(upper[left]), np.float32(upper[left + 1])
+            c, d = np.float32(lower[left]), np.float32(lower[left + 1])
+            above = a + share_x * (b - a)
+            line[column] = above + share_y * (c + share_x * (d - c) - above)
+
+
+@_jit("void(float32[:, ::1], float32[::1])")
+def _tone(image: np.ndarray, tone: np.ndarray) -> None:
+    """In place: t = clip(gain value + bias, 0, 1), then t + bend t (1 - t)."""
+    gain, bias, bend = tone[0], tone[1], tone[2]
+    one, zero = np.float32(1), np.float32(0)
+    for row in range(image.shape[0]):
+        line = image[row]
+        for column in range(line.shape[0]):
+            t = min(max(gain * line[column] + bias, zero), one)
+            line[column] = t + bend * t * (one - t)
+
+
+@_jit("void(float32[:, ::1], float32[::1], int64, float32[:, ::1], float32[::1])")
+def _blur(image: np.ndarray, taps: np.ndarray, radius: int, across: np.ndarray, padded: np.ndarray) -> None:
+    """In place: separable convolution with 2 radius + 1 ``taps`` (centred in a longer array); edges repeat."""
+    size = image.shape[0]
+    centre = taps.shape[0] // 2
+    for row in range(size):
+        line, result = image[row], across[row]
+        for column in range(radius):
+            padded[column] = line[0]
+            padded[radius + size + column] = line[size - 1]
+        for column in range(size):
+            padded[radius + column] = line[column]
+            result[column] = np.float32(0)
+        for tap in range(-radius, radius + 1):
+            weight = taps[centre + tap]
+            shifted = padded[radius + tap :]
+            for column in range(size):
+                result[column] += weight * shifted[column]
+    for row in range(size):
+        result = image[row]
+        for column in range(size):
+            result[column] = np.float32(0)
+        for tap in range(-radius, radius + 1):
+            weight = taps[centre + tap]
+            line = across[min(max(row + tap, 0), size - 1)]
+            for column in range(size):
+                result[column] += weight * line[column]
+
+
+@_jit(f"void(float32[:, ::1], float32, int64[::1], {_read_only('float32', 1)})")
+def _noise(image: np.ndarray, deviation: float, offset: np.ndarray, pool: np.ndarray) -> None:
+    """In place: add ``deviation`` times the pool's normals, each pixel row from its own offset, and clip to [0, 1]."""
+    one, zero = np.float32(1), np.float32(0)
+    for row in range(image.shape[0]):
+        line = image[row]
+        normals = pool[offset[row] :]
+        for column in range(line.shape[0]):
+            line[column] = min(max(line[column] + deviation * normals[column], zero), one)
+
+
+@_jit(
+    *(
+        f"void({_read_only(kind, 3)}, int64[::1], float32[:, ::1], float32[:, ::1], float32[:, ::1], int64[::1],"
+        f" float32[::1], int64[:, ::1], {_read_only('float32', 1)}, int64[:, ::1], float32[:, :, ::1])"
+        for kind in _IMAGES
+    )
+)
+def warp_views(
+    pixels: np.ndarray,
+    rows: np.ndarray,
+    affine: np.ndarray,
+    tone: np.ndarray,
+    taps: np.ndarray,
+    radius: np.ndarray,
+    deviation: np.ndarray,
+    offset: np.ndarray,
+    pool: np.ndarray,
+    cut: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Fill ``out`` (M, S, S) with one view each of ``pixels[rows]``; the other arrays are `augment.Plan`'s."""
+    size = out.shape[1]
+    across = np.empty((size, size), np.float32)
+    padded = np.empty(size + taps.shape[1], np.float32)
+    for view in range(out.shape[0]):
+        image = out[view]
+        _sample(pixels[rows[view]], affine[view], image)
+        _tone(image, tone[view])
+        if radius[view] > 0:
+            _blur(image, taps[view], radius[view], across, padded)
+        if deviation[view] > 0:
+            _noise(image, deviation[view], offset[view], pool)
+        for row in range(cut[view, 1], cut[view, 3]):
+            for column in range(cut[view, 0], cut[view, 2]):
+                image[row, column] = np.float32(0)

@@ -1,0 +1,156 @@
+"""A published method as data: stages of parts, the embedding they give, and the variants that are its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+
+from medform.config import Config, merge, parse, read_yaml, set_key
+from medform.errors import InputError, nearest
+from medform.evaluation.settings import EvaluationSettings
+from medform.recipes.catalog import part
+from medform.training.optimizer import OptimizerConfig
+from medform.training.stage import Budget
+
+__all__ = ["ImageOnly", "Patients", "Recipe", "Source", "Stage", "Start", "read_recipe", "shipped"]
+
+ObjectivePart = Annotated[SerializeAsAny[Config], BeforeValidator(lambda value: part("objective", value))]
+TowerPart = Annotated[SerializeAsAny[Config], BeforeValidator(lambda value: part("tower", value))]
+InputPart = Annotated[SerializeAsAny[Config], BeforeValidator(lambda value: part("input", value))]
+EmbeddingPart = Literal["image_only", "aligned", "bag"]
+
+
+class Patients(Config):
+    """Which of the fold's training patients a stage sees: all of them, a stratified share, or inner folds in turn."""
+
+    share: float | None = Field(default=None, gt=0, lt=1)
+    inner_folds: int | None = Field(default=None, ge=2)
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Patients:
+        if self.share is not None and self.inner_folds is not None:
+            raise ValueError("give `share` or `inner_folds`, not both.")
+        return self
+
+
+class Start(Config):
+    """Where a stage's weights come from.
+
+    ``image``: imagenet, random, the name of an earlier stage, or a weights file. ``heads``: cca (closed form on the
+    training patients) or random. ``pool``: uniform or random attention.
+    """
+
+    image: str | None = None
+    heads: Literal["cca", "random"] | None = None
+    pool: Literal["uniform", "random"] | None = None
+
+
+class Stage(Config):
+    """One thing that is learnt, over towers, from inputs."""
+
+    objective: ObjectivePart
+    towers: dict[str, TowerPart]
+    inputs: dict[str, InputPart]
+    pairing: Literal["matched", "shuffled"] = "matched"
+    optimizer: OptimizerConfig
+    batch: int = Field(ge=1)
+    budget: Budget
+    start: Start = Start()
+    patients: Patients = Patients()
+    checkpoint_every: int = Field(default=50, ge=1)
+    log_every: int = Field(default=10, ge=1)
+
+
+class Source(Config):
+    """Where one setting comes from: what the paper or its code ``says``, and ``why`` we do what we do."""
+
+    says: str
+    why: str = "as published"
+
+
+class ImageOnly(Config):
+    """The image-only vector: mean of a patient's slice vectors, PCA of training patients, each component / sd^power."""
+
+    pca: int | None = Field(default=32, ge=1)
+    power: float = Field(default=0.5, ge=0, le=1)
+
+
+class Recipe(Config):
+    """A method. ``variants`` are names with overrides: a control or an ablation is never a second code path."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    citation: str
+    transductive: bool = False
+    seeds: list[int] = Field(default=[0], min_length=1)
+    stages: dict[str, Stage] = Field(min_length=1)
+    image_only: ImageOnly = ImageOnly()
+    embedding: list[EmbeddingPart] = Field(default=["aligned"], min_length=1)
+    variants: dict[str, dict[str, Any]] = {}
+    evaluation: EvaluationSettings = EvaluationSettings()
+    sources: dict[str, Source] = {}
+
+    @field_validator("variants")
+    @classmethod
+    def _variants_are_mappings(cls, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, overrides in variants.items():
+            if "variants" in overrides:
+                raise ValueError(f"variant '{name}' may not change the variants.")
+        return variants
+
+    @model_validator(mode="after")
+    def _stages_follow(self) -> Recipe:
+        names = list(self.stages)
+        for index, (name, stage) in enumerate(self.stages.items()):
+            for modality, config in stage.inputs.items():
+                source = getattr(config, "of", None)
+                if source is not None and source not in names[:index]:
+                    raise ValueError(f"stages.{name}.inputs.{modality}: `of: {source}` names no earlier stage.")
+        return self
+
+    def variant(self, *names: str) -> Recipe:
+        """The recipe with the overrides of one or more variants applied in order, and without variants of its own."""
+        tree = self.model_dump(mode="json")
+        for name in names:
+            if name not in self.variants:
+                close = nearest(name, list(self.variants))
+                hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(self.variants)}."
+                raise InputError(f"recipe '{self.name}' has no variant '{name}'. {hint}")
+            tree = merge(tree, self.variants[name])
+        tree["variants"] = {}
+        return parse(Recipe, tree, where=f"variant {' + '.join(names)} of {self.name}")
+
+
+def shipped() -> list[str]:
+    """Names of the recipes inside the package."""
+    folder = resources.files("medform.recipes")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = None) -> Recipe:
+    """A shipped recipe by name, or a YAML file by path, with ``--set key=value`` overrides.
+
+    The value is YAML and a mapping replaces the whole part. Raises `InputError` with every fault at once.
+    """
+    if name in shipped():
+        where = f"recipe {name}"
+        text = resources.files("medform.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    elif (path := Path(name)).is_file():
+        where, text = str(path), path.read_text(encoding="utf-8-sig")
+    else:
+        close = nearest(name, shipped())
+        hint = f"Did you mean '{close[0]}'?" if close else f"Shipped: {', '.join(shipped())}."
+        raise InputError(f"there is no recipe and no file '{name}'. {hint}")
+    tree = read_yaml(text, where)
+    for override in overrides:
+        dotted, equals, value = override.partition("=")
+        if not equals:
+            raise InputError(f"--set {override}: write key=value.", fix="for example --set stages.pretrain.batch=16")
+        set_key(tree, dotted.strip(), read_yaml(value, f"--set {dotted}"))
+    if seed is not None:
+        tree["seeds"] = [str(seed)]
+    return parse(Recipe, tree, where=where, text=None if overrides else text)

@@ -1,0 +1,209 @@
+"""The control table of a task, its paired differences in words, the verdict and what a reader must not overlook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medform.reporting.run_files import RunFacts, TaskFacts
+from medform.reporting.words import COMPARISONS, METRICS, MODELS, between, interval, model_words, number, signed
+from medform.runs.scores import ScoreRow
+
+__all__ = ["Difference", "TaskScores", "Verdict", "chance_of", "differences", "task_scores", "verdict", "warnings"]
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """The cross-validated rows of one task: model -> metric -> row, models and metrics in the order to be shown."""
+
+    task: TaskFacts
+    models: list[str]
+    metrics: list[str]
+    cells: dict[str, dict[str, ScoreRow]]
+    centroid: dict[str, ScoreRow]  # model -> its AUROC with the nearest-class-mean readout
+    selected: str | None = None
+
+    def row(self, model: str, metric: str = "auroc") -> ScoreRow | None:
+        """The row, or None where there is none or it has no value."""
+        found = self.cells.get(model, {}).get(metric)
+        return found if found is not None and found.value is not None else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One paired difference: the question, the figures, the answer and its ``tone`` (gain, loss, none)."""
+
+    question: str
+    figures: str
+    answer: str
+    tone: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``sentence`` for the head of the page; ``tone`` gain, loss, none or unknown."""
+
+    task: TaskFacts
+    sentence: str
+    tone: str
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Known models in the report's order, then the others by name."""
+    known = [name for name in MODELS if name in names]
+    return known + sorted(set(names) - set(known))
+
+
+def task_scores(
+    rows: Sequence[ScoreRow], task: TaskFacts, selected: str | None = None, protocol: str = "cross_validation"
+) -> TaskScores:
+    """Sort the rows of one task and protocol into a table; paired differences are left out of it."""
+    cells: dict[str, dict[str, ScoreRow]] = {}
+    centroid: dict[str, ScoreRow] = {}
+    for row in rows:
+        if row.task != task.name or row.protocol != protocol or " - " in row.model:
+            continue
+        if row.readout == "centroid":
+            if row.metric == "auroc":
+                centroid[row.model] = row
+            continue
+        cells.setdefault(row.model, {})[row.metric] = row
+    found = {metric for metrics in cells.values() for metric in metrics}
+    metrics = [metric for metric in METRICS if metric in found] + sorted(found - set(METRICS))
+    return TaskScores(task, in_order(list(cells)), metrics, cells, centroid, selected)
+
+
+def chance_of(metric: str, task: TaskFacts) -> float | None:
+    """What a guess scores: 0.5 for AUROC and balanced accuracy, the prevalence p for AUPRC, p (1 - p) for Brier."""
+    share = task.prevalence
+    if metric in ("auroc", "balanced_accuracy", "auroc_z_adjusted", "c_index"):
+        return 0.5
+    if metric == "auprc":
+        return share
+    return share * (1 - share) if metric == "brier" and share is not None else None
+
+
+def differences(rows: Sequence[ScoreRow], task: TaskFacts, detectable: float | None) -> list[Difference]:
+    """Every paired difference in AUROC of a task, in words, nulls with what could not have been seen."""
+    found = {
+        row.model: row
+        for row in rows
+        if row.task == task.name
+        and row.protocol == "cross_validation"
+        and " - " in row.model
+        and row.metric == "auroc"
+        and row.readout != "centroid"
+        and row.value is not None
+    }
+    names = [name for name in COMPARISONS if name in found] + sorted(set(found) - set(COMPARISONS))
+    return [_difference(found[name], detectable) for name in names]
+
+
+def _difference(row: ScoreRow, detectable: float | None) -> Difference:
+    first, second = row.model.split(" - ", 1)
+    question, thing = COMPARISONS.get(
+        row.model, (f"Is {model_words(first).label} better than {model_words(second).label}?", model_words(first).label)
+    )
+    figures = f"{model_words(first).label} − {model_words(second).label}: {signed(row.value)}"
+    if row.ci_low is not None:
+        figures += f" {between(row.ci_low, row.ci_high)}"
+    tone = tone_of(row)
+    if tone == "gain":
+        answer = f"On this cohort {thing} helps."
+    elif tone == "loss":
+        answer = f"On this cohort {thing} makes the score worse."
+    elif tone == "none":
+        answer = f"This cohort does not show a benefit of {thing}{unseen_below(detectable)}."
+    else:
+        answer = "There is no interval, so nothing can be said."
+    if row.model == "image_only - imagenet_encoder" and tone == "none":
+        answer += " That is a fair result for a start that was already trained."
+    return Difference(question, figures, answer, tone)
+
+
+def tone_of(row: ScoreRow | None) -> str:
+    """gain or loss where the interval of a difference leaves out zero, none where it holds it, else unknown."""
+    if row is None or row.value is None or row.ci_low is None or row.ci_high is None:
+        return "unknown"
+    return "gain" if row.ci_low > 0 else "loss" if row.ci_high < 0 else "none"
+
+
+def unseen_below(detectable: float | None) -> str:
+    """The half sentence that every null carries."""
+    return "" if detectable is None else f"; a difference below {number(detectable)} could not have been seen"
+
+
+def verdict(rows: Sequence[ScoreRow], scores: TaskScores, facts: RunFacts) -> Verdict:
+    """One sentence on a task: the aligned score with its interval, the image alone, and what the difference says."""
+    name = scores.task.name
+    aligned, alone = scores.row("aligned"), scores.row("image_only")
+    if aligned is None:
+        return Verdict(scores.task, _without_alignment(scores), "unknown")
+    sentence = (
+        f"On {name}, aligned scores {number(aligned.value)} {interval(aligned.ci_low, aligned.ci_high)} of 1 "
+        f"(chance 0.50)"
+    )
+    if alone is not None:
+        sentence += f"; image alone {number(alone.value)}"
+    pair = next(
+        (
+            row
+            for row in rows
+            if row.task == name
+            and row.model == "aligned - image_only"
+            and row.protocol == "cross_validation"
+            and row.metric == "auroc"
+            and row.readout != "centroid"
+        ),
+        None,
+    )
+    tone = tone_of(pair)
+    if tone == "gain":
+        sentence += f"; alignment helps on this cohort ({signed(pair.value)} {between(pair.ci_low, pair.ci_high)})"
+    elif tone == "loss":
+        sentence += f"; alignment makes it worse here ({signed(pair.value)} {between(pair.ci_low, pair.ci_high)})"
+    elif tone == "none":
+        sentence += "; this cohort does not show a benefit of alignment" + unseen_below(facts.detectable.get(name))
+    else:
+        sentence += "; whether alignment helps cannot be said from this run"
+    return Verdict(scores.task, sentence + ".", tone)
+
+
+def _without_alignment(scores: TaskScores) -> str:
+    best = next((model for model in (scores.selected, "image_only", *scores.models) if model and scores.row(model)), None)
+    row = scores.row(best) if best else None
+    if row is None or best is None:
+        return f"On {scores.task.name} nothing could be scored; the reason stands in the notes of the table."
+    return (
+        f"On {scores.task.name}, {model_words(best).label} scores {number(row.value)} "
+        f"{interval(row.ci_low, row.ci_high)} of 1 (chance 0.50); no aligned model was evaluated."
+    )
+
+
+def warnings(scores: TaskScores) -> list[str]:
+    """What the controls say against the headline figure, in full sentences; empty where they say nothing."""
+    found = []
+    aligned = scores.row("aligned") or scores.row("image_only")
+    if aligned is None or aligned.value is None:
+        return []
+    label = model_words(aligned.model).label
+    if aligned.ci_low is not None and aligned.ci_high is not None and aligned.ci_low <= 0.5 <= aligned.ci_high:
+        found.append(f"The interval of “{label}” holds 0.50: the score cannot be told from guessing.")
+    null = scores.row("permuted_labels")
+    if null is not None and null.ci_high is not None and aligned.value <= null.ci_high:
+        found.append(
+            f"Labels shuffled at random reach up to {number(null.ci_high)} (97.5 % quantile): "
+            f"“{label}” with {number(aligned.value)} lies within what chance gives at this n."
+        )
+    for control, meaning in (
+        ("intensity_stats", "grey values and the number of slices alone do as well, so a scanner or protocol may be what is read"),
+        ("shuffled_pairs", "rows of other patients do as well, so it is not the pairing of image and table that counts"),
+        ("random_encoder", "an untrained network does as well"),
+    ):
+        row = scores.row(control)
+        if row is not None and row.value is not None and row.value >= aligned.value:
+            found.append(f"“{model_words(control).label}” scores {number(row.value)}, not less than “{label}”: {meaning}.")
+    table, image = scores.row("table_logistic"), aligned
+    if table is not None and table.value is not None and image.value is not None and table.value > image.value:
+        found.append(f"The table alone scores {number(table.value)}: where it can be had, it says more than the image.")
+    return found

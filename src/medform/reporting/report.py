@@ -1,0 +1,232 @@
+"""Run folder to one self-contained HTML file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medform.reporting import words
+from medform.reporting.controls import (
+    Difference,
+    TaskScores,
+    Verdict,
+    chance_of,
+    differences,
+    task_scores,
+    verdict,
+    warnings,
+)
+from medform.reporting.drawing import Picture, publish_svg
+from medform.reporting.few_shot import Panel, panels
+from medform.reporting.figures import draw_attention_profile, draw_controls, draw_few_shot, draw_roc, draw_training
+from medform.reporting.flow import Flow, draw_flow, flow_rows
+from medform.reporting.montage import FLAT, MontagePatient, entropy_ratio
+from medform.reporting.provenance import banners, plan_rows, provenance_rows
+from medform.reporting.run_files import RunFacts, RunFiles, TaskFacts, read_run
+from medform.runs.folder import write_atomically
+from medform.runs.scores import ScoreRow
+
+__all__ = ["MOST_BYTES", "make_report"]
+
+MOST_BYTES = 6_000_000
+MAIN = "main"  # the variant that is the recipe itself
+LOGGED = {
+    "loss": "loss",
+    "retrieval_at_1": "retrieval@1",
+    "effective_rank": "effective rank",
+    "alignment": "alignment",
+    "uniformity": "uniformity",
+}
+
+
+@dataclass(frozen=True)
+class TaskSection:
+    """Everything the page shows of one task."""
+
+    scores: TaskScores
+    verdict: Verdict
+    warnings: list[str]
+    differences: list[Difference]
+    controls: Picture | None
+    notes: list[str]
+    few_shot: list[tuple[Panel, Picture]]
+    roc: Picture | None
+
+    def note_mark(self, row: ScoreRow) -> str:
+        """The letter of a row's note."""
+        return chr(ord("a") + self.notes.index(row.note) % 26) if row.note in self.notes else ""
+
+
+@dataclass(frozen=True)
+class AttentionPatient:
+    """A patient of the montage with the tiles as data addresses."""
+
+    facts: MontagePatient
+    profile: Picture
+    images: list[str | None]
+
+
+def make_report(run: Path, images: bool = True) -> Path:
+    """Write ``RUN/report.html`` and ``RUN/figures/*.svg|csv`` from the files of the run alone; returns the page's path.
+
+    ``images=False`` leaves out every picture of a patient. The page asks for nothing from any network, stays below
+    `MOST_BYTES` (patients of the montage are left out until it does, and it says so), and is the same bytes each time.
+    Raises `InputError` where ``run`` is no run folder or one of its files is broken or of a newer version.
+    """
+    files = read_run(run)
+    patients = _attention(files, images)
+    shown = len(patients)
+    while True:
+        page = _render(files, patients[:shown], images, left_out=len(patients) - shown)
+        if len(page.encode()) <= MOST_BYTES or shown == 0:
+            break
+        shown -= 1
+    path = run / "report.html"
+    write_atomically(path, page)
+    return path
+
+
+def _render(files: RunFiles, patients: Sequence[AttentionPatient], images: bool, left_out: int) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    here = Path(__file__).parent
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.globals.update(words=words, chance_of=chance_of)
+    template = environment.from_string((here / "template.html").read_text(encoding="utf-8"))
+    facts = files.facts
+    return template.render(
+        css=(here / "report.css").read_text(encoding="utf-8"),
+        facts=facts,
+        n_patients=facts.cohort.get("n_patients"),
+        banners=banners(facts, files.rows),
+        tasks=_tasks(files),
+        flow=_flow(files.folder, files.flow),
+        exclusions=files.flow.exclusions if files.flow else (),
+        table_one=files.table_one,
+        training=_training(files),
+        other_tables=_other_tables(files),
+        montage=files.montage,
+        attention=patients,
+        attention_words=_attention_words(files),
+        flat=FLAT,
+        images=images,
+        left_out=left_out,
+        provenance=provenance_rows(facts),
+        plan=plan_rows(facts),
+    )
+
+
+def _tasks(files: RunFiles) -> list[TaskSection]:
+    facts = _task_facts(files.facts, files.rows)
+    return [_task_section(files, task) for task in facts]
+
+
+def _task_facts(facts: RunFacts, rows: Sequence[ScoreRow]) -> list[TaskFacts]:
+    """The tasks of run.json, primary first, then any that only the scores name."""
+    known = sorted(facts.tasks, key=lambda task: not task.primary)
+    names = {task.name for task in known}
+    judged = {row.task for row in rows if row.protocol in ("cross_validation", "few_shot") and row.task}
+    return [*known, *(TaskFacts(name) for name in sorted(judged - names))]
+
+
+def _task_section(files: RunFiles, task: TaskFacts) -> TaskSection:
+    scores = task_scores(files.rows, task, files.facts.selected.get(task.name))
+    shown = [row for model in scores.models for metric in scores.metrics if (row := scores.cells[model].get(metric))]
+    few_shot = [(panel, draw_few_shot(files.folder, panel)) for panel in panels(files.rows, task.name)]
+    return TaskSection(
+        scores=scores,
+        verdict=verdict(files.rows, scores, files.facts),
+        warnings=warnings(scores),
+        differences=differences(files.rows, task, files.facts.detectable.get(task.name)),
+        controls=draw_controls(files.folder, scores, "auroc", chance_of("auroc", task)),
+        notes=list(dict.fromkeys(row.note for row in shown if row.note)),
+        few_shot=few_shot,
+        roc=_roc(files, task.name),
+    )
+
+
+def _roc(files: RunFiles, task: str) -> Picture | None:
+    """Rows of curves.parquet named ``roc/<task>/<model>``."""
+    if files.curves is None:
+        return None
+    mine = files.curves[files.curves["name"].str.startswith(f"roc/{task}/")]
+    return draw_roc(files.folder, task, mine)
+
+
+def _other_tables(files: RunFiles) -> list[tuple[str, list[ScoreRow]]]:
+    """Rows of the protocols that have no section of their own, by protocol."""
+    titles = {
+        "slice_probe": "Slice probes",
+        "retrieval": "Retrieval",
+        "external": "On other cohorts",
+        "segmentation": "Segmentation",
+        "survival": "Survival",
+    }
+    found = []
+    for protocol, title in titles.items():
+        rows = [row for row in files.rows if row.protocol == protocol]
+        if rows:
+            found.append((title, rows))
+    return found
+
+
+def _flow(run: Path, flow: Flow | None) -> Picture | None:
+    if flow is None or not flow.steps:
+        return None
+    rows = flow_rows(flow)
+    said = "; ".join(f"{step.name}: {', '.join(step.counts)}" for step in flow.steps)
+    return publish_svg(run, "flow", draw_flow(flow), rows, "", "", f"Cohort flow. {said}.")
+
+
+def _training(files: RunFiles) -> list[tuple[str, list[Picture]]]:
+    """Pictures of every stage of the recipe itself (variant "main"), folds as lines."""
+    lines: dict[str, dict[tuple[Any, Any], list[dict[str, Any]]]] = {}
+    for row in files.log:
+        if row.get("variant", MAIN) == MAIN and row.get("fold") is not None:
+            lines.setdefault(str(row["stage"]), {}).setdefault((row["fold"], row.get("seed", 0)), []).append(row)
+    found = []
+    for stage, by_fold in lines.items():
+        ordered = [by_fold[key] for key in sorted(by_fold)]
+        pictures = [draw_training(files.folder, stage, key, label, ordered) for key, label in LOGGED.items()]
+        found.append((stage, [picture for picture in pictures if picture is not None]))
+    return found
+
+
+def _attention(files: RunFiles, images: bool) -> list[AttentionPatient]:
+    if files.montage is None:
+        return []
+    found = []
+    for patient in files.montage.patients:
+        tiles = [_data_address(files.folder / tile.png) if images else None for tile in patient.tiles]
+        found.append(AttentionPatient(patient, draw_attention_profile(files.folder, patient), tiles))
+    return found
+
+
+def _data_address(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def _attention_words(files: RunFiles) -> str | None:
+    """How even the attention is over all patients, from attention.parquet; None where there is no attention."""
+    if files.attention is None or files.montage is None:
+        return None
+    rows = files.attention[files.attention["model"] == files.montage.model]
+    if rows.empty:
+        return None
+    ratios = rows.groupby(["fold", "seed", "patient_id"], sort=True)["weight"].apply(lambda w: entropy_ratio(w.to_numpy()))
+    flat = int((ratios > FLAT).sum())
+    text = (
+        f"Over {len(ratios)} bags the entropy of the weights is {ratios.median():.3f} of its maximum (median); "
+        f"it is above {FLAT} in {flat} of them."
+    )
+    if flat > len(ratios) / 2:
+        text += (
+            " Such weights are those of a plain mean: the slices below are the highest of a flat profile and do not "
+            "show where the model looked. This is the rule where attention starts even, as in medform-small."
+        )
+    return text

@@ -1,0 +1,133 @@
+"""How a report names models, metrics and numbers; the names of `scores.json` stay beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "COMPARISONS",
+    "METRICS",
+    "MODELS",
+    "ModelWords",
+    "SUPPORTS",
+    "between",
+    "interval",
+    "metric_name",
+    "model_words",
+    "number",
+    "percent",
+    "signed",
+]
+
+
+@dataclass(frozen=True)
+class ModelWords:
+    """``given``: what the model sees of a test patient; ``kind`` groups and colours the rows."""
+
+    label: str
+    kind: str  # "image", "table", "both" (what is judged) or "control" (what it is judged by)
+    given: str
+    about: str
+
+
+_IMAGE = "image"
+_TABLE = "table"
+_BOTH = "image + table"
+
+# The order is the order of the rows in every table and figure.
+MODELS: dict[str, ModelWords] = {
+    "aligned": ModelWords("aligned", "image", _IMAGE, "pre-trained, then aligned with the table of training patients"),
+    "image_only": ModelWords("image alone", "image", _IMAGE, "pre-trained on slices, never saw a table"),
+    "supervised_mil": ModelWords("trained on the label", "image", _IMAGE, "attention trained on the label itself"),
+    "embeddings": ModelWords("given vectors", "image", _IMAGE, "vectors of another encoder, as handed over"),
+    "fused": ModelWords("table + aligned", "both", _BOTH, "the table and the score of the aligned image"),
+    "fused_unaligned": ModelWords("table + image alone", "both", _BOTH, "the table and the score of the image alone"),
+    "table_logistic": ModelWords("table alone", "table", _TABLE, "logistic regression on the clinical columns"),
+    "table_boosting": ModelWords("table, boosted trees", "table", _TABLE, "boosted trees on the clinical columns"),
+    "genes_logistic": ModelWords("genes alone", "table", "genes", "logistic regression on the genes"),
+    "aligned_genes": ModelWords("aligned genes", "table", "genes", "the gene side of the aligned space"),
+    "aligned_both": ModelWords("aligned, both sides", "both", "image + genes", "both sides of the aligned space"),
+    "imagenet_encoder": ModelWords("ImageNet encoder", "control", _IMAGE, "the starting point, not trained here"),
+    "random_encoder": ModelWords("untrained encoder", "control", _IMAGE, "the same network with random weights"),
+    "intensity_stats": ModelWords(
+        "intensity statistics", "control", _IMAGE, "ten grey-value statistics and the number of slices, no network"
+    ),
+    "position_only": ModelWords("slice position", "control", "position", "where the slice lies in the stack"),
+    "thumbnail_16": ModelWords("16-pixel thumbnail", "control", _IMAGE, "the slice shrunk to 16 x 16 pixels"),
+    "attention_unaligned": ModelWords("random attention", "control", _IMAGE, "pre-trained, pooled by random attention"),
+    "random_start": ModelWords("aligned, random start", "control", _IMAGE, "alignment from random heads"),
+    "shuffled_pairs": ModelWords(
+        "shuffled pairs", "control", _IMAGE, "aligned with the rows of other patients: must gain nothing"
+    ),
+    "permuted_labels": ModelWords(
+        "permuted labels", "control", _IMAGE, "the probe refitted on shuffled labels: median and 95 % of the draws"
+    ),
+}
+
+METRICS = {
+    "auroc": "AUROC",
+    "auroc_z_adjusted": "AUROC, position-adjusted",
+    "auprc": "AUPRC",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "brier": "Brier score",
+    "recall_at_k": "Recall at k",
+    "median_rank": "Median rank",
+    "c_index": "C-index",
+    "dice_patient": "Dice per patient",
+    "dice_slice": "Dice per slice",
+    "hd95": "HD95 (mm)",
+    "nsd": "NSD",
+}
+
+SUPPORTS = {
+    "aligned": ("Supports that were aligned", "alignment knew the supports' own tables, so part of a gain can be just that"),
+    "out_of_fold": ("Supports out of fold", "the same patients, embedded by alignments that did not see them"),
+    "unseen": ("Supports never seen", "patients that alignment never saw: the case of a new hospital"),
+}
+
+# Paired differences: the question each one answers, and what is better or worse if it is not zero.
+COMPARISONS = {
+    "aligned - image_only": ("Does alignment help when only the image is given?", "alignment"),
+    "fused - table_logistic": ("Does the aligned image add to the table?", "the aligned image beside the table"),
+    "fused - fused_unaligned": ("Beside the table, is it alignment or just the image?", "alignment beside the table"),
+    "image_only - imagenet_encoder": ("What did pre-training add to its start?", "pre-training on these slices"),
+}
+
+
+def model_words(name: str) -> ModelWords:
+    """The words of a model; a model that is not known here is named by itself."""
+    return MODELS.get(name) or ModelWords(name.replace("_", " "), "image", _IMAGE, "")
+
+
+def metric_name(name: str) -> str:
+    """The metric as a column head."""
+    return METRICS.get(name, name.replace("_", " "))
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A score with ``digits`` decimals and a true minus sign; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """A difference with its sign; zero carries none."""
+    if value is None:
+        return "–"
+    text = number(value, digits)
+    return f"+{text}" if value > 0 and float(f"{value:.{digits}f}") != 0 else text.replace("−0.00", "0.00")
+
+
+def interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """"[0.58, 0.83]", or nothing where there is no interval."""
+    return "" if low is None or high is None else f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def between(low: float | None, high: float | None) -> str:
+    """The interval of a difference, both ends signed."""
+    return "" if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
+
+
+def percent(share: float) -> str:
+    """A share of 0 to 1 as "12 %"."""
+    return f"{100 * share:.0f} %"
