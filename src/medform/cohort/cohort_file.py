@@ -1,4 +1,5 @@
-"""Schema of the cohort file: what a hospital's files are, which column means what, which questions are asked."""
+"""Schema of the cohort file: what a hospital's files are, which column means what, which questions are
+asked."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ def _words(value: Any) -> Any:
 
 
 class Select(Config):
-    """Which series is the patient's image. Patterns are regular expressions, searched without regard to case."""
+    """Which series is the patient's image. Patterns are regular expressions, searched without regard to
+    case."""
 
     modality: str | None = None
     description: Pattern | None = None
@@ -72,8 +74,9 @@ class Select(Config):
 class Images(Config):
     """Where the images are and what their numbers mean.
 
-    ``unit``: HU, ``display`` (grey values 0-255 of a fixed window) or ``raw`` (arbitrary, as in MRI). ``window_hu`` is
-    the range that is mapped to [0, 1], in the unit of the images. ``accept`` lists quarantine codes to let through.
+    ``unit``: HU, ``display`` (grey values 0-255 of a fixed window) or ``raw`` (arbitrary, as in MRI).
+    ``window_hu`` is the range that is mapped to [0, 1], in the unit of the images. ``accept`` lists
+    quarantine codes to let through.
     """
 
     layout: Literal["auto", "dicom", "nifti", "slices", "nnunet", "msd", "bids"] = "auto"
@@ -115,8 +118,9 @@ class VisitRule(Config):
 class TableSpec(Config):
     """How a table is read. Rows are counted as in the file, the header's first line being row 1.
 
-    ``missing`` lists the words that mean "no value" (an empty cell always does). ``id_rules`` are differences between
-    ids of table and images that are ignored; ``id_map`` is a CSV with the columns ``table_id`` and ``image_id``.
+    ``missing`` lists the words that mean "no value" (an empty cell always does). ``id_rules`` are differences
+    between ids of table and images that are ignored; ``id_map`` is a CSV with the columns ``table_id`` and
+    ``image_id``.
     """
 
     path: str
@@ -136,8 +140,9 @@ class TableSpec(Config):
 class ColumnSpec(Config):
     """One declared column.
 
-    ``sentinels`` are numbers that mean "no value" (``[]`` says that suspicious ones are real). ``cell_unit`` is a unit
-    written into the cells. ``censored: limit`` reads '<0.3' as 0.3 and keeps the sign in ``<column>.censored``.
+    ``sentinels`` are numbers that mean "no value" (``[]`` says that suspicious ones are real). ``cell_unit``
+    is a unit written into the cells. ``censored: limit`` reads '<0.3' as 0.3 and keeps the sign in
+    ``<column>.censored``.
     """
 
     role: Role
@@ -205,7 +210,8 @@ class Task(Config):
 class SliceTask(Config):
     """A question about a slice, from a column of the index; it probes the encoder and never trains it.
 
-    ``positive`` is a list of values or a comparison such as ``"> 0"``; without it the column must hold 0 and 1.
+    ``positive`` is a list of values or a comparison such as ``"> 0"``; without it the column must hold 0 and
+    1.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
@@ -226,7 +232,8 @@ class SliceTask(Config):
 
 
 class Splits(Config):
-    """How patients are divided. ``validation`` is a share of each fold's training patients; ``file`` brings an own split."""
+    """How patients are divided. ``validation`` is a share of each fold's training patients; ``file``
+    brings an own split."""
 
     name: str = Field(default="main", pattern=r"^[A-Za-z0-9_.-]+$")
     folds: int = Field(default=5, ge=2)
@@ -259,7 +266,8 @@ class Reports(Config):
 
 
 class CohortFile(Config):
-    """A cohort. Only ``name``, ``licence`` and ``images`` are required; every path is relative to ``root``."""
+    """A cohort. Only ``name``, ``licence`` and ``images`` are required; every path is relative to
+    ``root``."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     licence: str = Field(min_length=1)
@@ -302,7 +310,8 @@ class CohortFile(Config):
 
     @property
     def window(self) -> tuple[float, float] | None:
-        """Range mapped to [0, 1], in the unit of the images; None for ``raw`` images without a declared one."""
+        """Range mapped to [0, 1], in the unit of the images; None for ``raw`` images without a declared
+        one."""
         return self.images.window_hu or DEFAULT_WINDOW.get(self.images.unit)
 
     def task(self, name: str) -> Task:
@@ -330,14 +339,17 @@ def parse_cohort_file(tree: Any, where: str, root: Path | None = None, text: str
 def read_cohort_file(path: Path, root: Path | None = None) -> CohortFile:
     """Read a cohort file; paths resolve against ``root`` (default: its ``root`` key, else its own folder).
 
-    Raises `InputError` with every fault: unknown keys, broken rules between columns and tasks, files that are missing.
+    Raises `InputError` with every fault: unknown keys, broken rules between columns and tasks, files that are
+    missing.
     """
     path = Path(path)
     file = load(CohortFile, path)
     folder = Path(root) if root is not None else path.parent / (file.root or ".")
     if not folder.is_dir():
         raise InputError(
-            "no such folder.", where=str(folder), fix="give the folder that holds the cohort's files with --root."
+            "no such folder.",
+            where=str(folder),
+            fix="give the folder that holds the cohort's files with --root.",
         )
     return _ruled(file, str(path), folder.resolve())
 
@@ -358,7 +370,11 @@ def _ruled(file: CohortFile, where: str, root: Path | None) -> CohortFile:
 
 
 def _missing_paths(file: CohortFile, where: str) -> list[Problem]:
-    named = {"images.path": file.images.path, "images.index": file.images.index, "splits.file": file.splits.file}
+    named = {
+        "images.path": file.images.path,
+        "images.index": file.images.index,
+        "splits.file": file.splits.file,
+    }
     for name, table in file.tables.items():
         named[f"tables.{name}.path"] = table.path
         named[f"tables.{name}.id_map"] = table.id_map

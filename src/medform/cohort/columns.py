@@ -21,8 +21,8 @@ def known_in_time(known_at: Moment | None, predicted_at: Moment) -> bool:
 def feature_columns(file: CohortFile, task: str | None = None) -> list[str]:
     """Names of the columns that may enter a tower, in the order of the cohort file.
 
-    For ``task``, those known by the time it is predicted; without one, those that are known in time for every task
-    (an alignment serves all tasks, so it may know no more than the earliest of them).
+    For ``task``, those known by the time it is predicted; without one, those that are known in time for every
+    task (an alignment serves all tasks, so it may know no more than the earliest of them).
     """
     tasks = [file.task(task)] if task is not None else list(file.tasks)
     return [
@@ -35,17 +35,21 @@ def feature_columns(file: CohortFile, task: str | None = None) -> list[str]:
 
 
 def rule_problems(file: CohortFile, where: str) -> list[Problem]:
-    """Every contradiction between the keys of a cohort file; each names the column or task and the key to set."""
+    """Every contradiction between the keys of a cohort file; each names the column or task and the key to
+    set."""
     problems = [*_table_problems(file), *_task_problems(file)]
     for name, column in file.columns.items():
         if column.role == "feature":
             problems += _feature_problems(name, column, file.tasks)
         elif column.role == "time" and column.type not in ("number", "date"):
             problems.append(
-                _problem(name, f"a time cannot be a {column.type}.", f"Set columns.{name}.type: number or date.")
+                _problem(
+                    name, f"a time cannot be a {column.type}.", f"Set columns.{name}.type: number or date."
+                )
             )
     return [
-        Problem(p.problem, file=where, column=p.column, value=p.value, suggestion=p.suggestion) for p in problems
+        Problem(p.problem, file=where, column=p.column, value=p.value, suggestion=p.suggestion)
+        for p in problems
     ]
 
 
@@ -107,7 +111,9 @@ def _table_problems(file: CohortFile) -> Iterable[Problem]:
             yield _undeclared(key, column, file)
     if table.visit and (by := file.columns.get(table.visit.by)) and by.type not in ("number", "date"):
         yield _problem(
-            table.visit.by, "visits are ordered by a date or a number.", f"Set columns.{table.visit.by}.type: date."
+            table.visit.by,
+            "visits are ordered by a date or a number.",
+            f"Set columns.{table.visit.by}.type: date.",
         )
 
 
@@ -120,17 +126,25 @@ def _undeclared(key: str, column: str, file: CohortFile) -> Problem:
 def _task_problems(file: CohortFile) -> Iterable[Problem]:
     names = Counter([task.name for task in file.tasks] + [task.name for task in file.slice_tasks])
     for name in [name for name, count in names.items() if count > 1]:
-        yield Problem("two tasks have this name.", column="tasks", value=name, suggestion="Rename one of them.")
+        yield Problem(
+            "two tasks have this name.", column="tasks", value=name, suggestion="Rename one of them."
+        )
     if sum(task.primary for task in file.tasks) > 1:
-        yield Problem("more than one task is primary.", column="tasks", suggestion="Leave 'primary: true' on one.")
+        yield Problem(
+            "more than one task is primary.", column="tasks", suggestion="Leave 'primary: true' on one."
+        )
     for name in file.splits.stratify or []:
         if name not in [task.name for task in file.tasks]:
             close = nearest(name, [task.name for task in file.tasks])
-            hint = f"Did you mean '{close[0]}'?" if close else "Name tasks of this file, or leave the key out."
+            hint = (
+                f"Did you mean '{close[0]}'?" if close else "Name tasks of this file, or leave the key out."
+            )
             yield Problem("no such task.", column="splits.stratify", value=name, suggestion=hint)
     if file.slice_tasks and file.images.index is None:
         yield Problem(
-            "slice tasks read their labels from an index table.", column="slice_tasks", suggestion="Set images.index."
+            "slice tasks read their labels from an index table.",
+            column="slice_tasks",
+            suggestion="Set images.index.",
         )
     for task in file.tasks:
         key = f"tasks.{task.name}"
@@ -165,4 +179,6 @@ def _positive_problems(task: Task, column: ColumnSpec, key: str) -> Iterable[Pro
             if value not in (column.levels or []):
                 close = nearest(value, column.levels or [])
                 hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(column.levels or [])}."
-                yield Problem(f"not a level of {where}.", column=f"{key}.positive", value=value, suggestion=hint)
+                yield Problem(
+                    f"not a level of {where}.", column=f"{key}.positive", value=value, suggestion=hint
+                )

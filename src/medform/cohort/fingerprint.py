@@ -1,6 +1,7 @@
 """Difference hash of a slice: equal or nearly equal for copies of one image, however they were stored.
 
-After the difference hash of N. Krawetz (2013), on 16 x 16 cells with a dead band, so that flat air does not hash its noise.
+After the difference hash of N. Krawetz (2013), on 16 x 16 cells with a dead band, so that flat air does not
+hash its noise.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ NEAR_BITS = 3
 """Two slices are near-duplicates when at most this many of the 256 bits differ."""
 DEAD_BAND = 0.02
 FEWEST_BITS = 24
-"""A hash with fewer set bits is of an almost empty slice: it looks like every other empty one and is not compared."""
+"""A hash with fewer set bits is of an almost empty slice: it looks like every other empty one and is not
+compared."""
 
 
 def _cells(values: NDArray[np.generic], rows: int, columns: int) -> NDArray[np.float64]:
@@ -40,9 +42,11 @@ def fingerprint(values: NDArray[np.generic]) -> str:
 
 
 def near_pairs(prints: list[str], near_bits: int = NEAR_BITS) -> Iterator[tuple[int, int]]:
-    """Positions (i < j) of all pairs of hashes that differ in at most ``near_bits`` bits, empty slices left out.
+    """Positions (i < j) of all pairs of hashes that differ in at most ``near_bits`` bits, empty slices left
+    out.
 
-    Bits are dealt into ``near_bits + 1`` bands; such a pair agrees in at least one band, so only equal bands are compared.
+    Bits are dealt into ``near_bits + 1`` bands; such a pair agrees in at least one band, so only equal bands
+    are compared.
     """
     if not prints:
         return

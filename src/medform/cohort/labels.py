@@ -47,7 +47,8 @@ def binary_label(task: Task, values: pd.Series, column: ColumnSpec) -> pd.Series
 
 
 def slice_label(task: SliceTask, values: pd.Series) -> pd.Series:
-    """Label of a slice task from the text of an index column: float 1.0 / 0.0 / NaN (missing or empty cell)."""
+    """Label of a slice task from the text of an index column: float 1.0 / 0.0 / NaN (missing or empty
+    cell)."""
     where = f"slice task '{task.name}', index column '{task.column}'"
     text = values.astype("string").str.strip()
     missing = (text.isna() | (text == "")).to_numpy(dtype=bool)
@@ -74,7 +75,8 @@ def slice_label(task: SliceTask, values: pd.Series) -> pd.Series:
 
 
 def check_classes(task: str, labels: pd.Series, folds: int) -> str | None:
-    """Why ``labels`` cannot be cross-validated in ``folds`` folds, with the smallest number that works; None if they can."""
+    """Why ``labels`` cannot be cross-validated in ``folds`` folds, with the smallest number that works;
+    None if they can."""
     present = labels.dropna()
     counts = {value: int((present == value).sum()) for value in (0.0, 1.0)}
     if present.empty:
@@ -92,7 +94,9 @@ def check_classes(task: str, labels: pd.Series, folds: int) -> str | None:
 
 
 def _as_series(positive: np.ndarray, missing: np.ndarray, index: pd.Index, name: str) -> pd.Series:
-    return pd.Series(np.where(missing, np.nan, np.asarray(positive, dtype=np.float64)), index=index, name=name)
+    return pd.Series(
+        np.where(missing, np.nan, np.asarray(positive, dtype=np.float64)), index=index, name=name
+    )
 
 
 def _word(value: object) -> str:
@@ -135,7 +139,9 @@ def _refuse_unknown(wanted: Sequence[str], known: Sequence[str], where: str) -> 
     for word in wanted:
         if word not in known and word.casefold().strip() in spelt:
             there = spelt[word.casefold().strip()]
-            raise InputError(f"positive value '{word}' is spelt '{there}' in the table.", where=where, fix="spell it so.")
+            raise InputError(
+                f"positive value '{word}' is spelt '{there}' in the table.", where=where, fix="spell it so."
+            )
     if known and not set(wanted) & set(known):
         close = nearest(wanted[0], known) if wanted else []
         hint = f"did you mean '{close[0]}'?" if close else f"values found: {', '.join(known[:12])}."

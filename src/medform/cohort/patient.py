@@ -17,9 +17,10 @@ __all__ = ["Patient", "Series"]
 class Series:
     """One image series: N slices of H x W, along the acquisition normal (feet to head for axial ones).
 
-    ``slope`` and ``intercept`` (N,) turn stored values into ``unit``; ``affine_lps`` (4, 4) maps (column, row, slice)
-    to millimetres in patient Left-Posterior-Superior and is None where unknown, as are ``spacing_mm`` (z, y, x; z alone
-    is NaN for a single slice) and ``position_mm`` (N,), which is NaN where unknown. ``sha256`` is that of the voxel file.
+    ``slope`` and ``intercept`` (N,) turn stored values into ``unit``; ``affine_lps`` (4, 4) maps (column,
+    row, slice) to millimetres in patient Left-Posterior-Superior and is None where unknown, as are
+    ``spacing_mm`` (z, y, x; z alone is NaN for a single slice) and ``position_mm`` (N,), which is NaN where
+    unknown. ``sha256`` is that of the voxel file.
     """
 
     series_id: str

@@ -18,7 +18,8 @@ Status = Literal["accepted", "repaired", "quarantined"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The one end of a series. ``codes`` are short and stable (``gap``, ``single_slice``); ``details`` say which slices.
+    """The one end of a series. ``codes`` are short and stable (``gap``, ``single_slice``); ``details`` say
+    which slices.
 
     A repaired or quarantined series has at least one code; each code has its detail at the same place.
     """
@@ -43,7 +44,8 @@ class Verdict:
 class Quarantined:
     """One thing set aside: a file (path relative to the source), a series or a patient's whole image.
 
-    ``tag`` is the header field or column at fault, ``override`` the key that lets it through ('' where there is none).
+    ``tag`` is the header field or column at fault, ``override`` the key that lets it through ('' where there
+    is none).
     """
 
     patient_id: str

@@ -1,7 +1,8 @@
-"""Patient-grouped, stratified splits: made from a seed, never from an order; a split that leaks cannot be built.
+"""Patient-grouped, stratified splits: made from a seed, never from an order; a split that leaks cannot be
+built.
 
-Patients are ordered by a hash of (seed, id) before anything is drawn, so that neither file order nor id order (in
-some hospitals ids are sorted by diagnosis) reaches a fold.
+Patients are ordered by a hash of (seed, id) before anything is drawn, so that neither file order nor id order
+(in some hospitals ids are sorted by diagnosis) reaches a fold.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Fold:
                     f"{len(shared)} patients are in {left} and in {right}.",
                     consequence="Such a split leaks and is not used.",
                     fix="leave each patient in one part of a fold.",
-                    problems=[Problem(f"in {left} and {right}.", column="patient_id", value=one) for one in shared],
+                    problems=[
+                        Problem(f"in {left} and {right}.", column="patient_id", value=one) for one in shared
+                    ],
                 )
 
     def part(self, name: Part) -> tuple[str, ...]:
@@ -70,7 +73,8 @@ class Fold:
 
 @dataclass(frozen=True)
 class Split:
-    """Folds of patients. No patient is tested twice; ``certificate`` counts what the parts share (see `certificate`)."""
+    """Folds of patients. No patient is tested twice; ``certificate`` counts what the parts share (see
+    `certificate`)."""
 
     name: str
     folds: tuple[Fold, ...]
@@ -108,7 +112,9 @@ class Split:
     def select(self, ids: Iterable[str]) -> Split:
         """The same folds with the patients of ``ids`` only."""
         kept = set(ids)
-        folds = (Fold(*(tuple(one for one in fold.part(p) if one in kept) for p in PARTS)) for fold in self.folds)
+        folds = (
+            Fold(*(tuple(one for one in fold.part(p) if one in kept) for p in PARTS)) for fold in self.folds
+        )
         return replace(self, folds=tuple(folds))
 
     def to_json(self) -> str:
@@ -124,7 +130,8 @@ class Split:
 
     @classmethod
     def from_json(cls, text: str, where: str = "split") -> Split:
-        """Read `to_json`'s text; the checks of construction run again. `InputError` names what is wrong with it."""
+        """Read `to_json`'s text; the checks of construction run again. `InputError` names what is wrong
+        with it."""
         try:
             tree = json.loads(text)
             version = tree["schema_version"]
@@ -163,10 +170,11 @@ def make_split(
 ) -> Split:
     """Divide patients into ``folds`` folds of (train, validation, test).
 
-    ``strata`` (indexed by patient id; several columns are crossed) are spread evenly: in each fold the count of a stratum
-    differs by at most one between the test parts, as does the count of all patients. A patient without a label belongs to
-    a stratum of its own. ``groups`` (id -> group) are people under several ids; a group stays on one side.
-    ``validation`` is a share of a fold's training patients. Raises `InputError` where there are fewer groups than folds.
+    ``strata`` (indexed by patient id; several columns are crossed) are spread evenly: in each fold the count
+    of a stratum differs by at most one between the test parts, as does the count of all patients. A patient
+    without a label belongs to a stratum of its own. ``groups`` (id -> group) are people under several ids; a
+    group stays on one side. ``validation`` is a share of a fold's training patients. Raises `InputError`
+    where there are fewer groups than folds.
     """
     given = list(dict.fromkeys(patients))
     key = _strata(given, strata)
@@ -187,22 +195,32 @@ def make_split(
         test = [one for one in ids if fold_of[one] == number]
         rest = [one for one in ids if fold_of[one] != number]
         held = _validation(rest, key, validation, f"{seed}:validation:{number}", groups or {})
-        made.append(Fold(tuple(one for one in rest if one not in held), tuple(o for o in rest if o in held), tuple(test)))
+        made.append(
+            Fold(
+                tuple(one for one in rest if one not in held),
+                tuple(o for o in rest if o in held),
+                tuple(test),
+            )
+        )
     settings = {"folds": folds, "validation": validation, "seed": seed}
     return Split(name, tuple(made), settings=settings)
 
 
 def inner_folds(ids: Sequence[str], labels: Labels = None, k: int = 5, seed: int | str = 0) -> dict[str, int]:
-    """Patient id -> inner fold (0..k-1), stratified by ``labels``; with fewer than k patients some folds stay empty."""
+    """Patient id -> inner fold (0..k-1), stratified by ``labels``; with fewer than k patients some folds
+    stay empty."""
     key = _strata(ids, labels)
     return _deal([[one] for one in patient_order(ids, f"{seed}:inner")], key, k)
 
 
-def stratified_share(ids: Sequence[str], labels: Labels = None, share: float = 0.5, seed: int | str = 0) -> list[str]:
+def stratified_share(
+    ids: Sequence[str], labels: Labels = None, share: float = 0.5, seed: int | str = 0
+) -> list[str]:
     """A stratified draw of ``round(share * n)`` patients, in hash order.
 
-    Each stratum gives its share to within one patient; a stratum of three or more whose share rounds to nobody takes
-    a place from a larger one where that keeps to this bound, so that a rare class is not lost to rounding.
+    Each stratum gives its share to within one patient; a stratum of three or more whose share rounds to
+    nobody takes a place from a larger one where that keeps to this bound, so that a rare class is not lost to
+    rounding.
     """
     key = _strata(ids, labels)
     order = patient_order(ids, f"{seed}:share")
@@ -242,7 +260,8 @@ def _absent(value: object) -> bool:
 
 
 def _deal(units: list[list[str]], key: Mapping[str, str], folds: int) -> dict[str, int]:
-    """Give each unit (patients who stay together) to the fold that has fewest of its stratum, then fewest patients.
+    """Give each unit (patients who stay together) to the fold that has fewest of its stratum, then fewest
+    patients.
 
     Large units first, then stratum by stratum: for single patients both counts stay within one of each other.
     """

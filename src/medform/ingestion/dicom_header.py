@@ -1,83 +1,53 @@
-"""The header of one DICOM file as plain values, read with bounded memory and without decoding pixels.
-
-Facts from the DICOM standard PS3.3 (attributes) and PS3.5 (encoding). pydicom parses; what it says on its logger
-or as warnings may contain names of patients, so both are silenced here and turned into findings of our own.
-"""
+"""The header of one DICOM file as plain values, one `DicomImage` a frame (attributes: DICOM standard PS3.3)."""
 
 from __future__ import annotations
 
-import io
-import logging
+import hashlib
 import math
-import warnings
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-import pydicom
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.filereader import read_partial
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
-from pydicom.tag import BaseTag, Tag
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
+from pydicom.uid import UID
 
+from medform.ingestion.dicom_file import (
+    PIXEL_DATA,
+    UNDEFINED_LENGTH,
+    NotAnImage,
+    PixelElement,
+    guard,
+    open_header,
+)
 from medform.ingestion.found_series import Finding, Refused
 
-__all__ = ["DicomImage", "NotAnImage", "open_header", "open_pixels", "quiet_pydicom", "read_header"]
+__all__ = ["DicomImage", "read_header"]
 
-INFLATE_LIMIT = 256 << 20
-INFLATE_FLOOR = 64 << 20
-INFLATE_RATIO = 200
-"""A deflated file may grow to 64 MiB, beyond that to 200 times its size, never over 256 MiB: bombs grow 1,000-fold."""
-
-HEADER_TAGS: list[int | str] = [
-    "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "AcquisitionTime", "Modality", "StudyInstanceUID",
-    "SeriesDescription", "PatientID", "ConvolutionKernel", "GantryDetectorTilt", "SeriesInstanceUID",
-    "AcquisitionNumber", "InstanceNumber", "TemporalPositionIdentifier", "EchoTime", "ImagePositionPatient",
-    "ImageOrientationPatient", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
-    "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
-    "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "RescaleType", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-]  # fmt: skip
-
-_NO_SCAN = {
-    "SEG",
-    "RTSTRUCT",
-    "RTPLAN",
-    "RTDOSE",
-    "RTRECORD",
-    "SR",
-    "PR",
-    "KO",
-    "REG",
-    "DOC",
-    "AU",
-    "ECG",
-    "PLAN",
-}
-_PIXEL_TAGS = {0x7FE00010, 0x7FE00008, 0x7FE00009}
-UNDEFINED_LENGTH = 0xFFFFFFFF
+HEADER_TAGS = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
+    *("PatientID", "PatientName", "PatientBirthDate", "StudyDate", "Modality", "Manufacturer"),
+    *("SeriesDescription", "ConvolutionKernel", "ImageType", "InstanceNumber"),
+    *("AcquisitionNumber", "TemporalPositionIdentifier", "EchoTime", "AcquisitionTime"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
+    *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+)
+_NO_SCAN = {"SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO", "REG", "DOC", "AU", "ECG"}
 LARGEST_FRAME = 1 << 26
 """Pixels of a frame: 8192 x 8192; more is a broken header or a slide, not a scan."""
 
 
-class NotAnImage(Exception):
-    """A DICOM file that holds no scan: a report, a plan, a segmentation, an index."""
-
-
 @dataclass(frozen=True)
 class DicomImage:
-    """One frame of one file. Positions and spacings in mm (LPS); None where the header says nothing."""
+    """One frame of one file. Positions and spacings in mm (LPS); None where the header says nothing.
+
+    ``pixel_spacing`` is (between rows, between columns); ``acquisition`` what tells repeated scans of one place apart;
+    ``person`` a digest of name and birth date; ``padding`` the range of stored values that mean "outside".
+    """
 
     file: str
     frame: int
@@ -86,7 +56,9 @@ class DicomImage:
     instance: str
     study_uid: str
     patient_id: str
+    person: str
     modality: str
+    manufacturer: str
     description: str
     kernel: str
     study_date: str
@@ -110,165 +82,35 @@ class DicomImage:
     findings: tuple[Finding, ...]
 
 
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Silence pydicom's warnings and log lines for the time of a read: they quote header values."""
-    logger = logging.getLogger("pydicom")
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = before
-
-
-@dataclass(frozen=True)
-class PixelElement:
-    """Where the pixel data stands: tag, claimed length, bytes that the file still holds behind the element's head."""
-
-    tag: int
-    length: int
-    available: int
-    explicit: bool
-    fragments_end: int | None
-    """Bytes from the value's start to the end that its fragments claim; None for native pixels."""
-
-
-def open_pixels(path: Path, name: str) -> FileDataset:
-    """Parse a whole file; `Refused` names it if that fails."""
-    with _guard(name), path.open("rb") as file:
-        dataset = pydicom.dcmread(io.BytesIO(_plain(file, name).read()), force=True)
-    return _with_meta(dataset)
-
-
-def open_header(path: Path, name: str) -> tuple[FileDataset, PixelElement | None]:
-    """Parse the tags that medform uses, stopping before the pixels; also where the pixels stand, None without any."""
-    with _guard(name), path.open("rb") as file:
-        source = _plain(file, name)
-        dataset = read_partial(
-            source, _at_pixels, force=True, specific_tags=[Tag(tag) for tag in HEADER_TAGS]
-        )
-        pixels = _pixel_element(dataset, source)
-    return _with_meta(dataset), pixels
-
-
-@contextmanager
-def _guard(name: str) -> Iterator[None]:
-    """Turn whatever a foreign file makes a parser do into a finding that names the file."""
-    try:
-        with quiet_pydicom():
-            yield
-    except (Refused, NotAnImage):
-        raise
-    except Exception as error:  # any fault of a foreign file, RecursionError and MemoryError among them
-        reason = f"the DICOM header cannot be read ({type(error).__name__})."
-        raise Refused(Finding("unreadable", "quarantine", reason, name)) from None
-
-
-def _plain(source: BinaryIO, name: str) -> BinaryIO:
-    """A deflated file as one of plain explicit little endian, inflated up to the limit; others as they are.
-
-    pydicom inflates without a limit, even to read a header, so this has to come before it.
-    """
-    head = source.read(2048)
-    at = head.find(b"\x02\x00\x10\x00UI")
-    length = int.from_bytes(head[at + 6 : at + 8], "little") if at >= 0 else 0
-    syntax = head[at + 8 : at + 8 + length].rstrip(b"\0 ") if at >= 0 else b""
-    source.seek(0)
-    if syntax != DeflatedExplicitVRLittleEndian.encode():
-        return source
-    raw = source.read()
-    start = 144 + int.from_bytes(raw[140:144], "little")
-    limit = min(INFLATE_LIMIT, max(INFLATE_FLOOR, INFLATE_RATIO * len(raw)))
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    body = inflater.decompress(raw[start:], limit)
-    if inflater.unconsumed_tail:
-        reason = f"{len(raw):,} bytes inflate to more than {limit:,}; it is not read further."
-        raise Refused(Finding("bomb", "quarantine", reason, name, "TransferSyntaxUID"))
-    plain = ExplicitVRLittleEndian.encode() + b"\0"
-    element = b"\x02\x00\x10\x00UI" + len(plain).to_bytes(2, "little") + plain
-    group = b"\x02\x00\x00\x00UL\x04\x00" + len(element).to_bytes(4, "little")
-    return io.BytesIO(bytes(128) + b"DICM" + group + element + body)
-
-
-def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-    return tag in _PIXEL_TAGS
-
-
-def _pixel_element(dataset: FileDataset, source: BinaryIO) -> PixelElement | None:
-    """Read the pixel element's head where `read_partial` stopped and walk the lengths of its fragments."""
-    at = source.tell()
-    end = source.seek(0, io.SEEK_END)
-    source.seek(at)
-    head = source.read(12)
-    _, little = dataset.original_encoding
-    order = "little" if little else "big"
-    if len(head) < 8:
-        return None
-    tag = int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order)
-    if tag not in _PIXEL_TAGS:
-        return None
-    explicit = head[4:6] in (b"OB", b"OW", b"OF", b"OD", b"UN")
-    length = int.from_bytes(head[8:12] if explicit else head[4:8], order)
-    start = at + (12 if explicit else 8)
-    fragments_end = _walk_fragments(source, start, end) if length == UNDEFINED_LENGTH else None
-    return PixelElement(tag, length, end - start, explicit, fragments_end)
-
-
-def _walk_fragments(source: BinaryIO, start: int, end: int) -> int:
-    """Bytes that the fragments claim, by their lengths alone; more than the file holds if it was cut."""
-    at = start
-    while at < end:
-        source.seek(at)
-        head = source.read(8)
-        if len(head) < 8:
-            return end - start + 8
-        length = int.from_bytes(head[4:8], "little")
-        if (
-            head[:4] != b"\xfe\xff\x00\xe0"
-        ):  # the sequence delimiter, or not a fragment at all: the decoder judges
-            break
-        at += 8 + length
-    return at - start
-
-
-def _with_meta(dataset: FileDataset) -> FileDataset:
-    """A file without meta header, or without the syntax in it, gets the native syntax that its first element shows."""
-    if getattr(dataset, "file_meta", None) is None:
-        dataset.file_meta = FileMetaDataset()
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding
-        native = (
-            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        )
-        dataset.file_meta.TransferSyntaxUID = native
-    return dataset
-
-
 def read_header(path: Path, name: str) -> list[DicomImage]:
     """Every frame of one file as `DicomImage`; ``name`` is what findings call the file.
 
     Raises `NotAnImage` for a file without a scan in it and `Refused` for one that cannot be read.
     """
-    dataset, pixels = open_header(path, name)
-    with _guard(name):
+    dataset, pixels = open_header(path, name, HEADER_TAGS)
+    with guard(name):
         modality = _text(dataset, "Modality")
         if modality in _NO_SCAN:
             raise NotAnImage(f"DICOM of modality {modality}, no scan")
         if pixels is None:
             stored_as = UID(dataset.file_meta.get("MediaStorageSOPClassUID") or "").name
-            if _text(dataset, "Rows") or "Image Storage" in stored_as:
-                reason = "the header announces an image and the file holds no pixel data."
-                raise Refused(Finding("no_pixels", "quarantine", reason, name, "PixelData"))
-            if not dataset and dataset.preamble is None:
-                raise Refused(Finding("unreadable", "quarantine", "no DICOM element could be read.", name))
-            raise NotAnImage("DICOM without pixels")
+            if not _text(dataset, "Rows") and "Image Storage" not in stored_as:
+                if not dataset and dataset.preamble is None:
+                    raise Refused(
+                        Finding("unreadable", "quarantine", "no DICOM element could be read.", name)
+                    )
+                raise NotAnImage("DICOM without pixels")
+            if not _text(dataset, "SeriesInstanceUID"):
+                raise Refused(_no_pixels(name))
         return _frames(dataset, pixels, name)
 
 
-def _frames(dataset: FileDataset, pixels: PixelElement, name: str) -> list[DicomImage]:
+def _no_pixels(name: str) -> Finding:
+    reason = "the header announces an image and the file holds no pixel data."
+    return Finding("no_pixels", "quarantine", reason, name, "PixelData")
+
+
+def _frames(dataset: FileDataset, pixels: PixelElement | None, name: str) -> list[DicomImage]:
     """One `DicomImage` a frame: from the functional groups of an enhanced file, else all alike."""
     count = _integer(dataset, "NumberOfFrames", 1) or 1
     shared = _items(dataset, "SharedFunctionalGroupsSequence")
@@ -320,7 +162,9 @@ def _image(
         instance=instance if frames == 1 else f"{instance}/{frame + 1}",
         study_uid=_text(dataset, "StudyInstanceUID"),
         patient_id=_text(dataset, "PatientID"),
+        person=_person(dataset),
         modality=_text(dataset, "Modality"),
+        manufacturer=_text(dataset, "Manufacturer"),
         description=_text(dataset, "SeriesDescription"),
         kernel=_text(dataset, "ConvolutionKernel"),
         study_date=_text(dataset, "StudyDate"),
@@ -349,13 +193,16 @@ def _encoding_findings(
     dataset: FileDataset, pixels: PixelElement, name: str, frames: int
 ) -> Iterator[Finding]:
     """Faults of the encoding that the header and the file's length show without decoding."""
+    if pixels is None:
+        yield _no_pixels(name)
+        return
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     rows, columns = (_integer(dataset, tag, 0) for tag in ("Rows", "Columns"))
     if dataset.preamble and dataset.preamble[:2] in (b"MZ", b"\x7fE", b"#!"):
         yield Finding(
             "executable_preamble", "note", "the preamble looks like a program; it is never copied.", name
         )
-    if pixels.tag != 0x7FE00010:
+    if pixels.tag != PIXEL_DATA:
         yield Finding(
             "float_pixels", "quarantine", "floating point pixel data is not read.", name, "FloatPixelData"
         )
@@ -438,3 +285,9 @@ def _as_stored(value: int, signed: bool, bits: int) -> int:
     if signed and value >= 1 << (bits - 1):
         return value - (1 << bits)
     return value + (1 << bits) if not signed and value < 0 else value
+
+
+def _person(dataset: Dataset) -> str:
+    """SHA-256 of name and birth date, '' unless both are there: one person under two ids is found by it."""
+    name, birth = _text(dataset, "PatientName").upper(), _text(dataset, "PatientBirthDate")
+    return hashlib.sha256(f"{name}|{birth}".encode()).hexdigest() if name and birth else ""

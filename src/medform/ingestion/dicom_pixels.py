@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import FileDataset
-from pydicom.pixels import pixel_array
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
-from medform.ingestion.dicom_header import open_pixels, quiet_pydicom
+from medform.ingestion.dicom_file import open_pixels, quiet_pydicom
 from medform.ingestion.found_series import Finding, Refused
 
 __all__ = ["DicomPixels", "decode"]
 
-_GDCM_ONLY = {
+_GDCM_FIRST = {
     "1.2.840.10008.1.2.4.51",
     "1.2.840.10008.1.2.4.52",
     "1.2.840.10008.1.2.4.53",
@@ -47,18 +47,14 @@ def decode(dataset: FileDataset, path: Path, name: str, frame: int = 0) -> np.nd
     """Decode one frame of a parsed file to (rows, columns) integers; `Refused` with the syntax's name if none can."""
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     frames = int(dataset.get("NumberOfFrames") or 1)
-    with quiet_pydicom():
-        try:
-            array = pixel_array(dataset, index=frame if frames > 1 else None, raw=True)
-        except Exception as error:  # a decoder's fault on a foreign file becomes a finding below
-            array, fault = None, error
-        else:
-            fault = None
-    if array is None and syntax in _GDCM_ONLY:
-        array = _with_gdcm(path, dataset, frame, frames)
+    array = _with_gdcm(path, dataset, frame, frames) if syntax in _GDCM_FIRST else None
     if array is None:
-        reason = f"no decoder reads its pixels ({syntax.name}; {type(fault).__name__})."
-        raise Refused(Finding("undecodable", "quarantine", reason, name, "TransferSyntaxUID"))
+        try:
+            with quiet_pydicom():
+                array = pixel_array(dataset, index=frame if frames > 1 else None, raw=True)
+        except Exception as error:  # whatever a foreign file makes a decoder do becomes a finding
+            reason = f"no decoder reads its pixels ({syntax.name}; {type(error).__name__})."
+            raise Refused(Finding("undecodable", "quarantine", reason, name, "TransferSyntaxUID")) from None
     if array.shape != (int(dataset.Rows), int(dataset.Columns)):
         reason = f"decodes to {array.shape} where the header says {dataset.Rows} x {dataset.Columns}."
         raise Refused(Finding("undecodable", "quarantine", reason, name, "PixelData"))

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
 from medform.cohort.cohort_file import Unit
 from medform.cohort.quarantine import Quarantined, Status, Verdict
+from medform.ingestion.orientation import Orientation
 
-__all__ = ["Finding", "FoundSeries", "Orientation", "Refused", "SliceSource", "judge"]
+__all__ = ["Finding", "FoundSeries", "Refused", "SliceSource", "judge"]
 
 Effect = Literal["note", "repair", "quarantine"]
 
@@ -49,27 +48,11 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Orientation:
-    """How a stored (H, W) array becomes the canonical one: transpose first, then flip rows, then flip columns."""
-
-    transpose: bool = False
-    flip_rows: bool = False
-    flip_columns: bool = False
-
-    def apply(self, stored: np.ndarray) -> np.ndarray:
-        """The canonical view of a stored slice; no voxel is changed."""
-        array = stored.T if self.transpose else stored
-        if self.flip_rows:
-            array = array[::-1]
-        return array[:, ::-1] if self.flip_columns else array
-
-
-@dataclass(frozen=True)
 class SliceSource:
     """Where one slice comes from and what its numbers mean: value in unit = stored x ``slope`` + ``intercept``.
 
-    ``position_mm`` is measured along the slice normal (NaN where unknown), ``corner_lps`` is the centre of the first
-    stored voxel. ``padding`` is the inclusive range of stored values that mark voxels outside the field of view.
+    ``position_mm`` is measured along the slice normal (NaN where unknown). ``padding`` is the inclusive range of
+    stored values that mark voxels outside the field of view.
     """
 
     file: str
@@ -78,7 +61,6 @@ class SliceSource:
     slope: float = 1.0
     intercept: float = 0.0
     position_mm: float = math.nan
-    corner_lps: tuple[float, float, float] | None = None
     padding: tuple[int, int] | None = None
     labels: tuple[tuple[str, str], ...] = ()
     mask: str | None = None
@@ -106,8 +88,10 @@ class FoundSeries:
     affine_lps: tuple[tuple[float, ...], ...] | None = None
     spacing_mm: tuple[float | None, float | None, float | None] | None = None
     study_id: str = ""
+    person: str = ""
     description: str = ""
     kernel: str = ""
+    manufacturer: str = ""
     date: str = ""
     findings: tuple[Finding, ...] = ()
 

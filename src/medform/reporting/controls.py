@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medform.reporting.run_files import RunFacts, TaskFacts
 from medform.reporting.words import COMPARISONS, METRICS, MODELS, between, interval, model_words, number, signed
-from medform.runs.scores import ScoreRow
+from medform.runs.scores import ScoreRow, detectable_of, difference_in_words
 
 __all__ = ["Difference", "TaskScores", "Verdict", "chance_of", "differences", "task_scores", "verdict", "warnings"]
 
@@ -31,10 +32,10 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class Difference:
-    """One paired difference: the question, the figures, the answer and its ``tone`` (gain, loss, none)."""
+    """One paired difference: the question, which models, the answer with figures, ``tone`` (gain, loss, none)."""
 
     question: str
-    figures: str
+    models: str
     answer: str
     tone: str
 
@@ -101,24 +102,12 @@ def differences(rows: Sequence[ScoreRow], task: TaskFacts, detectable: float | N
 
 def _difference(row: ScoreRow, detectable: float | None) -> Difference:
     first, second = row.model.split(" - ", 1)
-    question, thing = COMPARISONS.get(
-        row.model, (f"Is {model_words(first).label} better than {model_words(second).label}?", model_words(first).label)
-    )
-    figures = f"{model_words(first).label} − {model_words(second).label}: {signed(row.value)}"
-    if row.ci_low is not None:
-        figures += f" {between(row.ci_low, row.ci_high)}"
+    question = COMPARISONS.get(row.model) or f"Is {model_words(first).label} better than {model_words(second).label}?"
     tone = tone_of(row)
-    if tone == "gain":
-        answer = f"On this cohort {thing} helps."
-    elif tone == "loss":
-        answer = f"On this cohort {thing} makes the score worse."
-    elif tone == "none":
-        answer = f"This cohort does not show a benefit of {thing}{unseen_below(detectable)}."
-    else:
-        answer = "There is no interval, so nothing can be said."
+    answer = re.sub(r"-(?=\d)", "−", difference_in_words(row, detectable))
     if row.model == "image_only - imagenet_encoder" and tone == "none":
-        answer += " That is a fair result for a start that was already trained."
-    return Difference(question, figures, answer, tone)
+        answer += " About zero is a fair result for a start that was already trained."
+    return Difference(question, f"{model_words(first).label} − {model_words(second).label}", answer, tone)
 
 
 def tone_of(row: ScoreRow | None) -> str:
@@ -163,7 +152,7 @@ def verdict(rows: Sequence[ScoreRow], scores: TaskScores, facts: RunFacts) -> Ve
     elif tone == "loss":
         sentence += f"; alignment makes it worse here ({signed(pair.value)} {between(pair.ci_low, pair.ci_high)})"
     elif tone == "none":
-        sentence += "; this cohort does not show a benefit of alignment" + unseen_below(facts.detectable.get(name))
+        sentence += "; this cohort does not show a benefit of alignment" + unseen_below(facts.detectable.get(name, detectable_of(pair)))
     else:
         sentence += "; whether alignment helps cannot be said from this run"
     return Verdict(scores.task, sentence + ".", tone)

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medform.reporting.words import SUPPORTS
+from medform.reporting.words import FEW_SHOT_MODELS, SUPPORTS
 from medform.runs.scores import ScoreRow
 
-__all__ = ["MODELS", "Panel", "Point", "panels"]
+__all__ = ["Panel", "Point", "panels"]
 
-MODELS = ("aligned", "image_only", "embeddings", "shuffled_pairs")  # more lines than these cannot be told apart
 PAIR = "aligned - image_only"
 
 
@@ -69,11 +68,11 @@ class Panel:
 
 def panels(rows: Sequence[ScoreRow], task: str) -> list[Panel]:
     """Panels of a task in the order aligned, out_of_fold, unseen; logistic readout, AUROC, paired rows left out."""
-    chosen = [row for row in rows if _belongs(row, task) and row.model in MODELS]
+    chosen = [row for row in rows if _belongs(row, task) and row.model in FEW_SHOT_MODELS]
     found = []
     for supports, (title, _) in SUPPORTS.items():
         mine = [row for row in chosen if row.supports == supports]
-        lines = {model: _line([row for row in mine if row.model == model]) for model in MODELS}
+        lines = {model: _line([row for row in mine if row.model == model]) for model in FEW_SHOT_MODELS}
         lines = {model: line for model, line in lines.items() if line}
         if lines:
             pairs = [row for row in rows if _belongs(row, task) and row.model == PAIR and row.supports == supports]

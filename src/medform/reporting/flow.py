@@ -24,8 +24,67 @@ class FlowStep:
     files: int | None = None
 
     @property
-    def counted(number: int, unit: str) -> str:
-    """"1 patient", "2,041 slices": a count with its unit in the right number."""
+    def counts(self) -> list[str]:
+        """Texts such as 1,788 slices, for the units that were counted at this step."""
+        units = {"patients": self.patients, "series": self.series, "slices": self.slices, "files": self.files}
+        return [counted(number, unit) for unit, number in units.items() if number is not None]
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """``count`` of ``unit`` ("files", "series", "slices", "patients") left out, and why.
+
+    ``after`` names the step from which they were taken; without it they stand below the last step but one.
+    """
+
+    reason: str
+    count: int
+    unit: str
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Cohort flow in the order of the work: ``steps`` from what was found to what was used."""
+
+    steps: tuple[FlowStep, ...]
+    exclusions: tuple[Exclusion, ...] = ()
+
+
+def write_flow(run: Path, flow: Flow) -> None:
+    """Write ``RUN/flow.json``."""
+    write_document(run / "flow.json", flow)
+
+
+def read_flow(run: Path) -> Flow | None:
+    """Read ``RUN/flow.json``; None where it is not there."""
+    return read_document(run / "flow.json", Flow)
+
+
+WIDTH = 400
+LEFT, RIGHT = 176, 188  # widths of the boxes of the steps and of the exclusions
+LINE, PADDING, GAP = 17, 9, 22
+
+
+@dataclass(frozen=True)
+class _Box:
+    lines: list[str]
+
+    @property
+    def height(self) -> int:
+        return len(self.lines) * LINE + 2 * PADDING
+
+    def svg(self, x: int, y: int, width: int, kind: str) -> str:
+        texts = "".join(
+            f'<text class="{"head" if number == 0 and kind == "step" else "line"}" x="{x + 10}" '
+            f'y="{y + PADDING + LINE * number + 13}">{escape(line)}</text>'
+            for number, line in enumerate(self.lines)
+        )
+        return f'<rect class="{kind}" x="{x}" y="{y}" width="{width}" height="{self.height}" rx="4"/>{texts}'
+
+
+def counted(number: int, unit: str) -> str:
+    """A count with its unit: 1 patient, 2,041 slices."""
     singular = {"patients": "patient", "slices": "slice", "files": "file"}.get(unit, unit)
     return f"{number:,} {singular if number == 1 else unit}"
 

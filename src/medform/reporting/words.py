@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "COMPARISONS",
+    "FEW_SHOT_MODELS",
     "METRICS",
     "MODELS",
     "ModelWords",
@@ -86,12 +87,14 @@ SUPPORTS = {
     "unseen": ("Supports never seen", "patients that alignment never saw: the case of a new hospital"),
 }
 
-# Paired differences: the question each one answers, and what is better or worse if it is not zero.
+FEW_SHOT_MODELS = ("aligned", "image_only", "embeddings", "shuffled_pairs")  # more lines cannot be told apart
+
+# Paired differences and the question that each one answers.
 COMPARISONS = {
-    "aligned - image_only": ("Does alignment help when only the image is given?", "alignment"),
-    "fused - table_logistic": ("Does the aligned image add to the table?", "the aligned image beside the table"),
-    "fused - fused_unaligned": ("Beside the table, is it alignment or just the image?", "alignment beside the table"),
-    "image_only - imagenet_encoder": ("What did pre-training add to its start?", "pre-training on these slices"),
+    "aligned - image_only": "Does alignment help when only the image is given?",
+    "fused - table_logistic": "Does the aligned image add to the table?",
+    "fused - fused_unaligned": "Beside the table, is it alignment or just the image?",
+    "image_only - imagenet_encoder": "What did pre-training add to its start?",
 }
 
 
@@ -119,7 +122,7 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:
-    """"[0.58, 0.83]", or nothing where there is no interval."""
+    """An interval as [0.58, 0.83], or nothing where there is no interval."""
     return "" if low is None or high is None else f"[{number(low, digits)}, {number(high, digits)}]"
 
 

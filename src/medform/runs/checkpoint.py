@@ -98,10 +98,14 @@ def _read(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(
-            f"not a readable checkpoint ({error}).", where=str(path), fix="remove the file: the one before it is used."
+            f"not a readable checkpoint ({error}).",
+            where=str(path),
+            fix="remove the file: the one before it is used.",
         ) from None
     if tree["schema_version"] != SCHEMA_VERSION:
-        raise InputError(f"checkpoint of format {tree['schema_version']}, not {SCHEMA_VERSION}.", where=str(path))
+        raise InputError(
+            f"checkpoint of format {tree['schema_version']}, not {SCHEMA_VERSION}.", where=str(path)
+        )
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in tree["numbers"].items()}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
@@ -111,7 +115,9 @@ def _read(path: Path) -> Checkpoint:
         step=tree["step"],
         model={name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")},
         optimizer={"state": state, "param_groups": tree["groups"]},
-        generators={name.removeprefix("generator."): t for name, t in tensors.items() if name.startswith("generator.")},
+        generators={
+            name.removeprefix("generator."): t for name, t in tensors.items() if name.startswith("generator.")
+        },
         notes=tree["notes"],
     )
 
@@ -132,7 +138,9 @@ def load_weights(path: Path, model: nn.Module) -> None:
     try:
         tensors = load_file(path)
     except (FileNotFoundError, SafetensorError) as error:
-        raise InputError(f"weights cannot be read ({error}).", where=str(path), fix="restore the file.") from None
+        raise InputError(
+            f"weights cannot be read ({error}).", where=str(path), fix="restore the file."
+        ) from None
     own = model.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shapes = [name for name in sorted(own.keys() & tensors.keys()) if own[name].shape != tensors[name].shape]

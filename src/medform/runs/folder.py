@@ -82,7 +82,8 @@ def _write_error(path: Path, error: OSError) -> MedformError:
         "the disk is full." if full else f"cannot be written: {error.strerror or error}.",
         where=str(path),
         consequence="Nothing was half-written; what stood there before is unchanged.",
-        fix=("free some space" if full else "check the rights of the folder") + ", then run again with --resume.",
+        fix=("free some space" if full else "check the rights of the folder")
+        + ", then run again with --resume.",
     )
 
 
@@ -98,7 +99,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise InputError("no such file.", where=str(path), fix="check the path of the run folder.") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"damaged JSON ({error}).", where=str(path), fix="restore the file or use --overwrite.") from None
+        raise InputError(
+            f"damaged JSON ({error}).", where=str(path), fix="restore the file or use --overwrite."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,11 @@ class RunIdentity:
     def difference(self, other: RunIdentity) -> list[str]:
         """What changed from ``self`` (in the folder) to ``other`` (asked for): a diff of lines, empty if nothing."""
         mine, theirs = self.recipe.splitlines(), other.recipe.splitlines()
-        lines = list(difflib.unified_diff(mine, theirs, "recipe.yaml (in the folder)", "recipe (asked for)", lineterm="", n=1))
+        lines = list(
+            difflib.unified_diff(
+                mine, theirs, "recipe.yaml (in the folder)", "recipe (asked for)", lineterm="", n=1
+            )
+        )
         for name in sorted({*self.cohorts, *other.cohorts}):
             before, after = self.cohorts.get(name, "absent"), other.cohorts.get(name, "absent")
             if before != after:
@@ -154,7 +161,9 @@ class RunFolder:
     def record(self) -> dict[str, Any]:
         """The content of run.json; raises `InputError` where there is no run or a newer format."""
         if not self.exists():
-            raise InputError("no run.json here, so this is no run folder.", where=str(self.path), fix="check the path.")
+            raise InputError(
+                "no run.json here, so this is no run folder.", where=str(self.path), fix="check the path."
+            )
         record = read_json(self.path / "run.json")
         found = record.get("schema_version") if isinstance(record, dict) else None
         if found != SCHEMA_VERSION:
@@ -209,7 +218,8 @@ class RunFolder:
         changed = self.identity().difference(identity)
         if changed:
             raise InputError(
-                "this folder holds a run of another configuration:\n" + "\n".join(f"  {line}" for line in changed),
+                "this folder holds a run of another configuration:\n"
+                + "\n".join(f"  {line}" for line in changed),
                 where=str(self.path),
                 consequence="Nothing was started.",
                 fix="name another folder with -o, or start anew with --overwrite.",
@@ -271,7 +281,9 @@ def _try_lock(handle: int) -> bool:
         if os.name == "nt":
             import msvcrt
 
-            os.lseek(handle, 1 << 30, os.SEEK_SET)  # a byte past the text, so that others can still read who holds it
+            os.lseek(
+                handle, 1 << 30, os.SEEK_SET
+            )  # a byte past the text, so that others can still read who holds it
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         else:
             import fcntl

@@ -1,4 +1,4 @@
-"""An analytic chest in HU: body, lungs, heart, vessels, spine, ribs and one lesion, as functions of millimetres."""
+"""An analytic chest in HU (body, lungs, heart, vessels, bones, one lesion) as a function of millimetres."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Lesion:
-    """The nodule: an ellipsoid, round in the slice plane. ``radius_mm`` in the plane, ``half_height_mm`` along z."""
+    """The nodule: an ellipsoid of ``radius_mm`` in the slice plane and ``half_height_mm`` along z."""
 
     centre: tuple[float, float, float]
     radius_mm: float
@@ -61,7 +61,7 @@ class Anatomy:
 
 
 def draw_anatomy(patient: PlantedPatient, seed: int) -> Anatomy:
-    """The body of a patient without the lesion: its girth follows the weight, the rest is the patient's own."""
+    """A patient's body without the lesion: its girth follows the weight, the rest is the patient's own."""
     random = generator(seed, "anatomy", patient.patient_id)
 
     def vary(value: float, share: float) -> float:
@@ -93,11 +93,11 @@ def draw_anatomy(patient: PlantedPatient, seed: int) -> Anatomy:
     branches = [
         Ellipsoid(
             (side * random.uniform(40, 95) * scale, random.uniform(-50, 45) * scale, random.uniform(-45, 45)),
-            (random.uniform(3, 6),) * 3,
+            (radius, radius, radius),
             0.6 * contrast,
         )
         for side in (-1, 1)
-        for _ in range(6)
+        for radius in random.uniform(3, 6, 4).tolist()
     ]
     structures = [
         Ellipsoid((0, 0, 0), (width, depth, ENDLESS_MM), FAT_HU),
@@ -120,10 +120,11 @@ def draw_anatomy(patient: PlantedPatient, seed: int) -> Anatomy:
 def place_lesion(
     patient: PlantedPatient, anatomy: Anatomy, grid: Grid, seed: int, slices: int | None
 ) -> Lesion:
-    """The nodule in one lung, wholly inside the scanned slab where it fits, with the patient's planted volume.
+    """The nodule in one lung, inside the scanned slab where it fits, with the patient's planted volume.
 
-    With ``slices`` it is stretched or flattened along z until exactly that many slices of ``grid`` cross it. Its
-    axis runs through a column of voxel centres, so that every slice it crosses has a voxel inside.
+    With ``slices`` it is stretched or flattened along z until exactly that many slices of ``grid`` cross
+    it. Its axis runs through a column of voxel centres, so that every slice it crosses has a voxel
+    inside.
     """
     random = generator(seed, "lesion", patient.patient_id)
     side = random.choice([-1.0, 1.0])
@@ -169,7 +170,7 @@ def paint(
 def _window(
     structure: Ellipsoid, z: np.ndarray, y: np.ndarray, x: np.ndarray, edge_mm: float
 ) -> tuple[slice, slice, slice] | None:
-    """The box of indices that the structure can touch, so that a small vessel costs little; None where it misses."""
+    """The box of indices that the structure can touch (a small vessel costs little); None where it misses."""
     box = []
     for axis, centre, radius in zip((x, y, z), structure.centre, structure.radii, strict=True):
         reach = radius * (1 + edge_mm / min(structure.radii))

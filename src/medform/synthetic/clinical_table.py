@@ -1,4 +1,4 @@
-"""The clinical table as a hospital exports it: text with units, gaps, sentinels and a decimal comma; CSV and Excel."""
+"""The clinical table as a hospital exports it: units, gaps, sentinels, decimal commas; CSV and Excel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["FEATURES", "SENTINEL", "clinical_values", "damage", "write_csv", "wr
 
 Cell = str | int | float | date | None
 
-# Columns that lose cells: what a clinician would fill in by hand. The others come out of a system and are complete.
+# Columns that lose cells: what a clinician fills in by hand. The others come out of a system: complete.
 FEATURES = ("age (years)", "sex", "weight (kg)", "smoking", "marker", "ldh (U/L)", "room")
 SENTINEL = 999  # 'not done' in the column of LDH
 MISSING_WORDS = ("", "NA", "n/a")
@@ -53,7 +53,7 @@ def clinical_values(patient: PlantedPatient, day: date | None, seed: int) -> dic
 
 
 def damage(row: dict[str, Cell], seed: int, options: HospitalOptions) -> dict[str, Cell]:
-    """The row as it was exported: cells emptied, 999 for an LDH that was not done, a decimal comma in the marker."""
+    """The row as exported: cells emptied, 999 for an LDH that was not done, a decimal comma in the marker."""
     random = generator(seed, "gaps", str(row["patient_id"]))
     exported = dict(row)
     exported["marker"] = f"{row['marker']:.1f}".replace(".", ",")
@@ -82,7 +82,7 @@ def write_csv(rows: list[dict[str, Cell]], path: Path) -> None:
 
 
 def write_excel(rows: list[dict[str, Cell]], path: Path) -> None:
-    """The same table as a workbook with one sheet: numbers and dates are real ones, ids and the marker are text."""
+    """The same table as a workbook of one sheet: numbers and dates are real ones, ids and marker are text."""
     from openpyxl import Workbook
 
     book = Workbook()
@@ -126,7 +126,8 @@ def _core_properties() -> bytes:
     )
     return (
         '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
-        '<cp:coreProperties xmlns:cp="http://schemas.openxmlformats.org/package/2006/metadata/core-properties" '
+        "<cp:coreProperties "
+        'xmlns:cp="http://schemas.openxmlformats.org/package/2006/metadata/core-properties" '
         'xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:dcterms="http://purl.org/dc/terms/" '
         'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
         f"<dc:creator>medform phantom</dc:creator>{dated}</cp:coreProperties>"

@@ -6,13 +6,13 @@ __all__ = ["COHORT_FILE"]
 
 COHORT_FILE = """\
 name: phantom
-licence: "CC0-1.0"                    # invented data: nobody owns it
+licence: "CC0-1.0"                    # invented data
 images:
   layout: dicom
   path: images
   unit: HU
   window_hu: [-200, 300]
-  select:                             # some patients have a second kernel or a follow-up scan: which one is meant
+  select:                             # where a patient has several series: which one is meant
     modality: CT
     description: SOFT TISSUE
     rule: first_visit
@@ -27,17 +27,17 @@ columns:
   marker_unit:      {role: ignore}
   "ldh (U/L)":      {role: feature, type: number, unit: U/L, sentinels: [999], known_at: before_scan}
   scan_date:        {role: ignore, type: date, format: "%Y-%m-%d"}
-  room:             {role: feature, type: number, known_at: before_scan}          # means nothing, on purpose
+  room:             {role: feature, type: number, known_at: before_scan}   # means nothing, on purpose
   scanner:          {role: group, type: category}
   stage:            {role: label, type: ordinal, levels: [I, II, III, IV]}
   malignant:        {role: label, type: boolean}
-  chemo_cycles:     {role: outcome, type: number, known_at: follow_up}            # gives the label away, on purpose
+  chemo_cycles:     {role: outcome, type: number, known_at: follow_up}     # gives the label away, on purpose
   follow_up_months: {role: time, type: number, unit: month}
   died:             {role: outcome, type: boolean}
 tasks:
   - {name: malignant, label: clinical.malignant, predicted_at: scan, primary: true}
   - {name: late_stage, label: clinical.stage, predicted_at: scan, positive: [III, IV]}
-genes: {path: genes.csv, orientation: patients_by_genes, scale: log2, id_kind: symbol}
+genes: {path: genes.csv, orientation: patients_in_rows, scale: log2, id_kind: symbol}
 survival: {time: follow_up_months, event: died}
 splits: {name: main, folds: 5, validation: 0.15, stratify: [malignant], seed: 7}
 """

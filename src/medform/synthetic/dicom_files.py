@@ -1,4 +1,4 @@
-"""Writes one scan as the DICOM files that its scanner would hand over, with nothing that depends on time or machine."""
+"""Writes one scan as the DICOM files of its scanner; nothing in them depends on time or machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medform.synthetic.randomness import generator
 from medform.synthetic.scans import DESCRIPTIONS, Scan
@@ -51,8 +51,8 @@ def series_folder(scan: Scan, seed: int) -> Path:
 def write_scan(scan: Scan, stack: np.ndarray, root: Path, seed: int) -> list[Path]:
     """Write ``stack`` (N,H,W in HU) as one file a slice; returns the paths in the order of the slices.
 
-    What a reader decodes is within half a slope of ``stack``. File names are random and the instance numbers of the
-    first scanner run from head to feet, so that neither gives the order away.
+    What a reader decodes is within half a slope of ``stack``. File names are random and the instance
+    numbers of the first scanner run from head to feet, so that neither gives the order away.
     """
     folder = root / series_folder(scan, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,6 +159,6 @@ def _file_meta(dataset: Dataset, scan: Scan, seed: int) -> FileMetaDataset:
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     meta.TransferSyntaxUID = ImplicitVRLittleEndian if scan.scanner.implicit_vr else ExplicitVRLittleEndian
-    meta.ImplementationClassUID = _uid(0, "implementation")  # pydicom would write its own version here
+    meta.ImplementationClassUID = UID(_uid(0, "implementation"))  # pydicom would write its own version here
     meta.ImplementationVersionName = "MEDFORM_PHANTOM"
     return meta

@@ -41,7 +41,7 @@ def draw_expression(patients: list[PlantedPatient], seed: int, options: Hospital
 
 
 def write_genes(patients: list[PlantedPatient], seed: int, options: HospitalOptions, path: Path) -> None:
-    """``patient_id`` and one column a gene, commas, four decimals; patients without expression have no row."""
+    """``patient_id`` and one column a gene, commas, four decimals; who has no expression has no row."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["patient_id", *GENES])

@@ -23,6 +23,7 @@ from medform.synthetic.truth import FileCounts, PatientTruth, SeriesTruth, Truth
 __all__ = ["PhantomPatient", "make_stacks", "write_hospital"]
 
 EXPORT_LOG = "EXPORT_LOG.txt"
+TRUTH_FILE = "truth.json"
 REASONS = {
     "gap": "a slice of the only scan is missing",
     "no_table": "no row in the clinical table",
@@ -34,8 +35,9 @@ REASONS = {
 class PhantomPatient:
     """A usable patient in memory.
 
-    ``stack`` (N,H,W) float32 HU, slices feet to head, rows to the back, columns to the left; ``mask`` (N,H,W) uint8;
-    ``spacing_mm`` (z,y,x); ``row`` the clinical row as it is exported (text, numbers, None).
+    ``stack`` (N,H,W) float32 HU, slices feet to head, rows to the back, columns to the left; ``mask``
+    (N,H,W) uint8; ``spacing_mm`` (z,y,x); ``row`` the clinical row as it is exported (text, numbers,
+    None).
     """
 
     patient_id: str
@@ -50,7 +52,7 @@ class PhantomPatient:
 def make_stacks(
     patients: int = 40, seed: int = 0, options: HospitalOptions | None = None
 ) -> list[PhantomPatient]:
-    """The usable patients of the hospital that `write_hospital` would write with the same arguments, without files."""
+    """The usable patients that `write_hospital` would write with the same arguments, without any file."""
     options = options or HospitalOptions()
     made = []
     for planted in plant(patients, seed, options):
@@ -77,32 +79,40 @@ def write_hospital(
 ) -> Truth:
     """Write the hospital to the folder ``out`` and return what was planted.
 
-    ``patients`` can be used; three more people cannot (see `HospitalOptions.defects`). The folder appears whole or
-    not at all, and its bytes depend on the arguments only. Raises `InputError` where ``out`` holds something
-    already and ``overwrite`` is not set.
+    ``patients`` can be used; three more people cannot (see `HospitalOptions.defects`). The folder appears
+    whole or not at all, and its bytes depend on the arguments only. Raises `InputError` where ``out`` holds
+    something already; ``overwrite`` replaces an earlier hospital, and nothing else.
     """
     options = options or HospitalOptions()
     planted = plant(patients, seed, options)
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(
-            "this exists already and is not an empty folder.",
-            where=str(out),
-            consequence="Nothing was written.",
-            fix="choose another folder, or pass --overwrite to replace it.",
-        )
+    _refuse_to_replace(out, overwrite)
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         truth = _fill(partial, planted, seed, options)
-        if out.is_dir():
+        if out.exists():
             shutil.rmtree(out)
-        elif out.exists():
-            out.unlink()
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return truth
+
+
+def _refuse_to_replace(out: Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    earlier = (out / TRUTH_FILE).is_file()
+    if earlier and overwrite:
+        return
+    raise InputError(
+        "an earlier hospital is here."
+        if earlier
+        else "this is neither an empty folder nor an earlier hospital.",
+        where=str(out),
+        consequence="Nothing was written.",
+        fix="choose another folder" + (", or pass --overwrite to replace it." if earlier else "."),
+    )
 
 
 def _fill(root: Path, planted: list[PlantedPatient], seed: int, options: HospitalOptions) -> Truth:
@@ -146,7 +156,7 @@ def _fill(root: Path, planted: list[PlantedPatient], seed: int, options: Hospita
         leaks=("chemo_cycles",),
         nuisances=("room",),
     )
-    truth.write(root / "truth.json")
+    truth.write(root / TRUTH_FILE)
     return truth
 
 

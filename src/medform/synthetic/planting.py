@@ -16,7 +16,7 @@ __all__ = ["Flaw", "PlantedPatient", "plant"]
 Flaw = Literal["none", "gap", "no_table", "no_images"]
 
 MEDIAN_DIAMETER_MM = 30.0
-DIAMETER_RANGE_MM = (10.0, 56.0)
+DIAMETER_RANGE_MM = (10.0, 60.0)
 MEDIAN_MARKER = 12.0  # U/mL
 LARGEST_COHORT = 9000  # ids have five digits with a leading zero
 
@@ -25,8 +25,9 @@ LARGEST_COHORT = 9000  # ids have five digits with a leading zero
 class PlantedPatient:
     """What is true of one patient, before anything is written.
 
-    ``severity`` is hidden (standard normal); ``lesion_diameter_mm`` is that of the sphere with the lesion's volume;
-    ``marker`` is in U/mL; ``survival_months`` ends with death where ``died``, with the end of observation otherwise.
+    ``severity`` is hidden (standard normal); ``lesion_diameter_mm`` is that of the sphere with the
+    lesion's volume; ``marker`` is in U/mL; ``survival_months`` ends with death where ``died``, with the
+    end of observation otherwise.
     """
 
     patient_id: str
@@ -53,10 +54,10 @@ class PlantedPatient:
 
 
 def plant(patients: int, seed: int, options: HospitalOptions) -> list[PlantedPatient]:
-    """The usable patients (``patients`` of them, at least 2) and the flawed ones, in an order that says nothing.
+    """``patients`` usable patients (at least 2) and the flawed ones, in an order that says nothing.
 
-    Labels are balanced exactly: the ``prevalence`` share with the highest liability is malignant, so that even a
-    tiny hospital holds both classes.
+    Labels are balanced exactly: the ``prevalence`` share with the highest liability is malignant, so that
+    even a tiny hospital holds both classes.
     """
     if not 2 <= patients <= LARGEST_COHORT:
         raise InputError(
@@ -68,7 +69,8 @@ def plant(patients: int, seed: int, options: HospitalOptions) -> list[PlantedPat
     total = patients + len(flaws)
     numbers = generator(seed, "ids").permutation(np.arange(1, 10_000))[:total]
     ids = [f"{number:05d}" for number in numbers]
-    flaw = dict(zip(ids, ["none"] * patients + flaws, strict=True))
+    flaw: dict[str, Flaw] = {one: "none" for one in ids[:patients]}
+    flaw.update(zip(ids[patients:], flaws, strict=True))
     usable = [one for one in ids if flaw[one] == "none"]
 
     severity = generator(seed, "severity").standard_normal(total)
@@ -78,7 +80,7 @@ def plant(patients: int, seed: int, options: HospitalOptions) -> list[PlantedPat
     stage = _linked(severity, "label", seed, options, purpose="stage")
     months, died = _survival(_linked(severity, "survival", seed, options), seed)
     scanner = _scanner(malignant, seed, options.shortcut)
-    diameter = np.clip(MEDIAN_DIAMETER_MM * np.exp(0.4 * lesion), *DIAMETER_RANGE_MM)
+    diameter = np.clip(MEDIAN_DIAMETER_MM * np.exp(0.5 * lesion), *DIAMETER_RANGE_MM)
     person = generator(seed, "person")
     age = np.clip(np.round(person.normal(63, 9, total)), 35, 90).astype(int)
     sex = person.choice(["F", "M"], total)

@@ -21,6 +21,6 @@ def hash_order(seed: int, purpose: str, ids: list[str]) -> list[str]:
 
 
 def chosen_share(seed: int, purpose: str, ids: list[str], share: float) -> frozenset[str]:
-    """``round(share * n)`` of the ids (at least one where ``share`` > 0), drawn without regard to their order."""
+    """``round(share * n)`` of the ids (at least one where ``share`` > 0), drawn without regard to order."""
     count = max(round(share * len(ids)), 1 if share > 0 and ids else 0)
     return frozenset(hash_order(seed, purpose, ids)[:count])

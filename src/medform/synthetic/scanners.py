@@ -11,7 +11,7 @@ __all__ = ["SCANNERS", "Grid", "Scanner"]
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the voxels of an axial stack lie, in patient millimetres (LPS: x to the left, y to the back, z to the head).
+    """Where the voxels of an axial stack lie in mm (LPS: x to the left, y to the back, z to the head).
 
     ``spacing_mm`` is (z, y, x); ``origin_mm`` is the centre (x, y, z) of the first voxel of the lowest slice.
     """
@@ -43,8 +43,9 @@ class Grid:
 class Scanner:
     """One vendor's habits.
 
-    ``slopes`` and ``intercepts`` are what a scan may use to store HU; where ``rescale_varies``, every third scan
-    changes the slope from slice to slice. ``shared_folder``: all series of a study lie in one folder.
+    ``slopes`` and ``intercepts`` are what a scan may use to store HU; where ``rescale_varies``, every
+    third scan changes the slope from slice to slice. ``shared_folder``: all series of a study lie in one
+    folder.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Scanner:
     suffix: str
 
     def grid(self, slices: int, size: int, first_mm: float, step: int = 1) -> Grid:
-        """``slices`` slices from ``first_mm`` upwards, ``step`` slice distances apart, centred on the body's axis."""
+        """``slices`` slices from ``first_mm`` up, ``step`` slice distances apart, centred on the body."""
         pixel = self.field_of_view_mm / size
         corner = -pixel * (size - 1) / 2
         return Grid(slices, size, (self.slice_mm * step, pixel, pixel), (corner, corner, first_mm))

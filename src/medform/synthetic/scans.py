@@ -39,9 +39,9 @@ FIRST_DAY = date(2001, 1, 1)
 class Scan:
     """One series of one patient, before it is rendered.
 
-    ``lesion`` is None where the scan shows none. ``slopes`` and ``intercepts`` have one entry a slice. ``turned``:
-    the patient lay on the belly, so the stored rows run to the front and the columns to the right. ``left_out`` is
-    the index of the slice that was lost, feet to head.
+    ``lesion`` is None where the scan shows none. ``slopes`` and ``intercepts`` have one entry a slice.
+    ``turned``: the patient lay on the belly, so the stored rows run to the front and the columns to the
+    right. ``left_out`` is the index of the slice that was lost, feet to head.
     """
 
     patient: PlantedPatient
@@ -127,7 +127,7 @@ def _rescale(
 
 
 def render(scan: Scan, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """``(stack, mask)``: HU (N,H,W) float32, slices feet to head, rows to the back, columns to the left; uint8 mask.
+    """HU (N,H,W) float32, slices feet to head, rows to the back, columns to the left; and the uint8 mask.
 
     A localizer is one coronal picture (1,H,W): rows run from the head to the feet, the mask is empty.
     """

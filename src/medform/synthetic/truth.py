@@ -26,10 +26,10 @@ class FileCounts:
 
 @dataclass(frozen=True)
 class SeriesTruth:
-    """One DICOM series. ``expected``: accepted, left_out (a localizer) or quarantined, with ``reason`` where not accepted.
+    """One DICOM series. ``expected``: accepted, left_out (a localizer) or quarantined, for ``reason``.
 
-    ``selected``: the scan to use, by ``images.select`` of the cohort file. ``shape`` is (slices, rows, columns) as
-    handed over, ``spacing_mm`` (z, y, x).
+    ``selected``: the scan to use, by ``images.select`` of the cohort file. ``shape`` is (slices, rows,
+    columns) as handed over, ``spacing_mm`` (z, y, x).
     """
 
     series_uid: str

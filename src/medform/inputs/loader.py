@@ -1,0 +1,225 @@
+"""Which slices or patients meet at a step: batches as a pure function of (seed, step), nothing carried along.
+
+So a run that was killed goes on with the very batches it would have seen, in any process and on any machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int
+
+from medform.compute.seed import derive, numpy_generator
+from medform.errors import InputError
+from medform.inputs.augment import augment, parameter_table
+from medform.inputs.slices import SliceInputConfig, SliceStore
+from medform.interfaces import Batch, Block
+
+__all__ = ["EpochSampler", "Loader", "PatientLoader", "RowSource", "SliceLoader", "Source", "mismatch"]
+
+Codes = Int[np.ndarray, " n"]
+
+
+class Loader(Protocol):
+    """What the training loop asks for."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every item comes once."""
+        ...
+
+    def batch(self, step: int) -> Batch:
+        """The batch of ``step``, whatever was asked before."""
+        ...
+
+    def whole(self) -> Batch:
+        """All training patients at once, for closed-form starts."""
+        ...
+
+
+class Source(Protocol):
+    """One modality of many patients."""
+
+    def block(self, patients: Codes) -> Block:
+        """A row for each of ``patients`` that has the modality, in the order given."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpochSampler:
+    """Items 0..n-1 in a new order each epoch, cut into batches of nearly equal size, none larger than ``batch``.
+
+    Every item comes once an epoch. No batch is smaller than ``least``, unless there are fewer items: where that cannot
+    be kept otherwise (odd n in pairs), one item sits out an epoch, another one each time.
+    """
+
+    n: int
+    batch: int
+    seed: int
+    least: int = 1
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise InputError("there is nothing to train on.", fix="check the training patients of the fold.")
+        if self.batch < self.least:
+            raise InputError(
+                f"a batch of {self.batch} cannot be learnt from: it holds no negatives.",
+                where="batch",
+                fix=f"use a batch of {self.least} or more.",
+            )
+
+    @property
+    def used(self) -> int:
+        """Items of one epoch."""
+        cuts = math.ceil(self.n / self.batch)
+        return (
+            self.n
+            if self.n // cuts >= self.least or self.n < self.least
+            else self.n // self.batch * self.batch
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of one epoch."""
+        return math.ceil(self.used / self.batch)
+
+    def at(self, step: int) -> tuple[int, Codes]:
+        """Epoch of ``step`` and the items of its batch."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = numpy_generator(self.seed, "order", epoch).permutation(self.n)[: self.used]
+        return epoch, np.array_split(order, self.steps_per_epoch)[place]
+
+
+class SliceLoader:
+    """Batches of two views of single slices: one block with 2 M rows, first all first views, then all second ones."""
+
+    views = 2
+
+    def __init__(
+        self,
+        store: SliceStore,
+        rows: Int[np.ndarray, " n"],
+        config: SliceInputConfig,
+        batch: int,
+        seed: int,
+        threads: int = 1,
+        modality: str = "image",
+    ) -> None:
+        self.store, self.rows, self.config = store, rows, config
+        self.seed, self.threads, self.modality = derive(seed, "views"), threads, modality
+        self.sampler = EpochSampler(len(rows), batch, seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every slice comes once."""
+        return self.sampler.steps_per_epoch
+
+    def batch(self, step: int) -> Batch:
+        """Views of ``step``'s slices, (2 M, 1, size, size) in [0, 1]; ``item`` is equal for two views of a slice."""
+        epoch, places = self.sampler.at(step)
+        rows = np.tile(self.rows[places], self.views)
+        view = np.repeat(np.arange(self.views), len(places))
+        table = parameter_table(self.config.augment, self.store.key[rows], view, epoch, self.seed)
+        pixels, to_unit = self.store.pixels, self.store.scale.to_unit
+        image = augment(pixels, rows, table, to_unit, self.config.size, self.threads)
+        return {self.modality: self._block(rows, image)}
+
+    def whole(self) -> Batch:
+        """Every training slice once, as it is seen at inference."""
+        return {self.modality: self._block(self.rows, self.store.images(self.rows))}
+
+    def _block(self, rows: Codes, image: Float32[np.ndarray, "m 1 s s"]) -> Block:
+        patient = torch.from_numpy(self.store.patient[rows])
+        return Block(
+            value={"image": torch.from_numpy(image)},
+            patient=patient,
+            item=torch.from_numpy(rows),
+            cohort=torch.zeros_like(patient),
+            z=torch.from_numpy(self.store.index[rows]),
+            z_mm=torch.from_numpy(self.store.z_mm[rows]),
+        )
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """One row of numbers a patient (encoded table, labels): ``values`` (n, q) of the patients ``codes`` (n,)."""
+
+    values: Float32[np.ndarray, "n q"]
+    codes: Codes
+    name: str = "row"  # of the tensor in Block.value
+
+    def block(self, patients: Codes) -> Block:
+        """Rows of those of ``patients`` that have one, in the order given."""
+        place = {int(code): row for row, code in enumerate(self.codes)}
+        found = [int(code) for code in patients if int(code) in place]
+        code = torch.tensor(found, dtype=torch.int64)
+        rows = np.array([place[code] for code in found], np.int64)
+        values = torch.from_numpy(np.ascontiguousarray(self.values[rows]))
+        return Block(value={self.name: values}, patient=code, item=code, cohort=torch.zeros_like(code))
+
+    def reassigned(self, owner: Mapping[int, int]) -> RowSource:
+        """The same rows in other hands: patient p gets the row of ``owner[p]`` (its own where p is not named)."""
+        inverse = {old: new for new, old in owner.items()}
+        codes = np.array([inverse.get(int(code), int(code)) for code in self.codes], np.int64)
+        return RowSource(self.values, codes, self.name)
+
+
+def mismatch(patients: Codes, seed: int) -> dict[int, int]:
+    """A random assignment in which every one of ``patients`` gets another one's row (a single patient keeps its own).
+
+    One cycle through all of them (Sattolo 1986), so that no pair of the shuffled control is a true pair.
+    """
+    order = [int(code) for code in patients]
+    random = numpy_generator(seed, "mismatch")
+    given = list(order)
+    for last in range(len(given) - 1, 0, -1):
+        other = int(random.integers(last))
+        given[last], given[other] = given[other], given[last]
+    return dict(zip(order, given, strict=True))
+
+
+class PatientLoader:
+    """Batches of patients over several modalities; each block holds the patients that have the modality.
+
+    ``pairing="shuffled"`` is the control: the rows of every table go to other training patients, seeded; those of
+    labels (a `RowSource` called "label") stay.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        patients: Codes,
+        batch: int,
+        seed: int,
+        pairing: Literal["matched", "shuffled"] = "matched",
+    ) -> None:
+        self.patients = patients
+        self.sources = dict(sources)
+        self.sampler = EpochSampler(len(patients), batch, seed, least=2)
+        if pairing == "shuffled":
+            for modality, source in sources.items():
+                if isinstance(source, RowSource) and source.name != "label":
+                    having = patients[np.isin(patients, source.codes)]
+                    self.sources[modality] = source.reassigned(mismatch(having, seed))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every patient comes once."""
+        return self.sampler.steps_per_epoch
+
+    def _blocks(self, patients: Codes) -> Batch:
+        blocks = {modality: source.block(patients) for modality, source in self.sources.items()}
+        return {modality: block for modality, block in blocks.items() if len(block)}
+
+    def batch(self, step: int) -> Batch:
+        """The patients of ``step``; a modality that none of them has is not in the batch."""
+        return self._blocks(self.patients[self.sampler.at(step)[1]])
+
+    def whole(self) -> Batch:
+        """All training patients, in the cohort's order."""
+        return self._blocks(self.patients)
