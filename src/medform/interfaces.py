@@ -25,7 +25,8 @@ class Block:
     are integers that are equal where the patient, the cohort, the slice is the same; ``z`` is the slice index
     ((M,), for bags (T,)), ``z_mm`` its position, NaN where unknown.
 
-    Names in ``value`` by modality: slices ``image`` (M, C, H, W) in [0, 1]; bags ``feature``; a clinical table
+    Names in ``value`` by modality: slices ``image`` (M, C, H, W) in [0, 1], optionally ``height`` (M,), the relative
+    height of a slice in its stack, 0 to 1; bags ``feature``; a clinical table
     ``table`` (M, q) as encoded by `medform.inputs.clinical`; labels ``label`` (M,) of the block called ``label``.
     """
 

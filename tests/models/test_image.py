@@ -9,10 +9,10 @@ import torch
 from medform.compute.seed import generator
 from medform.errors import InputError
 from medform.interfaces import Block
-from medform.models.image import TimmConfig, TimmTower
+from medform.models.image import ImageTower, TimmConfig
 
 
-def tower(model: str = "resnet10t", **options: object) -> TimmTower:
+def tower(model: str = "resnet10t", **options: object) -> ImageTower:
     return TimmConfig.model_validate({"model": model, **options}).build(generator(0, "image"))
 
 

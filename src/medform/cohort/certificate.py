@@ -23,7 +23,7 @@ is kept."""
 def _carriers(series: pd.DataFrame, slices: pd.DataFrame) -> Carriers:
     """Evidence that two patient ids share. An almost empty slice is equal in everybody and is no evidence."""
     telling = slices[[bin(int(one, 16)).count("1") >= FEWEST_BITS for one in slices["fingerprint"]]]
-    shown = series[series["series_id"].isin(telling["series_id"])]
+    shown = series[series["series_id"].isin(list(telling["series_id"]))]
     columns = {
         "studies": (series, "study"),
         "people": (series, "person"),
@@ -94,7 +94,7 @@ def certify(split: Split, series: pd.DataFrame, slices: pd.DataFrame) -> dict[st
     clean = not any(count for pairs in folds for counts in pairs.values() for count in counts.values())
     compared = {
         "patients": len(split.patient_ids),
-        "studies": int(series["study"].nunique()),
+        "studies": len(set(series["study"].dropna())),
         "series": len(series),
         "slices": len(slices),
     }

@@ -75,14 +75,14 @@ def _feature_problems(name: str, column: ColumnSpec, tasks: Iterable[Task]) -> I
         if column.role == "feature" and not known_in_time(column.known_at, task.predicted_at):
             yield _problem(
                 name,
-                f"known at {column.known_at}, after task '{task.name}' is predicted (at {task.predicted_at}).",
-                f"Set columns.{name}.role: ignore (or outcome), or a later predicted_at of task '{task.name}'.",
+                f"known at {column.known_at}, after task '{task.name}' is predicted ({task.predicted_at}).",
+                f"Set columns.{name}.role: ignore or outcome, or a later predicted_at of that task.",
             )
         if task.column == name and not column.allow_as_feature:
             yield _problem(
                 name,
                 f"this feature is the label of task '{task.name}'.",
-                f"Set columns.{name}.role: label (to use it nevertheless: columns.{name}.allow_as_feature: true).",
+                f"Set columns.{name}.role: label; to use it all the same, its allow_as_feature: true.",
             )
 
 

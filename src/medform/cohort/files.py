@@ -22,6 +22,7 @@ from medform.errors import InputError
 
 __all__ = [
     "PARTIAL",
+    "column",
     "file_sha256",
     "file_stem",
     "read_frame",
@@ -68,7 +69,8 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
             "the disk is full." if full else f"cannot be written: {error.strerror or error}.",
             where=str(path),
             consequence="What was finished before is kept.",
-            fix=f"{'free some space' if full else 'choose a folder you may write to'}, then run again with --resume.",
+            fix=("free some space" if full else "choose a folder you may write to")
+            + ", then run again with --resume.",
         ) from error
     except BaseException:
         _discard(temporary)
@@ -112,6 +114,14 @@ def read_frame(path: Path) -> pd.DataFrame:
     """Read a parquet file: text as ``string``, truth values as ``boolean`` (both with NA), numbers as
     float64 / int64."""
     return pq.read_table(path).to_pandas(types_mapper=DTYPES.get)
+
+
+def column(frame: pd.DataFrame, name: str) -> pd.Series:
+    """One column of a frame whose names are distinct."""
+    values = frame[name]
+    if not isinstance(values, pd.Series):
+        raise KeyError(f"column '{name}' stands twice")
+    return values
 
 
 def file_sha256(path: Path) -> str:

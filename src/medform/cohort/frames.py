@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from medform.cohort.certificate import certify, refuse_leaking
 from medform.cohort.cohort_file import CohortFile
-from medform.cohort.files import write_bytes, write_frame, write_json
+from medform.cohort.files import column, write_bytes, write_frame, write_json
 from medform.cohort.labels import binary_label, slice_label
 from medform.cohort.quarantine import Quarantined, quarantine_csv
 from medform.cohort.split import Split, patient_order
@@ -25,24 +25,26 @@ from medform.errors import InputError, Problem, nearest
 __all__ = ["SCHEMA_VERSION", "StoreFrames", "build_frames", "digest_of"]
 
 SCHEMA_VERSION = 1
-PATIENTS = pa.schema(
-    [("patient_id", pa.string()), ("pseudonym", pa.string()), ("n_series", pa.int64()), ("n_slices", pa.int64()),
-     ("has_table", pa.bool_())]
-)  # fmt: skip
-SERIES = pa.schema(
-    [("series_id", pa.string()), ("patient_id", pa.string()), ("modality", pa.string()), ("unit", pa.string()),
-     ("rows", pa.int64()), ("cols", pa.int64()), ("n_slices", pa.int64()), ("dtype", pa.string()),
-     ("spacing_z_mm", pa.float64()), ("spacing_y_mm", pa.float64()), ("spacing_x_mm", pa.float64()),
-     ("affine_lps", pa.list_(pa.float64())), ("low", pa.float64()), ("high", pa.float64()), ("verdict", pa.string()),
-     ("codes", pa.string()), ("details", pa.string()), ("study", pa.string()), ("person", pa.string()),
-     ("header", pa.string()), ("file", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string()),
-     ("mask_sha256", pa.string()), ("inputs", pa.string())]
-)  # fmt: skip
-SLICES = pa.schema(
-    [("slice_id", pa.string()), ("series_id", pa.string()), ("patient_id", pa.string()), ("index", pa.int64()),
-     ("position_mm", pa.float64()), ("slope", pa.float64()), ("intercept", pa.float64()), ("source", pa.string()),
-     ("file_digest", pa.string()), ("fingerprint", pa.string())]
-)  # fmt: skip
+TYPES = {"text": pa.string(), "count": pa.int64(), "number": pa.float64(), "truth": pa.bool_()}
+
+
+def _schema(**columns: str) -> pa.Schema:
+    fields = [(name, kind) for kind, names in columns.items() for name in names.split()]
+    return pa.schema([(name, TYPES[kind]) for name, kind in fields])
+
+
+PATIENTS = _schema(text="patient_id pseudonym", count="n_series n_slices", truth="has_table")
+SERIES = _schema(
+    text="series_id patient_id modality unit dtype verdict codes details study person header file sha256"
+    " mask_sha256 inputs",
+    count="rows cols n_slices bytes",
+    number="spacing_z_mm spacing_y_mm spacing_x_mm low high",
+).append(pa.field("affine_lps", pa.list_(pa.float64())))
+SLICES = _schema(
+    text="slice_id series_id patient_id source file_digest fingerprint",
+    count="index",
+    number="position_mm slope intercept",
+)
 Part = Mapping[str, Any]
 
 
@@ -106,8 +108,8 @@ class StoreFrames:
     def _counts(self, quarantine: Sequence[Quarantined]) -> dict[str, int]:
         return {
             "patients": len(self.patients),
-            "patients_with_images": int((self.patients["n_series"] > 0).sum()),
-            "patients_with_table": int(self.patients["has_table"].sum()),
+            "patients_with_images": int(np.count_nonzero(self.patients["n_series"])),
+            "patients_with_table": int(np.count_nonzero(self.patients["has_table"])),
             "series": len(self.series),
             "slices": len(self.slices),
             "quarantined": len(quarantine),
@@ -118,8 +120,8 @@ class StoreFrames:
         for name, spec in self.file.columns.items():
             entry: dict[str, Any] = spec.model_dump(mode="json")
             if self.clinical is not None and name in self.clinical:
-                values = self.clinical[name]
-                entry["missing"] = int(values.isna().sum())
+                values = column(self.clinical, name)
+                entry["missing"] = int(np.count_nonzero(values.isna()))
                 if spec.type in ("category", "ordinal", "boolean"):
                     found = values.dropna().astype("string").value_counts()
                     entry["found"] = {str(word): int(count) for word, count in sorted(found.items())}
@@ -167,10 +169,8 @@ def build_frames(file: CohortFile, parts: Sequence[Part], clinical: pd.DataFrame
 
 
 def _patients(file: CohortFile, order: Sequence[str], parts: Sequence[Part], rows: set[str]) -> pd.DataFrame:
-    pseudonym = {
-        one: f"patient-{number:04d}"
-        for number, one in enumerate(patient_order(order, f"pseudonym:{file.name}"), start=1)
-    }
+    shuffled = patient_order(order, f"pseudonym:{file.name}")
+    pseudonym = {one: f"patient-{number:04d}" for number, one in enumerate(shuffled, start=1)}
     counts: dict[str, list[int]] = {}
     for part in parts:
         counts.setdefault(part["patient_id"], []).append(len(part["slices"]))
@@ -235,7 +235,7 @@ def _clinical_schema(frame: pd.DataFrame) -> pa.Schema:
             return pa.bool_()
         return pa.float64() if pd.api.types.is_numeric_dtype(values.dtype) else pa.string()
 
-    return pa.schema([(str(name), kind(frame[name])) for name in frame.columns])
+    return pa.schema([(str(name), kind(column(frame, name))) for name in frame.columns])
 
 
 def _refuse_faulty_labels(file: CohortFile, slices: pd.DataFrame, clinical: pd.DataFrame | None) -> None:
@@ -243,7 +243,7 @@ def _refuse_faulty_labels(file: CohortFile, slices: pd.DataFrame, clinical: pd.D
     for task in file.tasks:
         try:
             if clinical is not None:
-                binary_label(task, clinical[task.column], file.columns[task.column])
+                binary_label(task, column(clinical, task.column), file.columns[task.column])
         except InputError as error:
             problems.append(Problem(error.what, column=error.where, suggestion=error.fix))
     known = [name.removeprefix("label.") for name in slices.columns if name.startswith("label.")]
@@ -256,7 +256,7 @@ def _refuse_faulty_labels(file: CohortFile, slices: pd.DataFrame, clinical: pd.D
             )
             continue
         try:
-            slice_label(task, slices[f"label.{task.column}"])
+            slice_label(task, column(slices, f"label.{task.column}"))
         except InputError as error:
             problems.append(Problem(error.what, column=error.where, suggestion=error.fix))
     if problems:

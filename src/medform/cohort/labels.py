@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from medform.cohort.cohort_file import ColumnSpec, SliceTask, Task
 from medform.errors import InputError, nearest
@@ -36,7 +37,7 @@ def binary_label(task: Task, values: pd.Series, column: ColumnSpec) -> pd.Series
         _refuse_unknown(wanted, known, where)
         positive = np.array([word in set(wanted) for word in words], dtype=bool)
     else:
-        if other := _not_binary(values[~missing]):
+        if other := _not_binary(values.loc[~missing]):
             raise InputError(
                 f"the label holds {other}, not only 0 and 1.",
                 where=where,
@@ -74,20 +75,19 @@ def slice_label(task: SliceTask, values: pd.Series) -> pd.Series:
     return _as_series(positive, missing, values.index, task.name)
 
 
-def check_classes(task: str, labels: pd.Series, folds: int) -> str | None:
-    """Why ``labels`` cannot be cross-validated in ``folds`` folds, with the smallest number that works;
-    None if they can."""
-    present = labels.dropna()
-    counts = {value: int((present == value).sum()) for value in (0.0, 1.0)}
-    if present.empty:
+def check_classes(task: str, labels: pd.Series | NDArray[np.float64], folds: int) -> str | None:
+    """Why labels (1, 0, NaN) cannot be divided into folds, with the smallest number that works; else None."""
+    values = np.asarray(labels, dtype=np.float64)
+    positive, negative = int(np.count_nonzero(values == 1.0)), int(np.count_nonzero(values == 0.0))
+    few = "positive" if positive <= negative else "negative"
+    if positive + negative == 0:
         return f"task '{task}' has no label at all."
-    if min(counts.values()) == 0:
-        only = "positive" if counts[1.0] else "negative"
-        return f"task '{task}' has one class only: all {len(present)} labelled patients are {only}."
-    if min(counts.values()) < folds:
-        few = "positive" if counts[1.0] <= counts[0.0] else "negative"
+    if min(positive, negative) == 0:
+        only = "negative" if few == "positive" else "positive"
+        return f"task '{task}' has one class only: all {positive + negative} labelled patients are {only}."
+    if min(positive, negative) < folds:
         return (
-            f"task '{task}' has {min(counts.values())} {few} patients for {folds} folds; "
+            f"task '{task}' has {min(positive, negative)} {few} patients for {folds} folds; "
             f"at least {folds} patients of each class are needed."
         )
     return None

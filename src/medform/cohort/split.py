@@ -142,7 +142,7 @@ class Split:
                 f"not a split file ({type(error).__name__}: {error}).",
                 where=where,
                 fix='write {"schema_version": 1, "name": ..., "settings": {}, "certificate": {}, "folds": '
-                '[{"train": [ids], "validation": [ids], "test": [ids]}, ...]}, or a CSV with patient_id, fold, part.',
+                '[{"train": [], "validation": [], "test": []}, ...]}, or a CSV: patient_id, fold, part.',
             ) from None
         if version != SCHEMA_VERSION:
             raise InputError(

@@ -52,7 +52,7 @@ def _from_csv(path: Path, name: str) -> Split:
             raise InputError(
                 f"no column {', '.join(repr(column) for column in missing)}.",
                 where=str(path),
-                fix="write one line a patient and fold: patient_id, fold (0, 1, ...), part (train, validation, test).",
+                fix="write patient_id, fold (from 0) and part (train, validation, test), a line a patient.",
             )
         rows = [
             (reader.line_num, {column: (row[column] or "").strip() for column in COLUMNS}) for row in reader

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medform.cohort.certificate import certify, linked_patients, refuse_leaking
 from medform.cohort.cohort_file import CohortFile, ColumnSpec, SliceTask, Task, Unit
 from medform.cohort.columns import feature_columns
-from medform.cohort.files import file_sha256, file_stem, read_frame, write_bytes
+from medform.cohort.files import column, file_sha256, file_stem, read_frame, write_bytes
 from medform.cohort.frames import SCHEMA_VERSION, digest_of
 from medform.cohort.labels import binary_label, check_classes, slice_label
 from medform.cohort.patient import Patient, Series
@@ -25,6 +25,7 @@ from medform.cohort.writer import CohortWriter, SeriesRecord, SliceRecord, serie
 from medform.config import parse
 from medform.errors import InputError, Problem
 
+SLICE_NUMBERS = ("position_mm", "slope", "intercept")
 __all__ = [
     "Cohort",
     "CohortWriter",
@@ -140,7 +141,8 @@ class Cohort:
         if rows.empty:
             raise KeyError(series_id)
         row = rows.iloc[0]
-        slices = self.slices[self.slices["series_id"] == series_id]
+        slices = self.slices.loc[column(self.slices, "series_id") == series_id]
+        numbers = {name: column(slices, name).to_numpy(dtype=np.float64) for name in SLICE_NUMBERS}
         path = self.root / str(row["file"])
         if not path.is_file() or path.stat().st_size != row["bytes"]:
             raise _damaged(
@@ -155,9 +157,7 @@ class Cohort:
             unit=self.unit,
             affine_lps=None if row["affine_lps"] is None else np.asarray(row["affine_lps"]).reshape(4, 4),
             spacing_mm=None if np.isnan(spacing[1]) else (spacing[0], spacing[1], spacing[2]),
-            position_mm=slices["position_mm"].to_numpy(dtype=np.float64),
-            slope=slices["slope"].to_numpy(dtype=np.float64),
-            intercept=slices["intercept"].to_numpy(dtype=np.float64),
+            **numbers,
             sha256=str(row["sha256"]),
             voxels=np.load(path, mmap_mode="r", allow_pickle=False),
         )
@@ -190,14 +190,14 @@ class Cohort:
     def labels(self, task: str) -> pd.Series:
         """Label of every patient (index patient_id, order of the store): 1.0, 0.0 or NaN."""
         asked = self.file.task(task)
-        labels = binary_label(asked, self.table()[asked.column], self.columns[asked.column])
+        labels = binary_label(asked, column(self.table(), asked.column), self.columns[asked.column])
         return labels.reindex(pd.Index(self.patient_ids, name="patient_id"))
 
     def slice_labels(self, task: str) -> pd.Series:
         """Label of every slice (index slice_id, order of the store): 1.0, 0.0 or NaN."""
         for asked in self.slice_tasks:
             if asked.name == task:
-                return slice_label(asked, self.slices.set_index("slice_id")[f"label.{asked.column}"])
+                return slice_label(asked, column(self.slices.set_index("slice_id"), f"label.{asked.column}"))
         known = ", ".join(one.name for one in self.slice_tasks) or "none"
         raise InputError(f"no slice task '{task}' in cohort '{self.name}'.", fix=f"use one of: {known}.")
 
@@ -221,10 +221,10 @@ class Cohort:
         if unknown := sorted(kept - set(self.patient_ids)):
             raise KeyError(unknown[0])
         frames = {
-            name: frame[frame["patient_id"].isin(kept)].reset_index(drop=True)
+            name: frame[frame["patient_id"].isin(sorted(kept))].reset_index(drop=True)
             for name, frame in (("patients", self.patients), ("series", self.series), ("slices", self.slices))
         }
-        clinical = None if self.clinical is None else self.clinical[self.clinical.index.isin(kept)]
+        clinical = None if self.clinical is None else self.clinical[self.clinical.index.isin(sorted(kept))]
         digest = digest_of([self.digest, sorted(kept)])
         return replace(self, digest=digest, clinical=clinical, _whole=self._whole or self, **frames)
 
@@ -258,16 +258,15 @@ class Cohort:
 
     def _make_split(self) -> Split:
         wanted = self.file.splits
-        imaged = self.patients.set_index("patient_id")["n_series"] > 0
         strata = pd.DataFrame(
             {task: self.labels(task) for task in self.file.stratify}, index=self.patient_ids
         )
-        strata["imaged"] = imaged
+        strata["imaged"] = column(self.patients, "n_series").to_numpy() > 0
         if primary := self.file.primary:
-            labels = self.labels(primary.name)
-            scored = labels[imaged.reindex(labels.index)] if imaged.any() else labels
+            labels, imaged = self.labels(primary.name).to_numpy(), column(strata, "imaged").to_numpy()
+            scored = labels[imaged] if imaged.any() else labels
             if why := check_classes(primary.name, scored, wanted.folds):
-                raise _too_few(why, scored, wanted.folds, self.name)
+                raise _too_few(why, scored, self.name)
         split = make_split(
             self.patient_ids,
             strata,
@@ -281,13 +280,15 @@ class Cohort:
         return replace(split, certificate=certify(split, self.series, self.slices), settings=settings)
 
 
-def _too_few(why: str, labels: pd.Series, folds: int, name: str) -> InputError:
-    present = labels.dropna()
-    minority = min(int((present == 0.0).sum()), int((present == 1.0).sum()))
-    fix = f"set splits.folds: {minority}, or bring more patients." if minority >= 2 else "bring more patients"
-    if minority < 2:
-        fix += " (two of each class are the least that can be divided), or change which values are positive."
-    return InputError(why, where=f"cohort '{name}', primary task", consequence="No split was made.", fix=fix)
+def _too_few(why: str, labels: NDArray[np.float64], cohort: str) -> InputError:
+    minority = min(np.count_nonzero(labels == 0.0), np.count_nonzero(labels == 1.0))
+    if minority >= 2:
+        fix = f"set splits.folds: {minority}, or bring more patients."
+    else:
+        fix = "bring more patients (two of each class are the least that can be divided), or change positive."
+    return InputError(
+        why, where=f"cohort '{cohort}', primary task", consequence="No split was made.", fix=fix
+    )
 
 
 def _manifest(root: Path) -> dict[str, Any]:

@@ -62,8 +62,7 @@ def _gather_padded(rows: Tensor, counts: list[int]) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Our own, since torch's gather with gradient is deprecated and leaves gloo processes aborting at exit.
-    """
+    """Ours, since torch's gather with gradient is deprecated and leaves gloo processes aborting at exit."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:

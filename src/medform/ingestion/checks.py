@@ -69,7 +69,7 @@ def stack_geometry(
     count = len(order)
     step = (corners[-1] - corners[0]) / max(count - 1, 1)
     depth = float(step @ normal)
-    named = [files[index] for index in order]
+    named = [files[int(index)] for index in order]
     findings = [*_straightness(corners, along, normal, named), *_evenness(along, depth, named)]
     even = count > 1 and not any(finding.effect == "quarantine" for finding in findings)
     affine = None

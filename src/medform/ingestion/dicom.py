@@ -283,7 +283,7 @@ def _unit(images: Sequence[DicomImage], assume_hu: bool) -> tuple[Unit, list[Fin
         tag = "PhotometricInterpretation"
         return "raw", [Finding("monochrome1_inverted", "repair", reason, inverted.file, tag)]
     for image in images:
-        tag = None
+        tag = reason = ""
         if not image.slope or image.intercept is None:
             tag, reason = "RescaleSlope", "no usable rescale slope and intercept, so HU are unknown."
         elif image.rescale_type.upper() not in _HU_TYPES:

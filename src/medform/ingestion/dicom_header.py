@@ -190,7 +190,7 @@ def _image(
 
 
 def _encoding_findings(
-    dataset: FileDataset, pixels: PixelElement, name: str, frames: int
+    dataset: FileDataset, pixels: PixelElement | None, name: str, frames: int
 ) -> Iterator[Finding]:
     """Faults of the encoding that the header and the file's length show without decoding."""
     if pixels is None:

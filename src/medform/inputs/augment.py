@@ -1,8 +1,9 @@
 """Views of CT slices for contrastive learning: one table of parameters, then one pass over the batch.
 
-Only what could be another scan of the same patient is allowed: crop, left-right flip, small rotation, window and
-contrast jitter, noise, blur, cut-out. Never a vertical flip, never colour. The table (M, P) is drawn first, each row
-by a counter keyed by (seed, epoch, sample, view): the same view comes out whatever the batch, the thread, the device.
+Only what could be another scan of the same patient is allowed: crop, left-right flip, small rotation, window
+and contrast jitter, noise, blur, cut-out. Never a vertical flip, never colour. The table (M, P) is drawn
+first, each row by a counter keyed by (seed, epoch, sample, view): the same view comes out whatever the batch,
+the thread, the device.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from typing import Annotated, Self
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Shaped
+from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from medform.config import Config
 
 __all__ = ["COLUMNS", "AugmentConfig", "augment", "augment_tensor", "parameter_table", "warp_masks"]
+
+UInt64Array = NDArray[np.uint64]
 
 COLUMNS = (
     *(
@@ -56,7 +60,9 @@ Bounds = Annotated[
 
 
 class AugmentConfig(Config):
-    """How far views may differ. Defaults: medform-mgi.md 2.6 (our values; the paper publishes none), and a cut-out."""
+    """How far views may differ. Defaults: medform-mgi.md 2.6 (our values; the paper publishes none), and a
+    cut-out.
+    """
 
     crop: Bounds = (0.5, 1.0)  # share of the area that is kept
     aspect: Bounds = (0.9, 1.1)  # width / height of the crop
@@ -83,7 +89,7 @@ class AugmentConfig(Config):
         return self
 
 
-def _mix(value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+def _mix(value: UInt64Array) -> UInt64Array:
     """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): uint64 to well-mixed uint64."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -100,7 +106,9 @@ def _uniforms(
     view: Int[np.ndarray, " m"],
     count: int,
 ) -> Float[np.ndarray, "m count"]:
-    """``count`` numbers in [0, 1) a row: SplitMix64 streams that start at a hash of (seed, epoch, sample, view)."""
+    """``count`` numbers in [0, 1) a row: SplitMix64 streams that start at a hash of (seed, epoch, sample,
+    view).
+    """
     state = np.full(len(sample), seed & _MASK, np.uint64)
     for key in (epoch, sample, view):
         state = _mix(state + _GAMMA) ^ np.asarray(key, np.int64).astype(np.uint64)
@@ -118,10 +126,10 @@ def parameter_table(
 ) -> Float32[np.ndarray, "m p"]:
     """One row of parameters a view, in the order of `COLUMNS`.
 
-    ``samples`` are numbers that belong to the slices for good (not positions in the batch). A row depends on its own
-    (seed, epoch, sample, view) and the configuration, on nothing else.
+    ``samples`` are numbers that belong to the slices for good (not positions in the batch). A row depends on
+    its own (seed, epoch, sample, view) and the configuration, on nothing else.
     """
-    # every parameter has its own number of the stream, used or not: switching one off leaves the others as they were
+    # every parameter has its own number of the stream, used or not: switching one off leaves the others
     u = iter(_uniforms(seed, epoch, samples, views, 17).T)
 
     def between(bounds: tuple[float, float]) -> Float[np.ndarray, " m"]:
@@ -210,7 +218,9 @@ def _plan(table: Float32[np.ndarray, "m p"], source: int, size: int, to_unit: tu
 
 @cache
 def _noise_pool() -> Float32[np.ndarray, " pool"]:
-    """Standard normals, the same in every process; the end repeats the beginning so that any row can be read on."""
+    """Standard normals, the same in every process; the end repeats the beginning so that any row can be read
+    on.
+    """
     pool = np.random.Generator(np.random.PCG64(20250122)).standard_normal(_POOL, dtype=np.float32)
     pool = np.concatenate([pool, pool[:_LARGEST]])
     pool.setflags(write=False)
@@ -225,10 +235,11 @@ def augment(
     size: int,
     threads: int = 1,
 ) -> Float32[np.ndarray, "m 1 size size"]:
-    """Views in [0, 1] of ``pixels[rows]`` (uint8 or int16, square), one a row of ``table``; equal for any ``threads``.
+    """Views in [0, 1] of ``pixels[rows]`` (uint8 or int16, square), one a row of ``table``; equal for any
+    ``threads``.
 
-    ``to_unit`` (gain, bias) maps stored values to the window's [0, 1]. Sources wider than twice a crop's share of ``size`` would alias:
-    keep the working size below 2 x ``size``.
+    ``to_unit`` (gain, bias) maps stored values to the window's [0, 1]. Sources wider than twice a crop's
+    share of ``size`` would alias: keep the working size below 2 x ``size``.
     """
     from medform.inputs.augment_kernel import warp_views
 
@@ -268,7 +279,9 @@ def augment_tensor(
     to_unit: tuple[float, float],
     size: int,
 ) -> Float[Tensor, "m 1 size size"]:
-    """`augment` in torch on the device of ``pixels`` (one source a view): the same views to 1e-3, median 1e-6."""
+    """`augment` in torch on the device of ``pixels`` (one source a view): the same views to 1e-3, median
+    1e-6.
+    """
     device, count = pixels.device, len(pixels)
     plan = _plan(table, pixels.shape[-1], size, to_unit)
 

@@ -1,7 +1,8 @@
 """The fused CPU pass behind `augment.augment`, compiled by numba. Its plain twin is `augment.augment_tensor`.
 
-Importing this module compiles it, or reads the compiled code from numba's cache; so it is imported where it is used.
-One thread runs one call, without the GIL; threads are the caller's (numba's own would kill forked workers).
+Importing this module compiles it, or reads the compiled code from numba's cache; so it is imported where it
+is used. One thread runs one call, without the GIL; threads are the caller's (numba's own would kill forked
+workers).
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def _read_only(kind: str, dimensions: int) -> str:
 
 @_jit(*(f"void({_read_only(kind, 2)}, float32[::1], float32[:, ::1])" for kind in _IMAGES))
 def _sample(image: np.ndarray, affine: np.ndarray, out: np.ndarray) -> None:
-    """Bilinear samples of ``image`` (H, W) at x = a0 + a1 column + a2 row, y = a3 + a4 column + a5 row; edges repeat."""
+    """Bilinear samples of ``image`` (H, W) at x = a0 + a1 column + a2 row, y = a3 + a4 column + a5 row; edges
+    repeat.
+    """
     height, width = image.shape
     size = out.shape[0]
     last_x, last_y = np.float32(width - 1), np.float32(height - 1)
@@ -74,7 +77,7 @@ def _tone(image: np.ndarray, tone: np.ndarray) -> None:
 
 @_jit("void(float32[:, ::1], float32[::1], int64, float32[:, ::1], float32[::1])")
 def _blur(image: np.ndarray, taps: np.ndarray, radius: int, across: np.ndarray, padded: np.ndarray) -> None:
-    """In place: separable convolution with 2 radius + 1 ``taps`` (centred in a longer array); edges repeat."""
+    """In place: separable convolution with the 2 radius + 1 middle ``taps``; edges repeat."""
     size = image.shape[0]
     centre = taps.shape[0] // 2
     for row in range(size):
@@ -103,7 +106,9 @@ def _blur(image: np.ndarray, taps: np.ndarray, radius: int, across: np.ndarray, 
 
 @_jit(f"void(float32[:, ::1], float32, int64[::1], {_read_only('float32', 1)})")
 def _noise(image: np.ndarray, deviation: float, offset: np.ndarray, pool: np.ndarray) -> None:
-    """In place: add ``deviation`` times the pool's normals, each pixel row from its own offset, and clip to [0, 1]."""
+    """In place: add ``deviation`` times the pool's normals, each pixel row from its own offset, and clip to
+    [0, 1].
+    """
     one, zero = np.float32(1), np.float32(0)
     for row in range(image.shape[0]):
         line = image[row]
@@ -114,8 +119,9 @@ def _noise(image: np.ndarray, deviation: float, offset: np.ndarray, pool: np.nda
 
 @_jit(
     *(
-        f"void({_read_only(kind, 3)}, int64[::1], float32[:, ::1], float32[:, ::1], float32[:, ::1], int64[::1],"
-        f" float32[::1], int64[:, ::1], {_read_only('float32', 1)}, int64[:, ::1], float32[:, :, ::1])"
+        f"void({_read_only(kind, 3)}, int64[::1], float32[:, ::1], float32[:, ::1], float32[:, ::1],"
+        f" int64[::1], float32[::1], int64[:, ::1], {_read_only('float32', 1)}, int64[:, ::1],"
+        " float32[:, :, ::1])"
         for kind in _IMAGES
     )
 )
@@ -132,7 +138,7 @@ def warp_views(
     cut: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Fill ``out`` (M, S, S) with one view each of ``pixels[rows]``; the other arrays are `augment.Plan`'s."""
+    """Fill ``out`` (M, S, S) with views of ``pixels[rows]``; the other arrays are `augment.Plan`'s."""
     size = out.shape[1]
     across = np.empty((size, size), np.float32)
     padded = np.empty(size + taps.shape[1], np.float32)

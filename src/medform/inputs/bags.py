@@ -1,4 +1,6 @@
-"""A patient's slices as one bag: packed one after another at their true length, never padded, never drawn again."""
+"""A patient's slices as one bag: packed one after another at their true length, never padded, never drawn
+again.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ __all__ = ["BagSource"]
 class BagSource:
     """Slice features (T, d) of many patients, given out as packed blocks.
 
-    ``patient`` (T,) are the numbers that patients have in every block; ``index`` (T,) and ``z_mm`` (T,) place slices.
+    ``patient`` (T,) are the numbers that patients have in every block; ``index`` (T,) and ``z_mm`` (T,) place
+    slices.
     """
 
     feature: Float32[np.ndarray, "t d"]

@@ -1,4 +1,5 @@
-"""The clinical table as numbers, fitted on training patients: fill, scale, clip, one-hot, and what was not as trained.
+"""The clinical table as numbers, fitted on training patients: fill, scale, clip, one-hot, and what was not as
+trained.
 
 The core is numpy; missing stays missing up to here, where it is filled and, where it was common, flagged.
 """
@@ -15,6 +16,7 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 
 from medform.cohort.cohort_file import ColumnSpec
+from medform.cohort.files import column as series_of
 from medform.config import Config
 from medform.errors import InputError, Problem
 
@@ -25,7 +27,9 @@ _OPEN = ("category", "set")
 
 
 class ClinicalInputConfig(Config):
-    """``clip``: standard deviations at which a number is cut off; ``flag_above``: missing share that earns a flag."""
+    """``clip``: standard deviations at which a number is cut off; ``flag_above``: missing share that earns a
+    flag.
+    """
 
     kind: Literal["clinical"] = "clinical"
     clip: Annotated[float, Field(gt=0)] = 3.5
@@ -46,9 +50,9 @@ class Degradation:
 class FittedColumn:
     """One column as training patients showed it.
 
-    Numbers, booleans and ordinals (a level's place) have ``fill`` (median), ``mean``, ``sd``, ``low``, ``high``.
-    Categories and sets have ``levels`` and ``shares`` (how often each is present), which stand in for a missing value.
-    A column that did not vary gives nothing but its flag.
+    Numbers, booleans and ordinals (a level's place) have ``fill`` (median), ``mean``, ``sd``, ``low``,
+    ``high``. Categories and sets have ``levels`` and ``shares`` (how often each is present), which stand in
+    for a missing value. A column that did not vary gives nothing but its flag.
     """
 
     name: str
@@ -64,17 +68,26 @@ class FittedColumn:
     flagged: bool = False
 
     @property
+    def varies(self) -> bool:
+        """Whether training patients differed in it."""
+        return self.sd > 0 if self.type in _NUMERIC else any(share < 1 for share in self.shares)
+
+    @property
     def names(self) -> list[str]:
         """Names of the encoded columns."""
         flag = [f"{self.name} missing"] if self.flagged else []
-        if self.type in _NUMERIC:
-            return ([self.name] if self.sd > 0 else []) + flag
-        return [f"{self.name}={level}" for level in self.levels] + flag
+        if not self.varies:
+            return flag
+        return (
+            [self.name] if self.type in _NUMERIC else [f"{self.name}={level}" for level in self.levels]
+        ) + flag
 
 
 @dataclass(frozen=True)
 class EncodedTable:
-    """Encoded rows: ``values`` (n, q) float32 of ``patient_ids``; patients without any value are not among them."""
+    """Encoded rows: ``values`` (n, q) float32 of ``patient_ids``; patients without any value are not among
+    them.
+    """
 
     patient_ids: tuple[str, ...]
     names: tuple[str, ...]
@@ -83,7 +96,9 @@ class EncodedTable:
 
 
 def _numbers(values: pd.Series, column: FittedColumn | ColumnSpec, name: str) -> Float[np.ndarray, " n"]:
-    """A numeric column as float64, NaN where missing; an ordinal becomes the place of its level, unknown levels NaN."""
+    """A numeric column as float64, NaN where missing; an ordinal becomes the place of its level, unknown
+    levels NaN.
+    """
     if column.type == "ordinal":
         place = {level: float(rank) for rank, level in enumerate(column.levels or ())}
         return np.array(
@@ -92,12 +107,10 @@ def _numbers(values: pd.Series, column: FittedColumn | ColumnSpec, name: str) ->
     try:
         return values.astype("Float64").to_numpy(float, na_value=np.nan)
     except (ValueError, TypeError):
-        numeric = pd.to_numeric(values, errors="coerce")
+        words = [value for value in values if not pd.isna(value) and not _is_number(value)]
         problems = [
-            Problem(
-                "not a number.", column=name, value=str(value), suggestion="Declare the column a category?"
-            )
-            for value in values[numeric.isna() & values.notna()].unique()[:5]
+            Problem("not a number.", column=name, value=value, suggestion="Declare the column a category?")
+            for value in sorted({str(word) for word in words})[:5]
         ]
         raise InputError(
             f"column '{name}' holds text where numbers were declared.",
@@ -105,6 +118,14 @@ def _numbers(values: pd.Series, column: FittedColumn | ColumnSpec, name: str) ->
             problems=problems,
             fix="correct the cells, or the column's type in the cohort file.",
         ) from None
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
 
 
 def _members(values: pd.Series, column: FittedColumn | ColumnSpec) -> list[frozenset[str] | None]:
@@ -142,15 +163,15 @@ def _fit_column(name: str, spec: ColumnSpec, values: pd.Series, config: Clinical
     rows = [row for row in _members(values, spec) if row is not None]
     levels = sorted(frozenset().union(*rows))
     shares = [sum(level in row for row in rows) / len(rows) for level in levels]
-    if all(share == 1 for share in shares):  # one category for everybody says nothing
-        levels, shares = [], []
     flagged = 0 < len(rows) < len(values) and 1 - len(rows) / len(values) > config.flag_above
     return FittedColumn(name, spec.type, tuple(levels), tuple(shares), spec.separator, flagged=flagged)
 
 
 @dataclass(frozen=True)
 class TableEncoder:
-    """Typed table rows to (n, q) numbers. Columns are matched by name; whatever their order, the result is the same."""
+    """Typed table rows to (n, q) numbers. Columns are matched by name; whatever their order, the result is
+    the same.
+    """
 
     columns: tuple[FittedColumn, ...]
     clip: float
@@ -165,9 +186,9 @@ class TableEncoder:
     ) -> Self:
         """Fit on the rows of ``patients`` (training patients); no other row of ``frame`` is looked at.
 
-        ``frame`` is typed as in the store, with patient ids as index. ``specs`` are the columns to use, in order.
-        Patients without any value in them do not count. Raises `InputError` for a column that is not there or of a
-        type that cannot be encoded, or where no training patient has a value.
+        ``frame`` is typed as in the store, with patient ids as index. ``specs`` are the columns to use, in
+        order. Patients without any value in them do not count. Raises `InputError` for a column that is not
+        there or of a type that cannot be encoded, or where no training patient has a value.
         """
         config = config or ClinicalInputConfig()
         problems = [
@@ -195,7 +216,8 @@ class TableEncoder:
                 fix="check the patient ids and the columns with role: feature.",
             )
         return cls(
-            tuple(_fit_column(name, spec, rows[name], config) for name, spec in specs.items()), config.clip
+            tuple(_fit_column(name, spec, series_of(rows, name), config) for name, spec in specs.items()),
+            config.clip,
         )
 
     @property
@@ -206,12 +228,14 @@ class TableEncoder:
     @property
     def constant(self) -> tuple[str, ...]:
         """Columns that did not vary among the training patients and so give no number."""
-        return tuple(c.name for c in self.columns if (c.sd == 0 if c.type in _NUMERIC else not c.levels))
+        return tuple(column.name for column in self.columns if not column.varies)
 
     def encode(self, frame: pd.DataFrame) -> EncodedTable:
-        """Encode any rows; each depends on itself alone. A column that is not there counts as missing, and is named."""
+        """Encode any rows; each depends on itself alone. A column that is not there counts as missing, and is
+        named.
+        """
         present = [column.name for column in self.columns if column.name in frame.columns]
-        rows = frame[present].dropna(how="all")
+        rows: pd.DataFrame = frame.loc[:, present].dropna(how="all")
         patient_ids = tuple(str(name) for name in rows.index)
         degradations: list[Degradation] = []
         if [name for name in frame.columns if name in set(present)] != present:
@@ -219,10 +243,15 @@ class TableEncoder:
             degradations.append(Degradation(None, "", "column_order", text))
         parts: list[np.ndarray] = [np.empty((len(rows), 0))]
         for column in self.columns:
-            if column.name in rows.columns:
-                values = rows[column.name]
+            if column.name in present:
+                values, kind, text = series_of(rows, column.name), "missing_value", "no value"
             else:
                 values = pd.Series([None] * len(rows), index=rows.index, dtype="object")
+                kind, text = "missing_column", "no such column"
+            text = f"{column.name}: {text}; the training patients' middle stands in"
+            for name, value in zip(patient_ids, values, strict=True):
+                if pd.isna(value):
+                    degradations.append(Degradation(name, column.name, kind, text))
             encode = self._encode_number if column.type in _NUMERIC else self._encode_category
             encoded, found = encode(column, values)
             parts.append(encoded)
@@ -231,30 +260,22 @@ class TableEncoder:
             patient_ids, self.names, np.concatenate(parts, axis=1).astype(np.float32), tuple(degradations)
         )
 
-    def _missing(self, column: FittedColumn, values: pd.Series) -> list[Degradation]:
-        kind = "missing_value" if column.name in (values.name,) else "missing_column"
-        text = "no value" if kind == "missing_value" else "no such column"
-        return [
-            Degradation(str(name), column.name, kind, f"{column.name}: {text}; the training value stands in")
-            for name in values.index[values.isna()]
-        ]
-
     def _encode_number(
         self, column: FittedColumn, values: pd.Series
     ) -> tuple[Float[np.ndarray, "n k"], list[Degradation]]:
         numbers = _numbers(values, column, column.name)
         missing = ~np.isfinite(numbers)
-        degradations = self._missing(column, values)
+        degradations = []
         for name, value, raw in zip(values.index, numbers, values, strict=True):
             if np.isfinite(value) and not column.low <= value <= column.high:
                 seen = f"{column.low:g} to {column.high:g}"
                 text = f"{column.name}: {value:g} lies outside the training patients' range, {seen}"
                 degradations.append(Degradation(str(name), column.name, "out_of_range", text))
             elif not np.isfinite(value) and not pd.isna(raw):
-                text = f"{column.name}: level '{raw}' is not known; the training value stands in"
+                text = f"{column.name}: level '{raw}' is not known; the training patients' middle stands in"
                 degradations.append(Degradation(str(name), column.name, "unseen_category", text))
         parts = []
-        if column.sd > 0:
+        if column.varies:
             filled = np.where(missing, column.fill, numbers)
             parts.append(((filled - column.mean) / column.sd).clip(-self.clip, self.clip))
         if column.flagged:
@@ -265,18 +286,18 @@ class TableEncoder:
         self, column: FittedColumn, values: pd.Series
     ) -> tuple[Float[np.ndarray, "n k"], list[Degradation]]:
         members = _members(values, column)
-        degradations = self._missing(column, values)
-        known = set(column.levels)
+        degradations = []
+        known = frozenset(column.levels)
         encoded = np.empty((len(values), len(column.levels)))
         for row, (name, own) in enumerate(zip(values.index, members, strict=True)):
-            if own is None or (own and known and not own & known):
+            if own is None or (own and not own & known):
                 encoded[row] = column.shares
             else:
                 encoded[row] = [level in own for level in column.levels]
-            for level in sorted((own or frozenset()) - known) if known else ():
+            for level in sorted((own or frozenset()) - known):
                 text = f"{column.name}: category '{level}' was not seen in training"
                 degradations.append(Degradation(str(name), column.name, "unseen_category", text))
-        encoded /= np.sqrt(max(len(column.levels), 1))
+        encoded = encoded / np.sqrt(len(column.levels)) if column.varies else encoded[:, :0]
         if column.flagged:
             flag = np.array([own is None for own in members], float)[:, None]
             encoded = np.concatenate([encoded, flag], axis=1)

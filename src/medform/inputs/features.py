@@ -1,6 +1,8 @@
-"""What is fitted between an encoder's slice vectors and what the heads and probes see, always on training patients.
+"""What is fitted between an encoder's slice vectors and what the heads and probes see, always on training
+patients.
 
-Slice vector -> mean with its neighbours -> standardised, clipped -> principal components (alignment-pilot.md 2, 6).
+Slice vector -> mean with its neighbours -> standardised, clipped -> principal components (alignment-pilot.md
+2, 6).
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ Arrays = dict[str, np.ndarray]
 
 
 class FeatureInputConfig(Config):
-    """Slice features of an earlier stage. ``size``: side of the slices the encoder reads; ``layers``: whose pooled maps.
+    """Slice features of an earlier stage. ``size``: side of the slices the encoder reads; ``layers``: whose
+    pooled maps.
 
     ``smooth``: mean with the neighbours in the series or not; ``pca``: components kept, null for all columns.
     """
@@ -92,7 +95,9 @@ class FeatureMap:
         training: Bool[np.ndarray, " t"],
         config: FeatureInputConfig,
     ) -> Self:
-        """Fit on the rows that ``training`` marks; the others are not looked at. Raises ValueError without any."""
+        """Fit on the rows that ``training`` marks; the others are not looked at. Raises ValueError without
+        any.
+        """
         if not training.any():
             raise ValueError("there is no training slice to fit on")
         seen = raw[training]
@@ -112,7 +117,9 @@ class FeatureMap:
     def apply(
         self, raw: Float32[np.ndarray, "t d"], series: Int[np.ndarray, " t"]
     ) -> Float32[np.ndarray, "t k"]:
-        """Features of any slices. Clipping leaves a small mean, which is kept: bags are centred where they are used."""
+        """Features of any slices. Clipping leaves a small mean, which is kept: bags are centred where they
+        are used.
+        """
         rows = self._standard(smooth_neighbours(raw, series) if self.smooth else raw)
         return (rows if self.components is None else rows @ self.components).astype(np.float32)
 
@@ -129,7 +136,7 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class ImageOnly:
-    """Mean bags (n, k) to the image-only vector: principal components of training patients, each / sd^power."""
+    """Mean bags (n, k) to image-only vectors: principal components of training patients, each / sd^power."""
 
     mean: Float[np.ndarray, " k"]
     maps: Float[np.ndarray, "k p"]
@@ -156,7 +163,7 @@ class ImageOnly:
 
 @dataclass(frozen=True)
 class Joined:
-    """Parts of an embedding side by side, 1:1: each centred, at mean squared norm 1 on the training patients."""
+    """Parts of an embedding side by side, each centred, at mean squared norm 1 on the training patients."""
 
     mean: tuple[Float[np.ndarray, " d"], ...]
     scale: tuple[float, ...]

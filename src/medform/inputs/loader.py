@@ -52,10 +52,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class EpochSampler:
-    """Items 0..n-1 in a new order each epoch, cut into batches of nearly equal size, none larger than ``batch``.
+    """Items 0..n-1 in a new order each epoch, cut into batches of nearly equal size, none larger than
+    ``batch``.
 
-    Every item comes once an epoch. No batch is smaller than ``least``, unless there are fewer items: where that cannot
-    be kept otherwise (odd n in pairs), one item sits out an epoch, another one each time.
+    Every item comes once an epoch. No batch is smaller than ``least``, unless there are fewer items: where
+    that cannot be kept otherwise (odd n in pairs), one item sits out an epoch, another one each time.
     """
 
     n: int
@@ -96,7 +97,9 @@ class EpochSampler:
 
 
 class SliceLoader:
-    """Batches of two views of single slices: one block with 2 M rows, first all first views, then all second ones."""
+    """Batches of two views of single slices: one block with 2 M rows, first all first views, then all second
+    ones.
+    """
 
     views = 2
 
@@ -120,7 +123,9 @@ class SliceLoader:
         return self.sampler.steps_per_epoch
 
     def batch(self, step: int) -> Batch:
-        """Views of ``step``'s slices, (2 M, 1, size, size) in [0, 1]; ``item`` is equal for two views of a slice."""
+        """Views of ``step``'s slices, (2 M, 1, size, size) in [0, 1]; ``item`` is equal for two views of a
+        slice.
+        """
         epoch, places = self.sampler.at(step)
         rows = np.tile(self.rows[places], self.views)
         view = np.repeat(np.arange(self.views), len(places))
@@ -147,11 +152,11 @@ class SliceLoader:
 
 @dataclass(frozen=True)
 class RowSource:
-    """One row of numbers a patient (encoded table, labels): ``values`` (n, q) of the patients ``codes`` (n,)."""
+    """One row of numbers a patient (encoded table, labels): ``values`` (n, q) of patients ``codes`` (n,)."""
 
     values: Float32[np.ndarray, "n q"]
     codes: Codes
-    name: str = "row"  # of the tensor in Block.value
+    name: str = "table"  # of the tensor in Block.value
 
     def block(self, patients: Codes) -> Block:
         """Rows of those of ``patients`` that have one, in the order given."""
@@ -163,14 +168,17 @@ class RowSource:
         return Block(value={self.name: values}, patient=code, item=code, cohort=torch.zeros_like(code))
 
     def reassigned(self, owner: Mapping[int, int]) -> RowSource:
-        """The same rows in other hands: patient p gets the row of ``owner[p]`` (its own where p is not named)."""
+        """The same rows in other hands: patient p gets the row of ``owner[p]`` (its own where p is not
+        named).
+        """
         inverse = {old: new for new, old in owner.items()}
         codes = np.array([inverse.get(int(code), int(code)) for code in self.codes], np.int64)
         return RowSource(self.values, codes, self.name)
 
 
 def mismatch(patients: Codes, seed: int) -> dict[int, int]:
-    """A random assignment in which every one of ``patients`` gets another one's row (a single patient keeps its own).
+    """A random assignment in which every one of ``patients`` gets another one's row (a single patient keeps
+    its own).
 
     One cycle through all of them (Sattolo 1986), so that no pair of the shuffled control is a true pair.
     """
@@ -186,8 +194,8 @@ def mismatch(patients: Codes, seed: int) -> dict[int, int]:
 class PatientLoader:
     """Batches of patients over several modalities; each block holds the patients that have the modality.
 
-    ``pairing="shuffled"`` is the control: the rows of every table go to other training patients, seeded; those of
-    labels (a `RowSource` called "label") stay.
+    ``pairing="shuffled"`` is the control: the rows of every table go to other training patients, seeded;
+    those of labels (a `RowSource` called "label") stay.
     """
 
     def __init__(
@@ -203,7 +211,7 @@ class PatientLoader:
         self.sampler = EpochSampler(len(patients), batch, seed, least=2)
         if pairing == "shuffled":
             for modality, source in sources.items():
-                if isinstance(source, RowSource) and source.name != "label":
+                if isinstance(source, RowSource) and source.name == "table":
                     having = patients[np.isin(patients, source.codes)]
                     self.sources[modality] = source.reassigned(mismatch(having, seed))
 

@@ -1,6 +1,7 @@
 """Slices of a cohort at a working size: one integer array in memory or in the run's cache, its unit kept.
 
-16 bits stay 16 bits, since the window is an augmentation. Nothing here is fitted, so one array serves every fold.
+16 bits stay 16 bits, since the window is an augmentation. Nothing here is fitted, so one array serves every
+fold.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from jaxtyping import Float32, Int, Shaped
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from medform.cohort.store import Cohort
@@ -28,7 +30,9 @@ Side = Annotated[int, Field(ge=16, le=1024)]
 
 
 class SliceInputConfig(Config):
-    """Two augmented views of single slices. ``size``: side of a view; ``source``: side that views are cut from."""
+    """Two augmented views of single slices. ``size``: side of a view; ``source``: side that views are cut
+    from.
+    """
 
     kind: Literal["slices"] = "slices"
     size: Side = 128
@@ -44,7 +48,9 @@ class SliceInputConfig(Config):
 
 @dataclass(frozen=True)
 class Scale:
-    """What a stored integer means: value = stored x ``slope`` + ``intercept``, and ``window`` is mapped to [0, 1]."""
+    """What a stored integer means: value = stored x ``slope`` + ``intercept``, and ``window`` is mapped to
+    [0, 1].
+    """
 
     slope: float
     intercept: float
@@ -56,12 +62,12 @@ class Scale:
         low, high = self.window
         return self.slope / (high - low), (self.intercept - low) / (high - low)
 
-    def unit(self, stored: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    def unit(self, stored: NDArray[np.integer]) -> NDArray[np.float32]:
         """Stored integers as float32 in [0, 1]."""
         gain, bias = self.to_unit
         return np.clip(stored.astype(np.float32) * np.float32(gain) + np.float32(bias), 0.0, 1.0)
 
-    def stored(self, value: Float32[np.ndarray, "..."], kind: np.dtype) -> Shaped[np.ndarray, "..."]:
+    def stored(self, value: NDArray[np.float32], kind: np.dtype) -> NDArray[np.integer]:
         """Values in the cohort's unit as the nearest integers of ``kind``; what it cannot hold is cut off."""
         limits = np.iinfo(kind)
         return np.rint((value - self.intercept) / self.slope).clip(limits.min, limits.max).astype(kind)
@@ -79,7 +85,9 @@ def _storage(unit: str, window: tuple[float, float]) -> tuple[Scale, np.dtype]:
 
 @lru_cache(maxsize=16)
 def _weights(before: int, after: int) -> Float32[np.ndarray, "after before"]:
-    """Each output pixel as a weighted mean of input pixels: their overlap when shrinking, linear when enlarging."""
+    """Each output pixel as a weighted mean of input pixels: their overlap when shrinking, linear when
+    enlarging.
+    """
     edges = np.arange(after + 1) * (before / after)
     if after <= before:
         left, right = np.arange(before), np.arange(before) + 1
@@ -118,9 +126,9 @@ def shrink(
 class SliceStore:
     """T slices, ordered by patient (in the cohort's hashed order), series and index.
 
-    ``patient`` (T,) points into ``patient_ids``, ``series`` (T,) into the series of the cohort, ``index`` (T,) is the
-    slice's place in its series and ``z_mm`` (T,) its position (NaN where unknown). ``key`` (T,) is a number that belongs
-    to the slice for good, from its id; ``digest`` names the pixels, for caches.
+    ``patient`` (T,) points into ``patient_ids``, ``series`` (T,) into the series of the cohort, ``index``
+    (T,) is the slice's place in its series and ``z_mm`` (T,) its position (NaN where unknown). ``key`` (T,)
+    is a number that belongs to the slice for good, from its id; ``digest`` names the pixels, for caches.
     """
 
     pixels: Shaped[np.ndarray, "t side side"]
@@ -143,7 +151,7 @@ class SliceStore:
         return self.pixels.shape[-1]
 
     def codes(self, patients: Iterable[str]) -> Int[np.ndarray, " n"]:
-        """Numbers of ``patients`` in ``patient_ids``, in the order given; KeyError for one that is not there."""
+        """Numbers of ``patients`` in ``patient_ids``, in the order given; KeyError for an unknown one."""
         known = {name: code for code, name in enumerate(self.patient_ids)}
         return np.array([known[name] for name in patients], np.int64)
 
@@ -161,7 +169,9 @@ def _rows_of(cohort: Cohort) -> Iterator[tuple[str, int]]:
 
 
 def _digest(cohort: Cohort, size: int, scale: Scale, kind: np.dtype) -> str:
-    """Names the pixels that `working_slices` makes: voxel files, which of their slices, rescale and working size."""
+    """Names the pixels that `working_slices` makes: voxel files, which of their slices, rescale and working
+    size.
+    """
     voxels = dict(zip(cohort.series["series_id"], cohort.series["sha256"], strict=True))
     hashed = hashlib.sha256()
     rescale = zip(cohort.slices["slope"], cohort.slices["intercept"], strict=True)
@@ -191,8 +201,9 @@ def working_slices(
 ) -> SliceStore:
     """All slices of ``cohort`` at ``size`` x ``size`` pixels.
 
-    With ``cache`` (a folder) the array is made once, one slice at a time, and memory-mapped read-only from then on; its
-    file name holds the digest of what it was made from. ``progress(done, total)`` is called after every slice.
+    With ``cache`` (a folder) the array is made once, one slice at a time, and memory-mapped read-only from
+    then on; its file name holds the digest of what it was made from. ``progress(done, total)`` is called
+    after every slice.
     """
     scale, kind = _storage(cohort.unit, cohort.window)
     shape = (len(cohort.slices), size, size)

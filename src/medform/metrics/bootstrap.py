@@ -32,6 +32,7 @@ __all__ = [
     "quadratic_resamples",
     "resample",
     "resample_counts",
+    "resampled",
     "sign_p_value",
 ]
 

@@ -5,13 +5,15 @@ Starting weights (ImageNet, a user's file) are in `medform.models.weights`.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import timm
 import torch
+import yaml
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from medform.compute.seed import draws_from
@@ -19,7 +21,7 @@ from medform.config import Config
 from medform.errors import InputError, nearest
 from medform.interfaces import Block, Encoded, Tower
 
-__all__ = ["Layer", "TimmConfig", "TimmTower", "check_model_name"]
+__all__ = ["ImageConfig", "ImageTower", "Layer", "ModuleConfig", "TimmConfig", "check_model_name"]
 
 Layer = int | Literal["head"]
 """A stage of a backbone by its number, or ``head``: the pooled output of the whole backbone."""
@@ -42,34 +44,68 @@ def check_model_name(model: str) -> None:
     )
 
 
-class TimmConfig(Config):
-    """A timm backbone as tower of one modality of slices.
+class ImageConfig(Config):
+    """What all image towers share.
 
-    ``model``: a timm name; ``in_channels``: 1 for CT, more for registered series. ``trainable``: names of
-    backbone modules (``blocks.5``, ``layer4``) that learn, each with all that is below it; None: all.
-    ``batch_norm: frozen`` keeps the running statistics of every batch norm, also in training (small
-    batches). ``pool`` makes the pooled vector of the last map: mean, maximum, or a ViT's class token.
-    ``mean`` and ``std``: the normalisation that the weights expect; 0.5 and 0.5 are those of the ImageNet
-    start.
+    ``trainable``: names of backbone modules (``blocks.5``, ``layer4``) that learn, each with all that is
+    below it; None: all. ``batch_norm: frozen`` keeps the running statistics of every batch norm, also in
+    training (small batches). ``mean`` and ``std``: the normalisation that the weights expect; 0.5 and 0.5
+    are those of the ImageNet start.
+    """
+
+    trainable: list[str] | None = None
+    batch_norm: Literal["train", "frozen"] = "train"
+    mean: float = 0.5
+    std: float = Field(default=0.5, gt=0)
+
+
+class TimmConfig(ImageConfig):
+    """A timm backbone.
+
+    ``model``: a timm name; ``in_channels``: 1 for CT, more for registered series. ``pool`` makes the pooled
+    vector of the last map: mean, maximum, or a ViT's class token.
     """
 
     kind: Literal["timm"] = "timm"
     model: str
     in_channels: int = Field(default=1, ge=1)
-    trainable: list[str] | None = None
-    batch_norm: Literal["train", "frozen"] = "train"
     pool: Literal["avg", "max", "token"] = "avg"
-    mean: float = 0.5
-    std: float = Field(default=0.5, gt=0)
 
-    def build(self, random: torch.Generator) -> TimmTower:
-        """The tower with random initial weights drawn from ``random``; raises `InputError` for unknown
-        names.
+    def build(self, random: torch.Generator) -> ImageTower:
+        """The tower with initial weights drawn from ``random``; raises `InputError` for names timm does not
+        know.
         """
         check_model_name(self.model)
         with draws_from(random):
             encoder = _create(self.model, self.in_channels, self.pool)
-        return TimmTower(encoder, self)
+        return ImageTower(encoder, self, self.model)
+
+
+class ModuleConfig(ImageConfig):
+    """A user's own encoder: ``module`` is ``package.module:Name``, other keys are arguments of its
+    constructor.
+
+    Any ``torch.nn.Module`` that maps (M, C, H, W) to (M, d) will do; d is its attribute ``width`` or
+    ``num_features``, else it is found by encoding one empty slice of 64 x 64 pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: Literal["module"] = "module"
+    module: str
+
+    def build(self, random: torch.Generator) -> ImageTower:
+        """The tower with initial weights drawn from ``random``. Arguments are converted as YAML: ``3`` is a
+        number.
+        """
+        module, _, name = self.module.partition(":")
+        arguments = {
+            key: yaml.safe_load(value) if isinstance(value, str) else value
+            for key, value in (self.model_extra or {}).items()
+        }
+        with draws_from(random):
+            encoder = getattr(importlib.import_module(module), name)(**arguments)
+        return ImageTower(encoder, self, self.module)
 
 
 def _create(model: str, in_channels: int, pool: str) -> nn.Module:
@@ -84,19 +120,33 @@ def _create(model: str, in_channels: int, pool: str) -> nn.Module:
     return timm.create_model(model, **options)
 
 
-class TimmTower(Tower):
-    """Slices (M, C, H, W) in [0, 1] -> pooled vectors (M, ``width``). ``encoder`` is the plain timm module.
+def _width(encoder: nn.Module) -> int:
+    for name in ("width", "head_hidden_size", "num_features"):
+        if isinstance(found := getattr(encoder, name, None), int):
+            return found
+    channels = next((p.shape[1] for p in encoder.parameters() if p.ndim == 4), 1)
+    training = encoder.training
+    with torch.no_grad():
+        width = encoder.eval()(torch.zeros(1, channels, 64, 64)).shape[1]
+    encoder.train(training)
+    return int(width)
+
+
+class ImageTower(Tower):
+    """Slices (M, C, H, W) in [0, 1] -> pooled vectors (M, ``width``).
+
+    ``encoder`` is the plain module of the name ``model``, usable without medform.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, encoder: nn.Module, config: TimmConfig) -> None:
+    def __init__(self, encoder: nn.Module, config: ImageConfig, model: str) -> None:
         super().__init__()
-        self.model = config.model
+        self.model = model
         # channels last is 1.2 to 1.7 times faster on the CPU for convolutions, with the same results
         self.encoder: Any = encoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.width = int(getattr(encoder, "head_hidden_size", None) or encoder.num_features)  # pyright: ignore
+        self.width = _width(encoder)
         self.register_buffer("mean", torch.tensor(config.mean))
         self.register_buffer("std", torch.tensor(config.std))
         if config.trainable is not None:
@@ -131,7 +181,7 @@ class TimmTower(Tower):
 
         return tuple(module for module in self.encoder.modules() if still(module))
 
-    def train(self, mode: bool = True) -> TimmTower:
+    def train(self, mode: bool = True) -> ImageTower:
         """As `nn.Module.train`, but what is frozen stays in evaluation mode."""
         super().train(mode)
         for module in getattr(self, "_still", ()):

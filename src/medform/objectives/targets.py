@@ -131,7 +131,9 @@ def _near(ids: Ids, reach: Reach) -> Bool[Tensor, "m m"]:
 
 def _like_height(ids: Ids) -> Bool[Tensor, "m m"]:
     if ids.height is None:
-        raise ValueError("`position: matched` needs the relative height of every slice in the block's `height`.")
+        raise ValueError(
+            "`position: matched` needs the relative height of every slice in the block's `height`."
+        )
     return (ids.height[:, None] - ids.height).abs() <= MATCHED_HEIGHT
 
 

@@ -21,11 +21,12 @@ def phantom(
     options: HospitalOptions | Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Truth:
-    """Write a synthetic hospital to ``out``: DICOM, clinical table, genes, masks, cohort file and ``truth.json``.
+    """Write a synthetic hospital to ``out``: DICOM, clinical table, genes, masks, cohort file, truth.
 
     ``patients`` (at least 2) can be used; with the default options three more people cannot, on purpose.
-    ``options`` is a `HospitalOptions` or a mapping of its keys, e.g. ``{"signal": "off"}``. The same arguments
-    give the same bytes. Raises `InputError` for an unknown key, a value out of range, or a folder in use.
+    ``options`` is a `HospitalOptions` or a mapping of its keys, e.g. ``{"signal": "off"}``. The same
+    arguments give the same bytes. Raises `InputError` for an unknown key, a value out of range, or a folder
+    that is in use.
     """
     from medform.config import parse
     from medform.synthetic.hospital import write_hospital

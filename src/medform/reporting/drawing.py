@@ -23,7 +23,9 @@ __all__ = ["COLOURS", "Picture", "plain", "publish", "publish_svg", "sheet"]
 INK, MUTED, RULE = "#1b2430", "#55616c", "#d5dade"
 # Each at least 4.5 : 1 on white, and told apart by marker and dash as well, so that no reading rests on colour alone.
 COLOURS = {"image": "#0b5c7a", "table": "#8a5a00", "both": "#6a3d8f", "control": "#66717b", "red": "#b3261e"}
-WIDTH_INCH = 4.1  # 394 px on screen: text keeps its size on a phone, and two figures stand side by side on a desk
+# Drawn at the size of a phone's screen (an inch is 96 px), so that text is never scaled down: two or three figures
+# stand side by side on a desk.
+WIDE_INCH, NARROW_INCH = 4.1, 3.4
 
 STYLE = {
     "svg.fonttype": "none",
@@ -68,15 +70,15 @@ def plain(text: str) -> str:
 
 
 @contextmanager
-def sheet(height_inch: float, columns: int = 1) -> Iterator[tuple[Figure, Sequence[Axes]]]:
-    """A figure in the page's style with ``columns`` axes side by side; nothing of it touches matplotlib's globals."""
+def sheet(height_inch: float, width_inch: float = WIDE_INCH) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of one plot in the page's style; nothing of it touches matplotlib's globals."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # the browser has it
-        figure = Figure(figsize=(WIDTH_INCH, height_inch), layout="constrained")
-        yield figure, list(figure.subplots(1, columns, squeeze=False)[0])
+        figure = Figure(figsize=(width_inch, height_inch), layout="constrained")
+        yield figure, figure.add_subplot()
 
 
 def publish(

@@ -9,7 +9,7 @@ from typing import Any
 from medform.reporting.words import FEW_SHOT_MODELS, SUPPORTS
 from medform.runs.scores import ScoreRow
 
-__all__ = ["Panel", "Point", "panels"]
+__all__ = ["Panel", "Point", "common_limits", "panels"]
 
 PAIR = "aligned - image_only"
 
@@ -94,3 +94,10 @@ def _line(rows: Sequence[ScoreRow]) -> list[Point]:
         if row.shots is not None and row.value is not None
     ]
     return sorted(points, key=lambda point: point.shots)
+
+
+def common_limits(panels: Sequence[Panel]) -> tuple[float, float]:
+    """The AUROC range that holds every point and interval of the panels, and the chance line."""
+    points = [point for panel in panels for line in panel.lines.values() for point in line]
+    ends = [end for p in points for end in (p.value, p.ci_low, p.ci_high) if end is not None]
+    return min([0.48, *(end - 0.02 for end in ends)]), max([0.52, *(end + 0.02 for end in ends)])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medform.reporting.controls import TaskScores
-from medform.reporting.drawing import COLOURS, INK, MUTED, RULE, Picture, plain, publish, sheet
+from medform.reporting.drawing import COLOURS, INK, MUTED, NARROW_INCH, RULE, Picture, plain, publish, sheet
 from medform.reporting.few_shot import Panel
 from medform.reporting.montage import MontagePatient
 from medform.reporting.words import interval, metric_name, model_words, number
@@ -48,7 +48,7 @@ def draw_controls(run: Path, scores: TaskScores, metric: str, chance: float | No
     if not rows:
         return None
     null = next((row for row in rows if row.model == "permuted_labels"), None)
-    with sheet(0.62 + 0.235 * len(rows)) as (figure, (axes,)):
+    with sheet(0.62 + 0.235 * len(rows)) as (figure, axes):
         if null is not None and null.ci_low is not None and null.ci_high is not None:
             axes.axvspan(null.ci_low, null.ci_high, color="#eceff1", linewidth=0, zorder=0)
         if chance is not None:
@@ -92,7 +92,7 @@ def draw_roc(run: Path, task: str, curves: pd.DataFrame) -> Picture | None:
              if (curves["model"] == model).any()]
     if not shown:
         return None
-    with sheet(3.3) as (figure, (axes,)):
+    with sheet(3.3) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (1.5, 2)))
         for model in shown:
             colour, dash, _ = LINES[model]
@@ -114,11 +114,14 @@ def draw_roc(run: Path, task: str, curves: pd.DataFrame) -> Picture | None:
         )
 
 
-def draw_few_shot(run: Path, panel: Panel) -> Picture:
-    """AUROC against the number of supports a class, with intervals, for one kind of supports."""
+def draw_few_shot(run: Path, panel: Panel, limits: tuple[float, float]) -> Picture:
+    """AUROC against the number of supports a class, with intervals, for one kind of supports.
+
+    ``limits`` of the AUROC axis are those of all panels of the task, so that they can be compared by eye.
+    """
     shots = sorted({point.shots for line in panel.lines.values() for point in line})
     place = {k: number for number, k in enumerate(shots)}
-    with sheet(2.75) as (figure, (axes,)):
+    with sheet(2.5, NARROW_INCH) as (figure, axes):
         chance_line(axes, 0.5)
         for shift, (model, line) in enumerate(panel.lines.items()):
             colour, dash, marker = LINES.get(model, OTHER_LINE)
@@ -135,9 +138,8 @@ def draw_few_shot(run: Path, panel: Panel) -> Picture:
         axes.set_ylabel("AUROC")
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.set_axisbelow(True)
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high + 0.2 * (high - low))  # room for the legend above the lines
-        axes.legend(loc="upper center", ncols=len(panel.lines), handlelength=2.2, columnspacing=1.2)
+        axes.set_ylim(*limits)
+        figure.legend(loc="outside upper left", ncols=len(panel.lines), handlelength=1.8, columnspacing=1.0)
         return publish(
             run,
             f"few-shot-{slug(panel.task)}-{slug(panel.supports)}",
@@ -156,7 +158,7 @@ def draw_training(
     lines = [points for line in lines if (points := [row for row in line if row.get(key) is not None])]
     if not lines:
         return None
-    with sheet(2.2) as (figure, (axes,)):
+    with sheet(1.9, NARROW_INCH) as (figure, axes):
         for points in lines:
             steps = [row["step"] for row in points]
             values = [row[key] for row in points]
@@ -167,7 +169,6 @@ def draw_training(
         if key == "effective_rank":
             axes.axhline(2, color=COLOURS["red"], linewidth=1, linestyle=(0, (1.5, 2)))
         axes.set_xlabel("Step")
-        axes.set_ylabel(label)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.margins(x=0.02)
         rows = [
@@ -183,7 +184,7 @@ def draw_training(
             f"training-{slug(stage)}-{slug(key)}",
             figure,
             rows,
-            f"{stage}: {label}",
+            label,
             f"One line a fold.{note.get(key, '')}",
             f"{label} of stage {stage} by step; at the end {ends}.",
         )
@@ -192,7 +193,7 @@ def draw_training(
 def draw_attention_profile(run: Path, patient: MontagePatient) -> Picture:
     """The weight of every slice of a patient, feet to head, beside the weight of an even mean."""
     even = 1 / len(patient.profile)
-    with sheet(1.15) as (figure, (axes,)):
+    with sheet(1.0, NARROW_INCH) as (figure, axes):
         slices = range(len(patient.profile))
         axes.bar(slices, patient.profile, width=0.85, color=COLOURS["image"], linewidth=0)
         chance_line(axes, even)

@@ -90,13 +90,13 @@ def counted(number: int, unit: str) -> str:
 
 
 def _step_box(step: FlowStep) -> _Box:
-    return _Box([*textwrap.wrap(step.name, 24), *step.counts])
+    return _Box([*textwrap.wrap(step.name, 21), *step.counts])
 
 
 def _exclusion_box(exclusions: Sequence[Exclusion]) -> _Box:
     lines: list[str] = []
     for exclusion in exclusions:
-        lines += textwrap.wrap(f"{counted(exclusion.count, exclusion.unit)}: {exclusion.reason}", 29)
+        lines += textwrap.wrap(f"{counted(exclusion.count, exclusion.unit)}: {exclusion.reason}", 25)
     return _Box(lines)
 
 

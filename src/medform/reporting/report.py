@@ -20,9 +20,9 @@ from medform.reporting.controls import (
     warnings,
 )
 from medform.reporting.drawing import Picture, publish_svg
-from medform.reporting.few_shot import Panel, panels
+from medform.reporting.few_shot import Panel, common_limits, panels
 from medform.reporting.figures import draw_attention_profile, draw_controls, draw_few_shot, draw_roc, draw_training
-from medform.reporting.flow import Flow, draw_flow, flow_rows
+from medform.reporting.flow import Flow, counted, draw_flow, flow_rows
 from medform.reporting.montage import FLAT, MontagePatient, entropy_ratio
 from medform.reporting.provenance import banners, plan_rows, provenance_rows
 from medform.reporting.run_files import RunFacts, RunFiles, TaskFacts, read_run
@@ -33,13 +33,7 @@ __all__ = ["MOST_BYTES", "make_report"]
 
 MOST_BYTES = 6_000_000
 MAIN = "main"  # the variant that is the recipe itself
-LOGGED = {
-    "loss": "loss",
-    "retrieval_at_1": "retrieval@1",
-    "effective_rank": "effective rank",
-    "alignment": "alignment",
-    "uniformity": "uniformity",
-}
+LOGGED = {"loss": "Loss", "retrieval_at_1": "Retrieval@1", "effective_rank": "Effective rank"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,7 @@ def _render(files: RunFiles, patients: Sequence[AttentionPatient], images: bool,
 
     here = Path(__file__).parent
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.globals.update(words=words, chance_of=chance_of)
+    environment.globals.update(words=words, chance_of=chance_of, counted=counted)
     template = environment.from_string((here / "template.html").read_text(encoding="utf-8"))
     facts = files.facts
     return template.render(
@@ -135,7 +129,8 @@ def _task_facts(facts: RunFacts, rows: Sequence[ScoreRow]) -> list[TaskFacts]:
 def _task_section(files: RunFiles, task: TaskFacts) -> TaskSection:
     scores = task_scores(files.rows, task, files.facts.selected.get(task.name))
     shown = [row for model in scores.models for metric in scores.metrics if (row := scores.cells[model].get(metric))]
-    few_shot = [(panel, draw_few_shot(files.folder, panel)) for panel in panels(files.rows, task.name)]
+    few_shot = panels(files.rows, task.name)
+    limits = common_limits(few_shot)
     return TaskSection(
         scores=scores,
         verdict=verdict(files.rows, scores, files.facts),
@@ -143,7 +138,7 @@ def _task_section(files: RunFiles, task: TaskFacts) -> TaskSection:
         differences=differences(files.rows, task, files.facts.detectable.get(task.name)),
         controls=draw_controls(files.folder, scores, "auroc", chance_of("auroc", task)),
         notes=list(dict.fromkeys(row.note for row in shown if row.note)),
-        few_shot=few_shot,
+        few_shot=[(panel, draw_few_shot(files.folder, panel, limits)) for panel in few_shot],
         roc=_roc(files, task.name),
     )
 

@@ -23,13 +23,13 @@ def write_arrays(
     """Write ``arrays`` and JSON-able ``notes``, whole or not at all; equal content gives equal bytes."""
     from safetensors.numpy import save
 
-    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    ordered = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
     metadata = {_NOTES: json.dumps(notes or {}, sort_keys=True)}
     write_atomically(path, save(ordered, metadata=metadata))
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the notes of `write_arrays`; raises `InputError` where the file is missing or damaged."""
+    """The arrays and notes of `write_arrays`; raises `InputError` where the file is missing or damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,4 +1,4 @@
-"""Checkpoints of training: weights, optimizer and generator states in one safetensors file a step, no pickle."""
+"""Checkpoints of training: weights and optimizer state in one safetensors file a step, no pickle."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ _NOTES = "medform"
 class Checkpoint:
     """A moment of training: ``step`` steps are done.
 
-    ``model`` is a module's state dict, ``optimizer`` an optimizer's, ``generators`` holds the uint8 states of the named
-    random generators, ``notes`` is JSON-able (settings that resuming must repeat exactly, counters).
+    ``model`` is a module's state dict, ``optimizer`` an optimizer's, ``notes`` is JSON-able: the seed, from
+    which every step makes its generators, and counters.
     """
 
     step: int
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
-    generators: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -43,7 +42,6 @@ def _own(tensor: Tensor) -> Tensor:
 def _flatten(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors by dotted name, and everything that is no tensor as a JSON tree."""
     tensors = {f"model.{name}": _own(tensor) for name, tensor in checkpoint.model.items()}
-    tensors |= {f"generator.{name}": _own(state) for name, state in checkpoint.generators.items()}
     numbers: dict[str, dict[str, Any]] = {}
     for index, state in checkpoint.optimizer.get("state", {}).items():
         for name, value in state.items():
@@ -115,9 +113,6 @@ def _read(path: Path) -> Checkpoint:
         step=tree["step"],
         model={name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")},
         optimizer={"state": state, "param_groups": tree["groups"]},
-        generators={
-            name.removeprefix("generator."): t for name, t in tensors.items() if name.startswith("generator.")
-        },
         notes=tree["notes"],
     )
 
@@ -146,7 +141,8 @@ def load_weights(path: Path, model: nn.Module) -> None:
     shapes = [name for name in sorted(own.keys() & tensors.keys()) if own[name].shape != tensors[name].shape]
     if missing or extra or shapes:
         raise InputError(
-            f"weights of another architecture: missing {missing[:5]}, unknown {extra[:5]}, other shape {shapes[:5]}.",
+            f"weights of another architecture: missing {missing[:5]}, unknown {extra[:5]},"
+            f" other shape {shapes[:5]}.",
             where=str(path),
             consequence="Nothing was loaded.",
             fix="use the recipe that made the weights.",

@@ -108,8 +108,8 @@ def read_json(path: Path) -> Any:
 class RunIdentity:
     """What a run folder was made from. Two runs with an equal identity may share a folder.
 
-    ``recipe`` is the resolved recipe as YAML text, ``cohorts`` maps each cohort's name to its digest, ``version``
-    is medform's own.
+    ``recipe`` is the resolved recipe as YAML text, ``cohorts`` maps each cohort's name to its digest,
+    ``version`` is medform's own.
     """
 
     recipe: str
@@ -117,7 +117,9 @@ class RunIdentity:
     version: str
 
     def difference(self, other: RunIdentity) -> list[str]:
-        """What changed from ``self`` (in the folder) to ``other`` (asked for): a diff of lines, empty if nothing."""
+        """What changed from ``self`` (in the folder) to ``other`` (asked for): a diff of lines, empty if
+        nothing.
+        """
         mine, theirs = self.recipe.splitlines(), other.recipe.splitlines()
         lines = list(
             difflib.unified_diff(
@@ -150,7 +152,9 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def stage(self, stage: str, variant: str = "main", seed: int = 0, fold: int | None = None) -> Path:
-        """Folder of one trained stage: ``folds/<k>/<variant>/<seed>/<stage>``, or below ``final/`` without a fold."""
+        """Folder of one trained stage: ``folds/<k>/<variant>/<seed>/<stage>``, or below ``final/`` without a
+        fold.
+        """
         top = self.path / "final" if fold is None else self.path / "folds" / str(fold)
         return top / variant / str(seed) / stage
 
@@ -189,9 +193,9 @@ class RunFolder:
     ) -> bool:
         """Start a run here or go on with one; True where it goes on. Call it while holding the lock.
 
-        ``fields`` are stored in run.json of a new run. Raises `InputError` where another configuration lies here
-        (with the difference), where a run lies here and neither ``resume`` nor ``overwrite`` is given, and where
-        the folder holds files that are not a run's.
+        ``fields`` are stored in run.json of a new run. Raises `InputError` where another configuration lies
+        here (with the difference), where a run lies here and neither ``resume`` nor ``overwrite`` is given,
+        and where the folder holds files that are not a run's.
         """
         self._sweep()
         if self.exists() and not overwrite:

@@ -22,7 +22,9 @@ def _clean(value: Any) -> Any:
 
 
 def read_log(path: Path, **where: Any) -> list[dict[str, Any]]:
-    """The lines of ``path`` whose fields equal ``where``, in order; a torn last line (a killed write) is left out."""
+    """The lines of ``path`` whose fields equal ``where``, in order; a torn last line (a killed write) is left
+    out.
+    """
     if not path.is_file():
         return []
     rows = []

@@ -14,7 +14,16 @@ from medform.synthetic.options import HospitalOptions
 from medform.synthetic.planting import PlantedPatient
 from medform.synthetic.randomness import generator
 
-__all__ = ["FEATURES", "SENTINEL", "clinical_values", "damage", "write_csv", "write_excel"]
+__all__ = [
+    "FEATURES",
+    "SENTINEL",
+    "as_json",
+    "clinical_values",
+    "damage",
+    "lost_cells",
+    "write_csv",
+    "write_excel",
+]
 
 Cell = str | int | float | date | None
 
@@ -56,7 +65,7 @@ def damage(row: dict[str, Cell], seed: int, options: HospitalOptions) -> dict[st
     """The row as exported: cells emptied, 999 for an LDH that was not done, a decimal comma in the marker."""
     random = generator(seed, "gaps", str(row["patient_id"]))
     exported = dict(row)
-    exported["marker"] = f"{row['marker']:.1f}".replace(".", ",")
+    exported["marker"] = _text(row["marker"]).replace(".", ",")
     if random.random() < options.sentinel:
         exported["ldh (U/L)"] = SENTINEL
     for column in FEATURES:
@@ -69,8 +78,25 @@ def damage(row: dict[str, Cell], seed: int, options: HospitalOptions) -> dict[st
     return exported
 
 
+def lost_cells(true: dict[str, Cell], exported: dict[str, Cell]) -> tuple[str, ...]:
+    """Columns of the exported row that no longer say what is true: emptied, or a sentinel."""
+    return tuple(
+        name for name, cell in exported.items() if _text(cell).replace(",", ".") != _text(true[name])
+    )
+
+
+def as_json(cell: Cell) -> str | int | float | None:
+    """A cell as JSON can hold it: a date as YYYY-MM-DD, the rest as it is."""
+    return cell.isoformat() if isinstance(cell, date) else cell
+
+
 def _text(cell: Cell) -> str:
-    return "" if cell is None else cell.isoformat() if isinstance(cell, date) else str(cell)
+    """A cell as text, a number as a spreadsheet shows it (25, not 25.0)."""
+    if cell is None:
+        return ""
+    return (
+        cell.isoformat() if isinstance(cell, date) else f"{cell:g}" if isinstance(cell, float) else str(cell)
+    )
 
 
 def write_csv(rows: list[dict[str, Cell]], path: Path) -> None:

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from medform.errors import InputError
-from medform.synthetic.clinical_table import clinical_values, damage, write_csv, write_excel
+from medform.synthetic.clinical_table import (
+    as_json,
+    clinical_values,
+    damage,
+    lost_cells,
+    write_csv,
+    write_excel,
+)
 from medform.synthetic.cohort_text import COHORT_FILE
 from medform.synthetic.dicom_files import series_folder, series_uid, study_uid, write_scan
 from medform.synthetic.genes import planted_module, write_genes
@@ -161,11 +168,7 @@ def _fill(root: Path, planted: list[PlantedPatient], seed: int, options: Hospita
 
 
 def _series_truth(scan: Scan, seed: int) -> SeriesTruth:
-    expected, reason = "accepted", None
-    if scan.kind == "localizer":
-        expected, reason = "left_out", "localizer"
-    elif scan.left_out is not None:
-        expected, reason = "quarantined", "gap"
+    code = "localizer" if scan.kind == "localizer" else "gap" if scan.left_out is not None else None
     size = scan.grid.size
     return SeriesTruth(
         series_uid=series_uid(scan, seed),
@@ -178,9 +181,9 @@ def _series_truth(scan: Scan, seed: int) -> SeriesTruth:
         scanner=scan.scanner.name,
         kernel=scan.kernel,
         turned=scan.turned,
-        expected=expected,
-        reason=reason,
-        selected=scan.kind == "main" and expected == "accepted",
+        verdict="quarantined" if code else "accepted",
+        code=code,
+        selected=scan.kind == "main" and code is None,
     )
 
 
@@ -194,9 +197,7 @@ def _patient_truth(
     lesion = scans[0].lesion if scans else None
     voxel_mm3 = float(np.prod(scans[0].grid.spacing_mm)) if scans else 0.0
     in_table = patient.flaw != "no_table"
-    emptied = [name for name in values if exported[name] != values[name] and name != "marker"]
-    if not str(exported["marker"] or "")[:1].isdigit():
-        emptied.append("marker")
+    lesion_slices = np.flatnonzero(mask.any(axis=(1, 2))).tolist() if mask is not None else []
     return PatientTruth(
         patient_id=patient.patient_id,
         usable=patient.flaw == "none",
@@ -209,15 +210,11 @@ def _patient_truth(
         lesion_mm3=patient.lesion_mm3,
         mask_mm3=float(mask.sum() * voxel_mm3) if mask is not None else None,
         lesion_centre_lps_mm=lesion.centre if lesion else None,
-        lesion_slices=tuple(int(i) for i in np.flatnonzero(mask.any(axis=(1, 2))))
-        if mask is not None
-        else (),
+        lesion_slices=tuple(lesion_slices),
         slices=scans[0].grid.slices if scans else 0,
         survival_months=patient.survival_months,
         died=patient.died,
         has_genes=patient.has_genes,
-        table={name: str(v) if hasattr(v, "isoformat") else v for name, v in values.items()}
-        if in_table
-        else None,
-        emptied=tuple(emptied) if in_table else (),
+        table={name: as_json(cell) for name, cell in values.items()} if in_table else None,
+        emptied=lost_cells(values, exported) if in_table else (),
     )

@@ -70,7 +70,7 @@ class Scanner:
 
     def grid(self, slices: int, size: int, first_mm: float, step: int = 1) -> Grid:
         """``slices`` slices from ``first_mm`` up, ``step`` slice distances apart, centred on the body."""
-        pixel = self.field_of_view_mm / size
+        pixel = round(self.field_of_view_mm / size, 4)  # a DICOM decimal has 16 characters
         corner = -pixel * (size - 1) / 2
         return Grid(slices, size, (self.slice_mm * step, pixel, pixel), (corner, corner, first_mm))
 

@@ -26,7 +26,7 @@ class FileCounts:
 
 @dataclass(frozen=True)
 class SeriesTruth:
-    """One DICOM series. ``expected``: accepted, left_out (a localizer) or quarantined, for ``reason``.
+    """One DICOM series. ``verdict``: accepted or quarantined, with ``code`` (gap, localizer) saying why.
 
     ``selected``: the scan to use, by ``images.select`` of the cohort file. ``shape`` is (slices, rows,
     columns) as handed over, ``spacing_mm`` (z, y, x).
@@ -42,8 +42,8 @@ class SeriesTruth:
     scanner: str
     kernel: str
     turned: bool
-    expected: str
-    reason: str | None
+    verdict: str
+    code: str | None
     selected: bool
 
 
@@ -101,22 +101,21 @@ class Truth:
         return {one.patient_id: one.reason for one in self.patients if one.reason is not None}
 
     def counts(self) -> dict[str, int]:
-        """Figures for one line of output: patients, usable, excluded, series by expected verdict, files."""
-        verdicts = [one.expected for one in self.series]
+        """Figures for one line of output: patients, usable, excluded, series by verdict, files."""
+        verdicts = [one.verdict for one in self.series]
         return {
             "patients": len(self.patients),
             "usable": len(self.usable),
             "excluded": len(self.exclusions),
             "series": len(self.series),
             "series_accepted": verdicts.count("accepted"),
-            "series_left_out": verdicts.count("left_out"),
             "series_quarantined": verdicts.count("quarantined"),
             "files": self.files.found,
         }
 
     def write(self, path: Path) -> None:
         tree = {**asdict(self), "usable": self.usable, "exclusions": self.exclusions, "counts": self.counts()}
-        path.write_text(json.dumps(tree, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(tree, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Truth:

@@ -26,13 +26,15 @@ Rate = Annotated[float, Field(gt=0)]
 
 
 class RelativeRate(Config):
-    """A learning rate in units of the weights: ``relative`` times the objective's ``learning_rate_scale()``."""
+    """A rate in units of the weights: ``relative`` times the objective's ``learning_rate_scale()``."""
 
     relative: Rate
 
 
 class WarmUp(Config):
-    """How long the rate rises linearly, by exactly one of: ``steps``, ``epochs``, or a ``share`` of all steps."""
+    """How long the rate rises linearly, by exactly one of: ``steps``, ``epochs``, or a ``share`` of all
+    steps.
+    """
 
     steps: int | None = Field(default=None, ge=0)
     epochs: float | None = Field(default=None, ge=0)
@@ -56,7 +58,9 @@ class WarmUp(Config):
 
 
 class OptimizerConfig(Config):
-    """``lr`` is the highest rate, ``final_lr`` that of the last step. ``clip`` is the largest norm of all gradients."""
+    """``lr`` is the highest rate, ``final_lr`` that of the last step. ``clip`` is the largest norm of all
+    gradients.
+    """
 
     kind: Literal["adamw", "sgd"] = "adamw"
     lr: Rate | RelativeRate = 1e-4
@@ -70,7 +74,9 @@ class OptimizerConfig(Config):
 
 
 def base_rate(config: OptimizerConfig, objective: Objective) -> float:
-    """The highest learning rate as a number. A relative one is taken from the weights as they are now: at the start."""
+    """The highest learning rate as a number. A relative one is taken from the weights as they are now: at the
+    start.
+    """
     if isinstance(config.lr, RelativeRate):
         scale = getattr(objective, "learning_rate_scale", None)
         if scale is None:
@@ -82,9 +88,11 @@ def base_rate(config: OptimizerConfig, objective: Objective) -> float:
 
 
 def learning_rate(config: OptimizerConfig, base: float, step: int, total: int, warmup: int) -> float:
-    """Rate of step ``step`` (from 0) of ``total``: base (step + 1) / warmup up to ``base``, then down to ``final_lr``.
+    """Rate of step ``step`` (from 0) of ``total``: base (step + 1) / warmup up to ``base``, then down to
+    ``final_lr``.
 
-    The rate is ``base`` at step max(warmup - 1, 0) and, with the cosine, exactly ``final_lr`` at the last step.
+    The rate is ``base`` at step max(warmup - 1, 0) and, with the cosine, exactly ``final_lr`` at the last
+    step.
     """
     if step < warmup:
         return base * (step + 1) / warmup
@@ -99,7 +107,8 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase
 
 
 def build_optimizer(config: OptimizerConfig, objective: nn.Module, rate: float) -> torch.optim.Optimizer:
-    """Optimizer over the trainable parameters, in two groups: decayed, and not (biases, norms, single numbers).
+    """Optimizer over the trainable parameters, in two groups: decayed, and not (biases, norms, single
+    numbers).
 
     Raises ValueError where nothing is trainable.
     """

@@ -1,0 +1,125 @@
+"""Which device a run uses, and what the machine can do: GPU, CPU flags, cores, measured speed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from medform.errors import ExtraMissing
+
+__all__ = [
+    "Device",
+    "choose_device",
+    "cpu_flags",
+    "gpu_is_visible",
+    "measured_gflops",
+    "set_threads",
+    "usable_cores",
+]
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device of a run. ``note``: what a person should know about the choice, or None."""
+
+    name: Literal["cpu", "cuda"]
+    note: str | None = None
+
+    @property
+    def torch(self) -> torch.device:
+        """As torch names it."""
+        return torch.device(self.name)
+
+
+def gpu_is_visible(devices: Path = Path("/dev"), windows: Path = Path("C:/Windows/System32")) -> bool:
+    """Whether the operating system shows an NVIDIA GPU, whatever torch can do with it."""
+    return any(devices.glob("nvidia[0-9]*")) or (windows / "nvidia-smi.exe").is_file()
+
+
+def choose_device(wanted: DeviceName = "auto", *, visible: bool | None = None) -> Device:
+    """``auto``: the GPU where torch can use one, else the CPU, with a note where a GPU is there but stays
+    idle.
+
+    Raises `ExtraMissing` (exit code 4) where ``cuda`` is asked for and torch cannot use a GPU. ``visible``
+    overrides what the operating system shows, for tests.
+    """
+    if wanted == "cpu":
+        return Device("cpu")
+    if torch.cuda.is_available():
+        return Device("cuda")
+    visible = gpu_is_visible() if visible is None else visible
+    if not visible:
+        reason, fix = "no NVIDIA GPU is visible on this machine", "use --device cpu, or a machine with a GPU."
+    elif torch.version.cuda is None:
+        reason = f"a GPU is visible, but this torch ({torch.__version__}) was built for the CPU only"
+        fix = "install a CUDA build of torch: see https://pytorch.org/get-started/locally/."
+    else:
+        reason = f"a GPU is visible, but this torch ({torch.__version__}) cannot use its driver"
+        fix = f"update the NVIDIA driver to one that supports CUDA {torch.version.cuda}."
+    if wanted == "cuda":
+        raise ExtraMissing(f"{reason}.", where="--device cuda", consequence="Nothing was started.", fix=fix)
+    return Device("cpu", f"{reason}; running on the CPU. {fix[0].upper()}{fix[1:]}" if visible else None)
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
+    """Instruction sets of the CPU as Linux lists them (``avx2``, ``avx512_bf16``; on ARM ``bf16``); None
+    elsewhere.
+    """
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return None
+
+
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this process may use: its affinity, and a container's quota where there is one."""
+    cores = len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
+    try:
+        allowed, period = quota.read_text(encoding="ascii").split()
+        cores = min(cores, max(1, round(int(allowed) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or "max": no quota
+        pass
+    return cores
+
+
+def set_threads(count: int | None = None) -> int:
+    """Threads of torch's operations; None: every usable core. Returns the number set."""
+    count = usable_cores() if count is None else count
+    torch.set_num_threads(count)
+    return count
+
+
+def measured_gflops(seconds: float = 0.3, size: int = 768) -> float:
+    """Speed of one core at float32 matrix products, in GFLOP per CPU-second: the best of what fits in
+    ``seconds``.
+
+    CPU time, so that other programs on the machine count less. The thread setting is put back.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        a = torch.ones(size, size)
+        torch.mm(a, a)  # the first product pays for loading the kernels
+        best, begin = float("inf"), time.process_time()
+        while time.process_time() - begin < seconds:
+            start = time.process_time()
+            for _ in range(4):  # several, since the clock of CPU time may tick in 10 ms
+                torch.mm(a, a)
+            taken = time.process_time() - start
+            best = min(best, taken / 4) if taken > 0 else best
+    finally:
+        torch.set_num_threads(threads)
+    return 2 * size**3 / best / 1e9

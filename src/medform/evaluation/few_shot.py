@@ -1,0 +1,219 @@
+"""Few-shot probes: 200 draws of k labelled patients a class, always tested on the fold's own test
+patients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from medform.cohort.split import patient_order, stratified_share
+from medform.evaluation.predictions import prediction_frame
+from medform.evaluation.probe import Outcome, Target, probe_name
+from medform.evaluation.settings import EvaluationSettings
+from medform.evaluation.vectors import Readout, Rows, Supports, Vectors, readout_of
+from medform.metrics.linear_probe import centroid_scores, logistic_scores
+
+__all__ = ["POOL_CASE", "draw_supports", "few_shot", "held_out_patients", "supports_of"]
+
+Array = NDArray[np.float64]
+
+POOL_CASE = "smallest_class_of_pool"
+"""Metric prefix of the cases that say how many patients the smaller class of a pool of supports has."""
+
+
+def draw_supports(labels: Array, shots: int, draws: int, names: Sequence[object]) -> NDArray[np.intp]:
+    """Row numbers (draws, 2 * shots) of supports: ``shots`` of label 0, then ``shots`` of label 1, without
+    repeats.
+
+    ``names`` seed the draw (never a model's name, so all models see the same supports); the supports of a
+    smaller k are the first of a larger k, which keeps a curve over k from jumping by the luck of the draw.
+    """
+    digest = hashlib.sha256(":".join(map(str, names)).encode()).digest()
+    random = np.random.default_rng(list(digest))
+    chosen = []
+    for label in (0.0, 1.0):
+        members = np.flatnonzero(labels == label)
+        if len(members) < shots:
+            raise ValueError(f"{len(members)} patients of label {label:.0f} cannot give {shots} supports.")
+        order = random.random((draws, len(members))).argsort(axis=1)
+        chosen.append(members[order[:, :shots]])
+    return np.concatenate(chosen, axis=1)
+
+
+def supports_of(model: str, vectors: Vectors) -> list[Supports]:
+    """Kinds of supports that a model has rows for: all have `aligned` and `unseen`, aligned models
+    `out_of_fold` too.
+    """
+    return (
+        ["aligned", "out_of_fold", "unseen"] if vectors.has(model, "out_of_fold") else ["aligned", "unseen"]
+    )
+
+
+def held_out_patients(
+    vectors: Vectors, labels: pd.Series | None, settings: EvaluationSettings
+) -> dict[int, frozenset[str]]:
+    """Fold -> training patients that alignment did not see for `unseen` supports.
+
+    Read from the `unseen` vectors where there are any; otherwise a stratified share is drawn.
+    """
+    held: dict[int, frozenset[str]] = {}
+    trained: dict[int, set[str]] = {}
+    for model in vectors.models:
+        for seed, fold in vectors.folds(model, "unseen"):
+            rows = vectors.rows(model, "unseen", fold, seed, "held_out")
+            held[fold] = held.get(fold, frozenset()) | frozenset(rows.ids)
+        for seed, fold in vectors.folds(model):
+            trained.setdefault(fold, set()).update(vectors.rows(model, "aligned", fold, seed, "train").ids)
+    for fold, ids in trained.items():
+        if fold not in held:
+            drawn = stratified_share(
+                sorted(ids), labels, settings.held_out, f"{settings.seed}:held_out:{fold}"
+            )
+            held[fold] = frozenset(drawn)
+    return held
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One fold of one model and kind of supports: scaled pool and test vectors with their labels."""
+
+    seed: int
+    fold: int
+    pool: Rows
+    labels: Array
+    test: Rows
+    truth: Array
+
+    @property
+    def smaller(self) -> int:
+        """Patients in the smaller class of the pool."""
+        positives = int(self.labels.sum())
+        return min(positives, len(self.labels) - positives)
+
+
+def few_shot(
+    model: str,
+    vectors: Vectors,
+    target: Target,
+    held_out: dict[int, frozenset[str]],
+    settings: EvaluationSettings,
+) -> Iterator[Outcome]:
+    """One outcome for each kind of supports: predictions of all k, draws, folds, seeds and readouts, and
+    pool sizes.
+
+    k goes up to the largest of ``settings.shots`` below the smaller class of the pool of every fold.
+    """
+    readout = readout_of(model, settings)
+    for supports in supports_of(model, vectors):
+        folds = list(_settings(model, supports, vectors, target, held_out, readout, settings))
+        if not folds:
+            continue
+        shared = {
+            "cohort": target.cohort,
+            "task": target.task,
+            "protocol": "few_shot",
+            "model": probe_name(model),
+        }
+        metric = f"{POOL_CASE}.{supports}"
+        cases: list[dict[str, Any]] = [
+            {**shared, "fold": one.fold, "seed": one.seed, "metric": metric, "value": float(one.smaller)}
+            for one in folds
+        ]
+        limit = min(one.smaller for one in folds)
+        possible = [k for k in settings.shots if k < limit]
+        frames = [_predict(folds, k, supports, target, model, readout, settings) for k in possible]
+        yield Outcome(frames, cases)
+
+
+def _settings(
+    model: str,
+    supports: Supports,
+    vectors: Vectors,
+    target: Target,
+    held_out: dict[int, frozenset[str]],
+    readout: Readout,
+    settings: EvaluationSettings,
+) -> Iterator[_Setting]:
+    own = supports if vectors.has(model, supports) else "aligned"
+    for seed, fold in vectors.folds(model, own):
+        train = vectors.rows(model, own, fold, seed, "train", "held_out")
+        # out-of-fold vectors exist for training patients only; they share one space with the ordinary ones
+        asked = "aligned" if own == "out_of_fold" else own
+        test, truth = target.labelled(vectors.rows(model, asked, fold, seed, "test"))
+        if len(train) == 0 or len(test) == 0:
+            continue
+        pool = train
+        if own == "unseen":
+            pool = vectors.rows(model, own, fold, seed, "held_out", "validation")
+        elif supports == "unseen":
+            validation = vectors.rows(model, own, fold, seed, "validation")
+            hidden = held_out.get(fold, frozenset()) | frozenset(validation.ids)
+            outside = vectors.rows(model, own, fold, seed, "train", "validation")
+            pool = outside.select([one for one in outside.ids if one in hidden])
+        pool, labels = target.labelled(pool.select(patient_order(pool.ids, settings.seed)))
+        scaler = readout.scaler(train.matrix)
+        pool = Rows(pool.ids, scaler.transform(pool.matrix) if len(pool) else pool.matrix)
+        yield _Setting(seed, fold, pool, labels, Rows(test.ids, scaler.transform(test.matrix)), truth)
+
+
+def _predict(
+    folds: Sequence[_Setting],
+    shots: int,
+    supports: Supports,
+    target: Target,
+    model: str,
+    readout: Readout,
+    settings: EvaluationSettings,
+) -> pd.DataFrame:
+    """Predictions of one k, draw by draw, as one frame."""
+    known = sorted({one for fold in folds for one in fold.test.ids})
+    code = {one: number for number, one in enumerate(known)}
+    pool_name = "unseen" if supports == "unseen" else "train"
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("readout", "draw", "fold", "seed", "patient", "y", "p")
+    }
+    y = np.tile(np.repeat([0.0, 1.0], shots), (settings.draws, 1))
+    for one in folds:
+        names = (settings.seed, target.task, one.fold, pool_name)
+        chosen = draw_supports(one.labels, shots, settings.draws, names)
+        scores = {"logistic": logistic_scores(one.pool.matrix, one.test.matrix, chosen, y, readout.c)}
+        if readout.centroid:
+            scores["centroid"] = centroid_scores(one.pool.matrix, one.test.matrix, chosen, y)
+        asked = len(one.test)
+        patient = np.array([code[name] for name in one.test.ids], dtype=np.int32)
+        for kind, score in scores.items():
+            size = settings.draws * asked
+            columns["readout"].append(np.full(size, 0 if kind == "logistic" else 1, dtype=np.int8))
+            columns["draw"].append(np.repeat(np.arange(settings.draws, dtype=np.int16), asked))
+            columns["fold"].append(np.full(size, one.fold, dtype=np.int16))
+            columns["seed"].append(np.full(size, one.seed, dtype=np.int32))
+            columns["patient"].append(np.tile(patient, settings.draws))
+            columns["y"].append(np.tile(one.truth.astype(np.float32), settings.draws))
+            columns["p"].append(expit(score).astype(np.float32).ravel())
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return prediction_frame(
+        len(joined["p"]),
+        cohort=target.cohort,
+        task=target.task,
+        protocol="few_shot",
+        model=probe_name(model),
+        readout=pd.Categorical.from_codes(
+            joined["readout"], categories=pd.Index(["logistic", "centroid"], dtype=object)
+        ),
+        shots=shots,
+        supports=supports,
+        draw=joined["draw"],
+        fold=joined["fold"],
+        seed=joined["seed"],
+        patient_id=pd.Categorical.from_codes(joined["patient"], categories=pd.Index(known, dtype=object)),
+        y_true=joined["y"],
+        y_prob=joined["p"],
+    )

@@ -1,0 +1,134 @@
+"""Plain pictures (PNG, JPEG, TIFF, BMP) as slices: grey values as stored, never rescaled, never resized."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from medform.cohort.cohort_file import Unit
+from medform.ingestion.found_series import Finding, FoundSeries, Refused, SliceSource
+
+__all__ = ["picture_series", "read_mask", "read_picture", "read_picture_size"]
+
+LARGEST_PICTURE = 1 << 26
+"""Pixels of a picture: 8192 x 8192."""
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+_MODES = {"1": "uint8", "L": "uint8", "LA": "uint8", "P": "uint8", "RGB": "uint8", "RGBA": "uint8"}
+_DEEP_MODES = {"I;16": "uint16", "I;16B": "uint16", "I;16L": "uint16", "I": "uint16", "F": "float32"}
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[ImageFile.ImageFile]:
+    """A picture whose size has been checked; whatever Pillow raises becomes a finding that names the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as image:
+                if not 0 < image.width * image.height <= LARGEST_PICTURE:
+                    reason = f"{image.width} x {image.height} pixels are more than a slice has."
+                    raise Refused(Finding("bad_size", "quarantine", reason, name))
+                if (frames := getattr(image, "n_frames", 1)) > 1:
+                    reason = f"{frames} frames in one picture; write one file a slice."
+                    raise Refused(Finding("multiframe", "quarantine", reason, name))
+                yield image
+    except Refused:
+        raise
+    except Exception as error:  # any fault of a foreign file
+        reason = f"the picture cannot be read ({type(error).__name__})."
+        raise Refused(Finding("unreadable", "quarantine", reason, name)) from None
+
+
+def read_picture_size(path: Path, name: str) -> tuple[int, int, str]:
+    """(rows, columns, stored type) from the picture's header alone; `Refused` names the file."""
+    with _opened(path, name) as image:
+        kind = (_MODES | _DEEP_MODES).get(image.mode)
+        if kind is None:
+            raise Refused(_colour(name, f"pixels of mode {image.mode} are not grey values."))
+        return image.height, image.width, kind
+
+
+def read_picture(path: Path, name: str) -> np.ndarray:
+    """Grey values (rows, columns): uint8, uint16 or float32. Three equal channels are grey; others are refused."""
+    with _opened(path, name) as image:
+        if image.mode in _DEEP_MODES:
+            return _deep(np.asarray(image), name)
+        if image.mode == "L":
+            return np.asarray(image)
+        if image.mode not in _MODES:
+            raise Refused(_colour(name, f"pixels of mode {image.mode} are not grey values."))
+        if image.mode == "1":
+            return np.asarray(image.convert("L"))
+        channels = np.asarray(image.convert("RGBA"))
+    if (channels[..., 3] != 255).any():
+        raise Refused(_colour(name, "parts of the picture are transparent."))
+    grey = channels[..., 0]
+    if (channels[..., 1] != grey).any() or (channels[..., 2] != grey).any():
+        raise Refused(
+            _colour(name, "a colour picture has no grey value that means anything; save it as grey.")
+        )
+    return grey
+
+
+def _deep(values: np.ndarray, name: str) -> np.ndarray:
+    if values.dtype.kind == "f":
+        return values.astype(np.float32, copy=False)
+    if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
+        raise Refused(Finding("bad_depth", "quarantine", "grey values beyond 16 bits.", name))
+    return values.astype(np.uint16, copy=False)
+
+
+def _colour(name: str, reason: str) -> Finding:
+    return Finding("colour", "quarantine", reason, name)
+
+
+def read_mask(path: Path, name: str) -> np.ndarray:
+    """Label values (rows, columns) uint8 of a mask picture; a 1-bit one gives 0 and 1."""
+    with _opened(path, name) as image:
+        if image.mode == "1":
+            return np.asarray(image).astype(np.uint8)
+    values = read_picture(path, name)
+    if values.dtype != np.uint8:
+        raise Refused(Finding("bad_mask", "quarantine", "label values beyond 0..255.", name))
+    return values
+
+
+def picture_series(
+    root: Path, series_id: str, patient_id: str, sources: Sequence[SliceSource], unit: Unit
+) -> FoundSeries:
+    """One patient's pictures, in the given order, as a series; every file's header is read."""
+    findings: list[Finding] = []
+    kinds: list[str] = []
+    sizes: dict[tuple[int, int], str] = {}
+    for source in sources:
+        try:
+            rows, columns, kind = read_picture_size(root / source.file, source.file)
+        except Refused as refused:
+            findings.append(refused.finding)
+            continue
+        kinds.append(kind)
+        sizes.setdefault((rows, columns), source.file)
+    if len(sizes) > 1:
+        (first, _), (other, file) = list(sizes.items())[:2]
+        reason = f"{other[0]} x {other[1]} pixels where the series began with {first[0]} x {first[1]}."
+        findings.append(Finding("matrix_changes", "quarantine", reason, file))
+    if len(sources) == 1:
+        findings.append(Finding("single_slice", "note", "one image."))
+    rows, columns = next(iter(sizes), (0, 0))
+    kept = next((kind for kind in ("float32", "uint16", "uint8") if kind in kinds), "uint8")
+    return FoundSeries(
+        series_id=series_id,
+        patient_id=patient_id,
+        reader="picture",
+        modality="",
+        unit=unit,
+        slices=tuple(sources),
+        shape=(len(sources), rows, columns),
+        dtype=kept,
+        files=tuple(sorted({source.file for source in sources})),
+        findings=tuple(findings),
+    )

@@ -1,0 +1,128 @@
+"""The one pass over the voxels of a series: stored slices in canonical order and orientation, whatever the format.
+
+On the way voxels marked as outside the field of view become air, files are digested, and what only the pixels can show
+(an undecodable frame, a colour picture) refuses the series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medform.cohort.files import file_sha256
+from medform.ingestion.dicom_pixels import DicomPixels
+from medform.ingestion.found_series import Finding, FoundSeries, Refused, SliceSource
+from medform.ingestion.nifti import read_nifti_slices
+from medform.ingestion.slices import read_mask, read_picture
+
+__all__ = ["AIR_HU", "VoxelPass", "examine", "file_digests"]
+
+AIR_HU = -1000.0
+AIR_RANGE = (-1024.0, -950.0)
+"""HU that are air: padding that already reads as air is left as it is."""
+
+
+@dataclass
+class VoxelPass:
+    """Iterates a series once. Afterwards ``findings`` says what the voxels showed.
+
+    Yields (H, W) arrays of the series' dtype; raises `Refused` for a file that cannot be vouched for.
+    """
+
+    root: Path
+    series: FoundSeries
+    findings: list[Finding] = field(default_factory=list)
+    _padded: int = 0
+    _padded_file: str = ""
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        kind = np.dtype(self.series.dtype)
+        shape = self.series.shape[1:]
+        for source, stored in zip(self.series.slices, self._stored(), strict=True):
+            if stored.shape != shape:
+                reason = f"{stored.shape[0]} x {stored.shape[1]} voxels where {shape[0]} x {shape[1]} were announced."
+                raise Refused(Finding("matrix_changes", "quarantine", reason, source.file))
+            yield self._exactly(self._without_padding(source, stored), kind, source)
+        if self._padded:
+            reason = f"{self._padded:,} voxels marked as outside the field of view are stored as air."
+            self.findings.append(
+                Finding("padding_to_air", "repair", reason, self._padded_file, "PixelPaddingValue")
+            )
+
+    def _stored(self) -> Iterator[NDArray[Any]]:
+        """Slices as the files hold them, turned to canonical orientation."""
+        if self.series.reader == "nifti":
+            yield from read_nifti_slices(self.root / self.series.files[0], self.series.files[0])
+        elif self.series.reader == "dicom":
+            pixels = DicomPixels(self.root)
+            for source in self.series.slices:
+                yield self.series.orientation.apply(pixels.frame(source.file, source.frame))
+        else:
+            for source in self.series.slices:
+                yield read_picture(self.root / source.file, source.file)
+
+    def _without_padding(self, source: SliceSource, stored: NDArray[Any]) -> NDArray[Any]:
+        """Padding becomes the stored value nearest to air, unless it reads as air already."""
+        if source.padding is None:
+            return stored
+        low, high = source.padding
+        values = sorted((low * source.slope + source.intercept, high * source.slope + source.intercept))
+        if AIR_RANGE[0] <= values[0] and values[1] <= AIR_RANGE[1]:
+            return stored
+        outside = (stored >= low) & (stored <= high)
+        count = int(np.count_nonzero(outside))
+        if count == 0:
+            return stored
+        self._padded += count
+        self._padded_file = self._padded_file or source.file
+        limits = np.iinfo(stored.dtype)
+        air = round((AIR_HU - source.intercept) / source.slope)
+        return np.where(outside, stored.dtype.type(min(max(air, limits.min), limits.max)), stored)
+
+    def _exactly(self, stored: NDArray[Any], kind: np.dtype[Any], source: SliceSource) -> NDArray[Any]:
+        """The values in the type of the series; refused if they do not fit it."""
+        if stored.dtype == kind:
+            return stored
+        converted = stored.astype(kind)
+        if kind.kind in "iu" and not np.array_equal(converted, stored):
+            reason = (
+                f"values of {stored.min()} to {stored.max()} do not fit the {kind} that the header announces."
+            )
+            raise Refused(Finding("values_beyond_type", "quarantine", reason, source.file, "BitsStored"))
+        return converted
+
+
+def examine(root: Path, series: FoundSeries) -> FoundSeries:
+    """The series with what its voxels show added to its findings; nothing is kept or written."""
+    if not series.usable:
+        return series
+    voxels = VoxelPass(root, series)
+    try:
+        for _ in voxels:
+            pass
+    except Refused as refused:
+        return series.with_findings([refused.finding])
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}."
+        return series.with_findings([Finding("unreadable", "quarantine", reason, series.files[0])])
+    return series.with_findings(voxels.findings)
+
+
+def file_digests(root: Path, series: FoundSeries) -> dict[str, str]:
+    """SHA-256 of each file that the slices come from."""
+    return {file: file_sha256(root / file) for file in sorted({source.file for source in series.slices})}
+
+
+def masks_of(root: Path, series: FoundSeries) -> Iterator[NDArray[np.uint8]] | None:
+    """Mask slices (H, W) of a series whose index names them, zeros where a slice has none; None without masks."""
+    if not any(source.mask for source in series.slices):
+        return None
+    return (
+        read_mask(root / source.mask, source.mask) if source.mask else np.zeros(series.shape[1:], np.uint8)
+        for source in series.slices
+    )

@@ -1,0 +1,146 @@
+"""The frozen pass: slice vectors, bag embeddings, attention. Nothing here changes a weight."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int
+from torch import Tensor, nn
+
+from medform.config import digest
+from medform.inputs.slices import SliceStore
+from medform.interfaces import Block, Objective, Tower
+from medform.metrics.representation import effective_rank
+from medform.runs.arrays import read_arrays, write_arrays
+
+__all__ = ["RankMonitor", "SliceEncoder", "bag_embeddings", "embeddings", "slice_features", "weights_digest"]
+
+Layers = Sequence[int | Literal["head"]]
+
+
+class SliceEncoder(Protocol):
+    """An image tower that can show its inner layers."""
+
+    def slice_vector(self, image: Tensor, layers: Layers) -> Tensor:
+        """Pooled maps of ``layers``, concatenated: (M, C, H, W) in [0, 1] to (M, d)."""
+        ...
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[torch.device]:
+    """Evaluation mode without gradients; the mode the module was in comes back afterwards."""
+    was_training = module.training
+    module.eval()
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    try:
+        with torch.inference_mode():
+            yield device
+    finally:
+        module.train(was_training)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """16 hex digits that change with any weight or buffer of ``module``."""
+    hashed = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        array = tensor.detach().cpu().contiguous()
+        hashed.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+        hashed.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()[:16]
+
+
+def slice_features(
+    tower: nn.Module,
+    store: SliceStore,
+    layers: Layers,
+    *,
+    batch: int = 32,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float32[np.ndarray, "t d"]:
+    """Raw vectors (T, d) of every slice of ``store`` from a frozen tower, in the store's order.
+
+    With ``cache`` (a folder) they are read from there if they were made from the same weights, layers and
+    pixels. A network that is normalised by batch statistics in training is not here, so a slice's vector is
+    its own alone.
+    """
+    path = None
+    if cache is not None:
+        name = digest([weights_digest(tower), [str(layer) for layer in layers], store.digest])
+        path = cache / f"features-{name}.safetensors"
+        if path.is_file():
+            return read_arrays(path)[0]["features"]
+    parts = []
+    with _frozen(tower) as device:
+        encoder: Any = tower
+        for first in range(0, len(store), batch):
+            rows = np.arange(first, min(first + batch, len(store)))
+            image = torch.from_numpy(store.images(rows)).to(device, memory_format=torch.channels_last)
+            parts.append(encoder.slice_vector(image, layers).float().cpu().numpy())
+            if progress is not None:
+                progress(int(rows[-1]) + 1, len(store))
+    features = np.concatenate(parts)
+    if path is not None:
+        write_arrays(path, {"features": features})
+    return features
+
+
+def embeddings(tower: Tower, block: Block) -> Float32[np.ndarray, "m d"]:
+    """Pooled vectors of a block's items (encoded table rows, slices, bags)."""
+    with _frozen(tower) as device:
+        return tower(block.to(device)).pooled.float().cpu().numpy()
+
+
+def bag_embeddings(
+    tower: Tower, block: Block
+) -> tuple[Float32[np.ndarray, "m d"], Float32[np.ndarray, " t"] | None]:
+    """Vectors of the bags and the attention weight of every slice, which sums to 1 over a bag (several heads:
+    mean).
+    """
+    with _frozen(tower) as device:
+        encoded = tower(block.to(device))
+    weight = encoded.weight
+    if weight is not None:
+        weight = weight.float().cpu().numpy()
+        weight = weight.mean(axis=1) if weight.ndim == 2 else weight
+    return encoded.pooled.float().cpu().numpy(), weight
+
+
+@dataclass(frozen=True)
+class RankMonitor:
+    """Centred effective rank of the image tower's vectors of a few fixed slices: a tower that collapses shows
+    here.
+
+    Fewer than ``least`` slices cannot tell a collapse and give no figure.
+    """
+
+    store: SliceStore
+    rows: Int[np.ndarray, " n"]
+    modality: str = "image"
+    least = 8
+
+    @classmethod
+    def over(
+        cls, store: SliceStore, rows: Int[np.ndarray, " n"], count: int = 64, modality: str = "image"
+    ) -> RankMonitor:
+        """``count`` of ``rows``, evenly spread."""
+        places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+        return cls(store, rows[places], modality)
+
+    def __call__(self, objective: Objective) -> Mapping[str, float]:
+        """``effective_rank`` for `fit`'s log."""
+        if len(self.rows) < self.least:
+            return {}
+        patient = torch.from_numpy(self.store.patient[self.rows])
+        block = Block(
+            {"image": torch.from_numpy(self.store.images(self.rows))}, patient, torch.from_numpy(self.rows)
+        )
+        tower: Any = objective.towers[self.modality]
+        return {"effective_rank": effective_rank(embeddings(tower, block))}

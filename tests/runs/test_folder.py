@@ -1,0 +1,163 @@
+"""Run folders: whole files only, one writer at a time, never another configuration's results."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from medform.errors import InputError, MedformError
+from medform.runs import folder as folder_module
+from medform.runs.folder import RunFolder, RunIdentity, read_json, write_atomically, write_json
+
+IDENTITY = RunIdentity("name: small\nseeds: [0]\n", {"phantom": "aaaa"}, "0.1.0")
+
+
+def everything(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_file_is_written_whole_from_bytes_text_or_a_function(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "new" / "a", b"\x00\x01")
+    write_atomically(tmp_path / "new" / "b", "größer")
+    write_atomically(tmp_path / "new" / "c", lambda path: path.write_bytes(b"by hand"))
+    assert everything(tmp_path) == {"new/a": b"\x00\x01", "new/b": "größer".encode(), "new/c": b"by hand"}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_a_failing_write_keeps_the_earlier_file_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, code: int
+) -> None:
+    write_atomically(tmp_path / "scores.json", "old")
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(folder_module.os, moment, fail)
+    with pytest.raises(MedformError, match=r"(?s)scores.json.*--resume") as caught:
+        write_atomically(tmp_path / "scores.json", "new")
+    assert ("the disk is full" in str(caught.value)) == (code == errno.ENOSPC)
+    assert caught.value.exit_code == 2
+    assert everything(tmp_path) == {"scores.json": b"old"}
+
+
+def test_an_error_of_the_writing_function_is_passed_on_and_leaves_nothing(tmp_path: Path) -> None:
+    def half(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a", half)
+    assert everything(tmp_path) == {}
+
+
+def test_json_is_read_back_and_damage_is_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"ä": [1, None]})
+    assert read_json(tmp_path / "a.json") == {"ä": [1, None]}
+    (tmp_path / "a.json").write_text('{"ä": [1')
+    with pytest.raises(InputError, match="a.json: damaged JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_run_begins_goes_on_and_starts_anew(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with run.lock():
+        assert run.begin(IDENTITY, status="running", argv=["run"]) is False
+        run.update(status="done")
+        record = run.record()
+        assert (record["schema_version"], record["status"], record["argv"]) == (1, "done", ["run"])
+        assert run.identity() == IDENTITY
+        write_atomically(run.stage("pretrain", fold=0) / "model.safetensors", b"weights")
+        write_atomically(run.path / "notes of the user.txt", "mine")
+        write_atomically(run.path / "store" / "cohort.json", "{}")
+        assert run.begin(IDENTITY, resume=True) is True
+        assert run.stage("pretrain", fold=0).is_dir()
+        assert run.begin(IDENTITY, overwrite=True) is False
+    left = everything(run.path)
+    assert not any(name.startswith("folds") for name in left)
+    assert left["notes of the user.txt"] == b"mine" and "store/cohort.json" in left
+
+
+def test_a_run_is_not_written_over_unless_asked(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.begin(IDENTITY)
+    before = everything(tmp_path)
+    with pytest.raises(InputError, match=r"(?s)already holds this run.*--resume.*--overwrite"):
+        run.begin(IDENTITY)
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.proves("R46", "U7", "A.input")
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (RunIdentity("name: small\nseeds: [1]\n", {"phantom": "aaaa"}, "0.1.0"), r"-seeds: \[0\]\n +\+seeds: \[1\]"),
+        (RunIdentity(IDENTITY.recipe, {"phantom": "bbbb"}, "0.1.0"), "cohort phantom: aaaa -> bbbb"),
+        (RunIdentity(IDENTITY.recipe, {"phantom": "aaaa"}, "0.2.0"), "medform: 0.1.0 -> 0.2.0"),
+    ],
+)
+def test_another_configuration_cohort_or_version_is_refused_with_the_difference(
+    tmp_path: Path, other: RunIdentity, said: str
+) -> None:
+    run = RunFolder(tmp_path)
+    run.begin(IDENTITY)
+    before = everything(tmp_path)
+    for resume in (False, True):
+        with pytest.raises(InputError, match=said):
+            run.begin(other, resume=resume)
+    assert everything(tmp_path) == before
+    assert run.begin(other, overwrite=True) is False
+    assert run.identity() == other
+
+
+def test_a_folder_of_somebody_else_is_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.doc").write_bytes(b"years")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"not empty and holds no run \(thesis.doc\)"):
+            RunFolder(tmp_path).begin(IDENTITY, overwrite=overwrite)
+    assert everything(tmp_path) == {"thesis.doc": b"years"}
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.begin(IDENTITY)
+    (tmp_path / "folds").mkdir()
+    (tmp_path / "folds" / ".model.safetensors.4711.writing").write_bytes(b"half")
+    run.begin(IDENTITY, resume=True)
+    assert not list(tmp_path.rglob("*.writing"))
+
+
+def test_a_run_of_a_later_format_is_refused_by_name(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"schema_version": 2})
+    with pytest.raises(InputError, match="schema_version 2; this medform reads 1"):
+        RunFolder(tmp_path).record()
+    with pytest.raises(InputError, match="no run.json here"):
+        RunFolder(tmp_path / "elsewhere").record()
+
+
+def _hold(path: Path, ready: multiprocessing.synchronize.Event, done: multiprocessing.synchronize.Event) -> None:
+    with RunFolder(path).lock():
+        ready.set()
+        done.wait(20)
+
+
+@pytest.mark.proves("R45")
+def test_a_second_process_on_the_same_folder_stops_and_names_the_first(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    first = context.Process(target=_hold, args=(tmp_path, ready, done))
+    first.start()
+    try:
+        assert ready.wait(20)
+        with pytest.raises(InputError, match=f"another process is writing here: process {first.pid} on "):
+            with RunFolder(tmp_path).lock():
+                pytest.fail("two processes hold one folder")
+    finally:
+        first.kill()  # a killed holder must not block the next run
+        first.join()
+    with RunFolder(tmp_path).lock():
+        assert f"process {os.getpid()} " in (tmp_path / ".lock").read_text()
