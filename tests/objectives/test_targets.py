@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medform.objectives.targets import Ids, Negatives, Positives, across, between_views, identical_rows, kernel
+from medform.objectives.targets import (
+    Ids,
+    Negatives,
+    Positives,
+    across,
+    between_views,
+    identical_rows,
+    kernel,
+)
 
 
 def stack() -> Ids:

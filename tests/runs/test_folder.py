@@ -95,7 +95,10 @@ def test_a_run_is_not_written_over_unless_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (RunIdentity("name: small\nseeds: [1]\n", {"phantom": "aaaa"}, "0.1.0"), r"-seeds: \[0\]\n +\+seeds: \[1\]"),
+        (
+            RunIdentity("name: small\nseeds: [1]\n", {"phantom": "aaaa"}, "0.1.0"),
+            r"-seeds: \[0\]\n +\+seeds: \[1\]",
+        ),
         (RunIdentity(IDENTITY.recipe, {"phantom": "bbbb"}, "0.1.0"), "cohort phantom: aaaa -> bbbb"),
         (RunIdentity(IDENTITY.recipe, {"phantom": "aaaa"}, "0.2.0"), "medform: 0.1.0 -> 0.2.0"),
     ],
@@ -139,7 +142,9 @@ def test_a_run_of_a_later_format_is_refused_by_name(tmp_path: Path) -> None:
         RunFolder(tmp_path / "elsewhere").record()
 
 
-def _hold(path: Path, ready: multiprocessing.synchronize.Event, done: multiprocessing.synchronize.Event) -> None:
+def _hold(
+    path: Path, ready: multiprocessing.synchronize.Event, done: multiprocessing.synchronize.Event
+) -> None:
     with RunFolder(path).lock():
         ready.set()
         done.wait(20)

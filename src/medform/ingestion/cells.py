@@ -1,4 +1,5 @@
-"""Typing one cell: a value, or what is wrong with it and what to do. Pure functions; nothing is guessed in silence."""
+"""Typing one cell: a value, or what is wrong with it and what to do. Pure functions; nothing is guessed in
+silence."""
 
 from __future__ import annotations
 
@@ -26,13 +27,21 @@ __all__ = [
 PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 COMMA = re.compile(r"[+-]?\d+,\d+")
 GROUPED = re.compile(r"[+-]?\d{1,3}([,. '])\d{3}(\1\d{3})*")
-CENSORED = re.compile(r"(<=|>=|<|>|≤|≥)\s*(.+)")
+CENSORED = re.compile(r"(?P<sign><=|>=|<|>|≤|≥)\s*(?P<limit>.+)|(?P<floor>.+)\+")
 SUFFIXED = re.compile(r"([+-]?[\d.,]*\d)\s*([^\d\s+.,<>][^<>]*)")
 LOOKALIKE = str.maketrans("oOlIS", "00115")
 BLANKS = " \t\r\n\u00a0\u2007\u202f\u200b\ufeff"
 TRUE_WORDS = ("1", "true", "yes", "y", "t")
 FALSE_WORDS = ("0", "false", "no", "n", "f")
-DAY_TOKENS = (("YYYY", "%Y"), ("MM", "%m"), ("DD", "%d"), ("YY", "%y"), ("hh", "%H"), ("mm", "%M"), ("ss", "%S"))
+DAY_TOKENS = (
+    ("YYYY", "%Y"),
+    ("MM", "%m"),
+    ("DD", "%d"),
+    ("YY", "%y"),
+    ("hh", "%H"),
+    ("mm", "%M"),
+    ("ss", "%S"),
+)
 EXCEL_EPOCH = datetime.date(1899, 12, 30)
 SERIALS = range(10_000, 80_000)
 """Excel day numbers of the years 1927 to 2119."""
@@ -62,8 +71,8 @@ def trimmed(text: str) -> str:
 def decimal_of(cells: Sequence[str]) -> str | None:
     """',' where a column can only be read with a decimal comma, else None.
 
-    Every cell with a comma must be digits, comma, digits; no cell may hold a point; and at least one must not look like
-    thousands (three digits after the comma and no leading zero).
+    Every cell with a comma must be digits, comma, digits; no cell may hold a point; and at least one must not
+    look like thousands (three digits after the comma and no leading zero).
     """
     commas = [cell for cell in cells if "," in cell]
     if not commas or any("." in cell for cell in cells) or not all(COMMA.fullmatch(cell) for cell in commas):
@@ -73,21 +82,21 @@ def decimal_of(cells: Sequence[str]) -> str | None:
 
 
 def read_number(text: str, spec: ColumnSpec, name: str, decimal: str | None = None) -> Number | Fault:
-    """Read a trimmed, non-empty cell of a number column; ``decimal`` is the sign declared or found for the column."""
-    value = _plain(text, spec.decimal or decimal or ".", spec.thousands)
+    """Read a trimmed, non-empty cell of a number column; ``decimal``: the sign declared or found for it."""
+    sign = spec.decimal or decimal or "."
+    value = _plain(text, sign, spec.thousands)
     if value is not None:
         return Number(value) if math.isfinite(value) else Fault("not a finite number.", "Correct the cell.")
-    if match := CENSORED.fullmatch(text) or re.fullmatch(r"(?P<number>.+)(?P<plus>\+)", text):
-        sign, rest = (">", match["number"]) if text.endswith("+") else (match[1], match[2])
-        limit = read_number(trimmed(rest), spec, name, decimal)
+    if match := CENSORED.fullmatch(text):
+        limit = read_number(trimmed(match["limit"] or match["floor"]), spec, name, decimal)
         if isinstance(limit, Number) and limit.sign is None:
             if spec.censored == "limit":
-                return Number(limit.value, "<" if sign in ("<", "<=", "≤") else ">")
+                return Number(limit.value, "<" if match["sign"] in ("<", "<=", "≤") else ">")
             hint = f"Set columns.{name}.censored: limit to read the limit and keep the sign beside it."
             return Fault("a limit, not a value.", hint)
     if suffix := SUFFIXED.fullmatch(text):
         number, unit = suffix[1], trimmed(suffix[2])
-        value = _plain(number, spec.decimal or decimal or ".", spec.thousands)
+        value = _plain(number, sign, spec.thousands)
         if value is not None and not unit.translate(LOOKALIKE).isdigit():
             return _with_unit(value, unit, spec, name)
     return _no_number(text, spec, name)
@@ -95,7 +104,9 @@ def read_number(text: str, spec: ColumnSpec, name: str, decimal: str | None = No
 
 def _plain(text: str, decimal: str, thousands: str | None) -> float | None:
     text = text.replace("\u2212", "-")
-    if thousands and (match := re.fullmatch(rf"([+-]?\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+)(\D\d+)?", text)):
+    if thousands and (
+        match := re.fullmatch(rf"([+-]?\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+)(\D\d+)?", text)
+    ):
         text = match[1].replace(thousands, "") + (match[2] or "")
     if decimal == ",":
         if "." in text and re.fullmatch(r"[+-]?\d{1,3}\.\d{3}", text):
@@ -106,7 +117,7 @@ def _plain(text: str, decimal: str, thousands: str | None) -> float | None:
 
 def _with_unit(value: float, unit: str, spec: ColumnSpec, name: str) -> Number | Fault:
     if spec.cell_unit is None:
-        hint = f"If every cell has this unit, set columns.{name}.cell_unit: '{unit}'; otherwise convert the cells."
+        hint = f"If all cells have it, set columns.{name}.cell_unit: '{unit}'; otherwise convert the cells."
         return Fault(f"a number with the unit '{unit}'.", hint)
     if "".join(unit.split()) != "".join(spec.cell_unit.split()):
         hint = f"Convert the cell to {spec.cell_unit}."
@@ -116,7 +127,9 @@ def _with_unit(value: float, unit: str, spec: ColumnSpec, name: str) -> Number |
 
 def _no_number(text: str, spec: ColumnSpec, name: str) -> Fault:
     if COMMA.fullmatch(text) or GROUPED.fullmatch(text):
-        hint = f"Set columns.{name}.decimal: ',' or columns.{name}.thousands: ',' (or '.'), whichever is meant."
+        hint = (
+            f"Set columns.{name}.decimal: ',' or columns.{name}.thousands: ',' (or '.'), whichever is meant."
+        )
         return Fault("a comma or point that may be decimal or thousands.", hint)
     lookalike = text.translate(LOOKALIKE)
     if lookalike != text and PLAIN.fullmatch(lookalike):
@@ -126,7 +139,8 @@ def _no_number(text: str, spec: ColumnSpec, name: str) -> Fault:
 
 
 def read_boolean(text: str, spec: ColumnSpec, name: str) -> bool | Fault:
-    """Read 1/true/yes/y/t and 0/false/no/n/f (any case), and the column's own ``true_words`` and ``false_words``."""
+    """Read 1/true/yes/y/t and 0/false/no/n/f (any case), and the column's own ``true_words`` and
+    ``false_words``."""
     word = text.casefold()
     if word in {one.casefold() for one in spec.true_words}:
         return True
@@ -150,7 +164,8 @@ def date_format(declared: str | None) -> str:
 
 
 def read_date(text: str, spec: ColumnSpec, name: str) -> str | Fault:
-    """Read a date as YYYY-MM-DD: by the column's ``format``; ISO dates always; 'excel' stands for day numbers."""
+    """Read a date as YYYY-MM-DD: by the column's ``format``; ISO dates always; 'excel' stands for day
+    numbers."""
     serial = int(text) if text.isdecimal() and int(text) in SERIALS else None
     if spec.format == "excel" and serial is not None:
         return (EXCEL_EPOCH + datetime.timedelta(days=serial)).isoformat()
@@ -161,7 +176,9 @@ def read_date(text: str, spec: ColumnSpec, name: str) -> str | Fault:
             continue
     if serial is not None:
         day = (EXCEL_EPOCH + datetime.timedelta(days=serial)).isoformat()
-        return Fault("looks like a day number of Excel.", f"If {day} is meant, set columns.{name}.format: excel.")
+        return Fault(
+            "looks like a day number of Excel.", f"If {day} is meant, set columns.{name}.format: excel."
+        )
     if spec.format is None:
         hint = f"Say how dates are written, for example columns.{name}.format: DD.MM.YYYY."
         return Fault("not YYYY-MM-DD; day and month may be either way round.", hint)
@@ -177,7 +194,7 @@ def read_level(text: str, spec: ColumnSpec, name: str) -> str | Fault:
     meant = f"Did you mean '{close[0]}'? " if close else ""
     return Fault(
         f"not among the levels {', '.join(levels)}.",
-        f"{meant}Correct the cell, or add it to columns.{name}.levels (lowest first) or columns.{name}.missing.",
+        f"{meant}Correct it, or add it to columns.{name}.levels (lowest first) or columns.{name}.missing.",
     )
 
 

@@ -24,7 +24,6 @@ ReadFrame = Callable[[str, int], np.ndarray]
 
 MOST_ORIENTATIONS = 3
 _ACQUISITION_NAMES = ("AcquisitionNumber", "TemporalPositionIdentifier", "EchoTime", "AcquisitionTime")
-_HU_TYPES = {"", "HU"}
 _ASIDE = {
     "localizer": "a localizer, not a slice of the scan.",
     "colour": "a colour image, which has no grey value that means anything in HU.",
@@ -84,7 +83,7 @@ def _series_of(
         finding = Finding(role, "quarantine", _ASIDE[role], members[0].file)
         aside.append(_refused(f"{uid}#{role}", _Stack(tuple(members), (finding,))))
         names = ", ".join(sorted({image.file for image in members})[:3])
-        reason = f"{len(members)} left out ({names}): {_ASIDE[role]}"
+        reason = f"{len(members)} image{'s' if len(members) > 1 else ''} left out ({names}): {_ASIDE[role]}"
         left_out.append(Finding(f"{role}_left_out", "repair", reason))
     if not slices:
         return [replace(aside[0], series_id=uid), *aside[1:]]
@@ -286,7 +285,7 @@ def _unit(images: Sequence[DicomImage], assume_hu: bool) -> tuple[Unit, list[Fin
         tag = reason = ""
         if not image.slope or image.intercept is None:
             tag, reason = "RescaleSlope", "no usable rescale slope and intercept, so HU are unknown."
-        elif image.rescale_type.upper() not in _HU_TYPES:
+        elif image.rescale_type.upper() not in _hu_types(image):
             tag, reason = "RescaleType", f"values are '{image.rescale_type}', not HU."
         if tag and assume_hu:
             return "HU", [
@@ -296,6 +295,12 @@ def _unit(images: Sequence[DicomImage], assume_hu: bool) -> tuple[Unit, list[Fin
             override = "images.assume_hu: true (takes the numbers as HU)"
             return "HU", [Finding("hu_unknown", "quarantine", reason, image.file, tag, override)]
     return "HU", []
+
+
+def _hu_types(image: DicomImage) -> set[str]:
+    """Rescale types that mean HU. "US" (unspecified) does where the scanner itself made the image, as Siemens
+    writes it; in a derived image it may be anything, such as a perfusion map."""
+    return {"", "HU", "US"} if "ORIGINAL" in image.image_type[:1] else {"", "HU"}
 
 
 def _without_duplicates(
@@ -321,7 +326,7 @@ def _without_duplicates(
     if not dropped:
         return images, []
     names = ", ".join(sorted(dropped)[:3])
-    reason = f"{len(dropped)} with the position and pixels of another slice dropped ({names})."
+    reason = f"dropped {len(dropped)} with the position and pixels of another slice ({names})."
     return kept, [Finding("duplicate_dropped", "repair", reason, sorted(dropped)[0], "ImagePositionPatient")]
 
 

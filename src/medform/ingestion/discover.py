@@ -166,6 +166,8 @@ def _kind(head: bytes, name: str, size: int) -> tuple[FileKind, str]:
     claims_image = suffix in _PICTURE_SUFFIXES | {".dcm", ".nii"} or suffixes == ".nii.gz"
     if size == 0:
         return ("unreadable", "the file is empty") if claims_image else ("other", "the file is empty")
+    if name.startswith("._"):
+        return "other", "left behind by macOS, no image"
     if name == "dicomdir":
         return "other", "DICOMDIR, an index of a medium"
     if head[128:132] == b"DICM":

@@ -26,8 +26,9 @@ EXACT_DIGITS = 15
 class RawTable:
     """Cells as text (an empty cell is ``""``; blanks are kept), one frame column a table column.
 
-    ``rows`` gives the row of the file or sheet for each line of ``frame`` (the header's is ``header_row``); ``numbers`` are
-    the (row, column) of cells that a spreadsheet holds as numbers. ``problems`` are faults of the shape.
+    ``rows`` gives the row of the file or sheet for each line of ``frame`` (the header's is ``header_row``);
+    ``numbers`` are the (row, column) of cells that a spreadsheet holds as numbers. ``problems`` are faults of
+    the shape.
     """
 
     file: str
@@ -40,7 +41,9 @@ class RawTable:
     numbers: frozenset[tuple[int, str]] = frozenset()
     problems: tuple[Problem, ...] = field(default=())
 
-    def problem(self, text: str, row: int | None = None, column: str | None = None, **more: str | None) -> Problem:
+    def problem(
+        self, text: str, row: int | None = None, column: str | None = None, **more: str | None
+    ) -> Problem:
         """A `Problem` addressed to this table."""
         return Problem(text, file=self.file, sheet=self.sheet, row=row, column=column, **more)
 
@@ -70,8 +73,9 @@ def read_table(
 ) -> RawTable:
     """Read CSV, TSV or Excel as text; no word means "missing" here and no id loses a zero.
 
-    ``header_row`` and ``skip_rows`` count rows of the file or sheet from 1. Faults of the shape (ragged rows, doubled or
-    nameless columns) are collected in ``problems``; raises `InputError` where there is no table to read.
+    ``header_row`` and ``skip_rows`` count rows of the file or sheet from 1. Faults of the shape (ragged rows,
+    doubled or nameless columns) are collected in ``problems``; raises `InputError` where there is no table to
+    read.
     """
     path = Path(path)
     try:
@@ -79,12 +83,16 @@ def read_table(
     except FileNotFoundError:
         raise InputError("no such file.", where=str(path), fix="check the path of the table.") from None
     except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}.", where=str(path), fix="close it elsewhere.") from None
+        raise InputError(
+            f"cannot be read: {error.strerror}.", where=str(path), fix="close it elsewhere."
+        ) from None
     if content.startswith(MAGIC) or path.suffix.lower() in EXCEL:
         grid = _excel(path, sheet)
     else:
         if sheet is not None:
-            raise InputError("a text table has no sheets.", where=str(path), fix="leave tables.clinical.sheet out.")
+            raise InputError(
+                "a text table has no sheets.", where=str(path), fix="leave tables.clinical.sheet out."
+            )
         text = read_rows(content, str(path), encoding, separator)
         grid = _Grid(text.rows, text.lines, None, text.encoding, text.separator)
     return _table(path.name, grid, header_row, set(skip_rows))
@@ -101,7 +109,9 @@ def _excel(path: Path, sheet: str | None) -> _Grid:
         wanted = [sheet] if sheet is not None else names
         filled = {name: book.get_sheet_by_name(name).to_python(skip_empty_area=False) for name in wanted}
     except CalamineError as error:
-        raise InputError(f"not a readable workbook: {error}.", where=str(path), fix="save it as .xlsx or .csv.") from None
+        raise InputError(
+            f"not a readable workbook: {error}.", where=str(path), fix="save it as .xlsx or .csv."
+        ) from None
     filled = {name: rows for name, rows in filled.items() if any(cell != "" for row in rows for cell in row)}
     if len(filled) > 1:
         raise InputError(
@@ -110,7 +120,9 @@ def _excel(path: Path, sheet: str | None) -> _Grid:
             fix="say which one with tables.clinical.sheet.",
         )
     if not filled:
-        raise InputError("the workbook is empty.", where=str(path), fix="give a table with a header and rows.")
+        raise InputError(
+            "the workbook is empty.", where=str(path), fix="give a table with a header and rows."
+        )
     name, values = next(iter(filled.items()))
     rows, lines, numbers = [], [], set()
     for line, cells in enumerate(values, start=1):
@@ -122,7 +134,8 @@ def _excel(path: Path, sheet: str | None) -> _Grid:
 
 
 def _text(cell: Any) -> str:
-    """A spreadsheet cell as text: whole numbers without a point, dates as YYYY-MM-DD, truth values as TRUE or FALSE."""
+    """A spreadsheet cell as text: whole numbers without a point, dates as YYYY-MM-DD, truth values as TRUE
+    or FALSE."""
     if isinstance(cell, bool):
         return "TRUE" if cell else "FALSE"
     if isinstance(cell, float):
@@ -140,13 +153,21 @@ def _table(file: str, grid: _Grid, header_row: int, skip: set[int]) -> RawTable:
     if not header:
         raise InputError("the table is empty.", where=file, fix="give a table with a header and rows.")
     if not body:
-        raise InputError("the table has a header but no row.", where=file, fix="give a table with patients in rows.")
+        raise InputError(
+            "the table has a header but no row.", where=file, fix="give a table with patients in rows."
+        )
 
-    def problem(text: str, row: int, suggestion: str, column: str | None = None, value: str | None = None) -> Problem:
+    def problem(
+        text: str, row: int, suggestion: str, column: str | None = None, value: str | None = None
+    ) -> Problem:
         return Problem(text, file, grid.sheet, row, column, value, suggestion)
 
     names = [name.strip() for name in header]
-    while names and not names[-1] and all(len(row) < len(names) or not row[len(names) - 1].strip() for _, row in body):
+    while (
+        names
+        and not names[-1]
+        and all(len(row) < len(names) or not row[len(names) - 1].strip() for _, row in body)
+    ):
         names.pop()
     problems = []
     if sum(map(bool, names)) <= 1 < max(len([f for f in row if f.strip()]) for _, row in body):
@@ -162,7 +183,11 @@ def _table(file: str, grid: _Grid, header_row: int, skip: set[int]) -> RawTable:
             problems.append(problem(f"{count} columns have this name.", header_line, hint, column=name))
     body, ragged = _square(body, len(names), problem, header_line)
     frame = pd.DataFrame([row for _, row in body], columns=_distinct(names), dtype=object)
-    numbers = {(line, frame.columns[place]) for line, place in grid.numbers if place < len(names) and line > header_line}
+    numbers = {
+        (line, frame.columns[place])
+        for line, place in grid.numbers
+        if place < len(names) and line > header_line
+    }
     return RawTable(
         file=file,
         sheet=grid.sheet,
@@ -176,7 +201,9 @@ def _table(file: str, grid: _Grid, header_row: int, skip: set[int]) -> RawTable:
     )
 
 
-def _square(body: list[tuple[int, list[str]]], width: int, problem: Any, header_line: int) -> tuple[Any, list[Problem]]:
+def _square(
+    body: list[tuple[int, list[str]]], width: int, problem: Any, header_line: int
+) -> tuple[Any, list[Problem]]:
     """Rows of exactly ``width`` fields, and what is wrong with those that had more or fewer."""
     extra = [line for line, row in body if any(field.strip() for field in row[width:])]
     short = [(line, len(row)) for line, row in body if len(row) < width]
@@ -198,7 +225,8 @@ def _square(body: list[tuple[int, list[str]]], width: int, problem: Any, header_
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Names that can be looked up; a doubled or empty one is already a problem, and gets its place as a suffix."""
+    """Names that can be looked up; a doubled or empty one is already a problem, and gets its place as a
+    suffix."""
     seen: Counter[str] = Counter()
     result = []
     for place, name in enumerate(names, start=1):

@@ -1,4 +1,5 @@
-"""From the bytes of a text table to its fields: encoding and separator, declared or found, never half-guessed."""
+"""From the bytes of a text table to its fields: encoding and separator, declared or found, never
+half-guessed."""
 
 from __future__ import annotations
 
@@ -32,14 +33,17 @@ class TextRows:
 def decode(content: bytes, where: str, declared: str | None = None) -> tuple[str, str]:
     """Text and name of its encoding.
 
-    A byte-order mark decides; then UTF-8, strictly. Otherwise Korean (cp949) or Japanese (cp932) where the bytes read
-    strictly as that script, else cp1252. Raises `InputError`, naming line and column, where lines mix encodings.
+    A byte-order mark decides; then UTF-8, strictly. Otherwise Korean (cp949) or Japanese (cp932) where the
+    bytes read strictly as that script, else cp1252. Raises `InputError`, naming line and column, where lines
+    mix encodings.
     """
     if declared is not None:
         try:
             return content.decode(declared), declared
         except LookupError:
-            raise InputError(f"unknown encoding '{declared}'.", where=where, fix="use a name such as cp949.") from None
+            raise InputError(
+                f"unknown encoding '{declared}'.", where=where, fix="use a name such as cp949."
+            ) from None
         except UnicodeDecodeError as error:
             raise _undecodable(content, error, where, declared) from None
     for mark, name in BOMS:
@@ -90,7 +94,8 @@ def _mixed(content: bytes) -> bool:
 def _script(content: bytes) -> str:
     """cp949, cp932 or cp1252, by which two-byte characters the bytes make.
 
-    Common Hangul has both bytes from 0xA1 up; kana of cp932 begin with 0x82 or 0x83; Western text has single high bytes.
+    Common Hangul has both bytes from 0xA1 up; kana of cp932 begin with 0x82 or 0x83; Western text has single
+    high bytes.
     """
     for name, first, last in (("cp949", "\uac00", "\ud7a3"), ("cp932", "\u3041", "\u30ff")):
         try:
@@ -130,21 +135,32 @@ def _separator(text: str) -> str:
     return best
 
 
-def read_rows(content: bytes, where: str, encoding: str | None = None, separator: str | None = None) -> TextRows:
-    """All fields of a text table as text. Raises `InputError` where it cannot be decoded or a quote is never closed."""
+def read_rows(
+    content: bytes, where: str, encoding: str | None = None, separator: str | None = None
+) -> TextRows:
+    """All fields of a text table as text. Raises `InputError` where it cannot be decoded or a quote is
+    never closed."""
     text, name = decode(content, where, encoding)
     named = {"\\t": "\t", "tab": "\t", "comma": ",", "semicolon": ";"}
     sign = named.get(separator, separator) if separator else _separator(text)
     if len(sign) != 1:
-        raise InputError(f"a separator is one sign, not '{sign}'.", where=where, fix="set tables.clinical.separator.")
+        raise InputError(
+            f"a separator is one sign, not '{sign}'.", where=where, fix="set tables.clinical.separator."
+        )
     csv.field_size_limit(1 << 24)
     try:
         rows, lines = _rows(text, sign)
     except csv.Error as error:
-        raise InputError(f"cannot be read as a table: {error}.", where=where, fix="look for a lone quote.") from None
+        raise InputError(
+            f"cannot be read as a table: {error}.", where=where, fix="look for a lone quote."
+        ) from None
     return TextRows(rows, lines, name, sign)
 
 
 def looks_like_date(text: str) -> bool:
     """Whether a spreadsheet may have turned a gene name into this (``1-Mar``, ``Sep-02``)."""
-    return bool(re.fullmatch(r"(?i)\d{1,2}-(mar|sep|dec|apr|oct|nov)[a-z]*|(mar|sep|dec|apr|oct|nov)[a-z]*-\d{1,2}", text))
+    return bool(
+        re.fullmatch(
+            r"(?i)\d{1,2}-(mar|sep|dec|apr|oct|nov)[a-z]*|(mar|sep|dec|apr|oct|nov)[a-z]*-\d{1,2}", text
+        )
+    )

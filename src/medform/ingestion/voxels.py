@@ -20,7 +20,7 @@ from medform.ingestion.found_series import Finding, FoundSeries, Refused, SliceS
 from medform.ingestion.nifti import read_nifti_slices
 from medform.ingestion.slices import read_mask, read_picture
 
-__all__ = ["AIR_HU", "VoxelPass", "examine", "file_digests"]
+__all__ = ["AIR_HU", "VoxelPass", "examine", "file_digests", "masks_of"]
 
 AIR_HU = -1000.0
 AIR_RANGE = (-1024.0, -950.0)
@@ -43,11 +43,17 @@ class VoxelPass:
     def __iter__(self) -> Iterator[NDArray[Any]]:
         kind = np.dtype(self.series.dtype)
         shape = self.series.shape[1:]
-        for source, stored in zip(self.series.slices, self._stored(), strict=True):
-            if stored.shape != shape:
-                reason = f"{stored.shape[0]} x {stored.shape[1]} voxels where {shape[0]} x {shape[1]} were announced."
-                raise Refused(Finding("matrix_changes", "quarantine", reason, source.file))
-            yield self._exactly(self._without_padding(source, stored), kind, source)
+        file = self.series.files[0]
+        try:
+            for source, stored in zip(self.series.slices, self._stored(), strict=True):
+                file = source.file
+                if stored.shape != shape:
+                    reason = f"{stored.shape} voxels where {shape} were announced."
+                    raise Refused(Finding("matrix_changes", "quarantine", reason, file))
+                yield self._exactly(self._without_padding(source, stored), kind, source)
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror or error}."
+            raise Refused(Finding("unreadable", "quarantine", reason, file)) from None
         if self._padded:
             reason = f"{self._padded:,} voxels marked as outside the field of view are stored as air."
             self.findings.append(
@@ -86,6 +92,8 @@ class VoxelPass:
 
     def _exactly(self, stored: NDArray[Any], kind: np.dtype[Any], source: SliceSource) -> NDArray[Any]:
         """The values in the type of the series; refused if they do not fit it."""
+        if stored.dtype.kind == "f" and not np.isfinite(stored).all():
+            raise Refused(Finding("not_finite", "quarantine", "values that are not numbers.", source.file))
         if stored.dtype == kind:
             return stored
         converted = stored.astype(kind)
@@ -107,9 +115,6 @@ def examine(root: Path, series: FoundSeries) -> FoundSeries:
             pass
     except Refused as refused:
         return series.with_findings([refused.finding])
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}."
-        return series.with_findings([Finding("unreadable", "quarantine", reason, series.files[0])])
     return series.with_findings(voxels.findings)
 
 
@@ -122,7 +127,18 @@ def masks_of(root: Path, series: FoundSeries) -> Iterator[NDArray[np.uint8]] | N
     """Mask slices (H, W) of a series whose index names them, zeros where a slice has none; None without masks."""
     if not any(source.mask for source in series.slices):
         return None
-    return (
-        read_mask(root / source.mask, source.mask) if source.mask else np.zeros(series.shape[1:], np.uint8)
-        for source in series.slices
-    )
+    return (_mask(root, source, series.shape[1:]) for source in series.slices)
+
+
+def _mask(root: Path, source: SliceSource, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    if source.mask is None:
+        return np.zeros(shape, np.uint8)
+    try:
+        values = read_mask(root / source.mask, source.mask)
+    except OSError as error:
+        reason = f"the mask cannot be read: {error.strerror or error}."
+        raise Refused(Finding("bad_mask", "quarantine", reason, source.mask)) from None
+    if values.shape != shape:
+        reason = f"the mask is {values.shape} where its slice is {shape}."
+        raise Refused(Finding("bad_mask", "quarantine", reason, source.mask))
+    return values

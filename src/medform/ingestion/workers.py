@@ -70,26 +70,29 @@ def _pooled(
     workers: int,
     crashed: Callable[[Item], Result] | None,
 ) -> Iterator[tuple[int, Result]]:
-    """(index, result) as they come, a few items ahead of the workers so that memory stays bounded."""
+    """(index, result) as they come; after a crash the suspects run alone, the others in a new pool."""
     waiting = list(range(len(items)))[::-1]
-    running: dict[Future[Result], int] = {}
-    broken: list[int] = []
-    with _executor(workers) as pool:
-        try:
-            while waiting or running:
-                while waiting and len(running) < 2 * workers:
-                    at = waiting.pop()
-                    running[pool.submit(function, items[at])] = at
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    at = running.pop(future)
-                    yield at, future.result()
-        except BrokenProcessPool:
-            broken = sorted({*waiting, *running.values(), at})
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    for at in broken:
-        yield at, _alone(function, items[at], crashed)
+    while waiting:
+        running: dict[Future[Result], int] = {}
+        at = waiting[-1]
+        with _executor(workers) as pool:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < 2 * workers:
+                        at = waiting.pop()
+                        running[pool.submit(function, items[at])] = at
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        at = running.pop(future)
+                        yield at, future.result()
+            except BrokenProcessPool:
+                suspects = sorted({*running.values(), at})
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            else:
+                return
+        for suspect in suspects:
+            yield suspect, _alone(function, items[suspect], crashed)
 
 
 def _alone(

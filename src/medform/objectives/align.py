@@ -278,7 +278,7 @@ class Align(Objective):
             "chance": sum(chances) / max(len(chances), 1),
             "pairs": float(partners),
             "identical_rows": float(max(repeated, default=0)),
-            "temperature": float(temperature),
+            "temperature": self.temperature.number(),
         }
         if found:
             logs["retrieval_at_1"] = sum(found) / len(found)

@@ -191,7 +191,8 @@ class Temperature(nn.Module):
         nothing.
         """
         if self.share is not None:
-            self.get_buffer("fixed").fill_(self.share * float(z.double().square().sum(1).mean()))
+            size = float(z.double().square().sum(1).mean())
+            self.get_buffer("fixed").fill_(self.share * (size if size > 0 else 1.0))  # one centred patient is all 0
 
     @property
     def known(self) -> bool:
@@ -207,6 +208,11 @@ class Temperature(nn.Module):
                 "a relative temperature is known only after start(batch) has seen the training patients"
             )
         return float(self.get_buffer("fixed"))
+
+    @torch.no_grad()
+    def number(self) -> float:
+        """The temperature now, without gradient, for the log."""
+        return float(self.value())
 
     @torch.no_grad()
     def clamp(self) -> None:

@@ -107,7 +107,7 @@ class Simclr(Objective):
             "retrieval_at_1": retrieval(known, known, pairs.target, pairs.candidate),
             "alignment": alignment(known, pairs.target),
             "uniformity": uniformity(known),
-            "temperature": float(temperature),
+            "temperature": self.temperature.number(),
             "same_patient_kept": float(pairs.kept),
         }
         return loss, {name: value for name, value in logs.items() if not math.isnan(value)}

@@ -12,6 +12,7 @@ import pandas as pd
 from medform.cohort.split import inner_folds, stratified_share
 from medform.inputs.clinical import ClinicalInputConfig, EncodedTable, TableEncoder
 from medform.inputs.features import Joined
+from medform.objectives.classify import ClassifyConfig
 from medform.pipeline.stages import (
     Bench,
     Group,
@@ -138,7 +139,7 @@ def _run_variant(
     if variant.embedding == ["image_only"] or second is None:
         result.embeddings.append(_rows(group, model if second else "image_only", "aligned", seed, everybody, side.vectors))
         return
-    supervised = "clinical" not in variant.stages[second[0]].inputs or second[1].objective.kind == "classify"  # type: ignore[attr-defined]
+    supervised = isinstance(second[1].objective, ClassifyConfig)
     if (table is None and not supervised) or (labels is None and supervised):
         return  # the cohort has nothing to align with, or no label to learn
     train = bench.imaged(group.train)
@@ -293,15 +294,11 @@ def _predictions(
     group: Group, name: str, seed: int, side: ImageSide, pairing: Pairing, labels: pd.Series, patients: Sequence[str]
 ) -> pd.DataFrame:
     """What a supervised model says of validation and test patients: probability of the positive class."""
-    import torch
-
-    asked = [patient for patient in patients if _part_of(group)[patient] != "train" and not np.isnan(labels[patient])]
-    with torch.inference_mode():
-        objective = pairing.objective.eval()
-        device = next(objective.parameters()).device
-        logit = objective.logits(side.block(asked).to(device)).float().cpu().numpy()
     part_of = _part_of(group)
+    asked = [patient for patient in patients if part_of[patient] != "train" and not np.isnan(labels[patient])]
+    device = next(pairing.objective.parameters()).device
+    probability = pairing.objective.predict(side.block(asked).to(device)).cpu().numpy()
     return pd.DataFrame(
         {"patient_id": asked, "fold": group.fold, "part": [part_of[patient] for patient in asked], "model": name,
-         "seed": seed, "y_prob": 1 / (1 + np.exp(-logit.reshape(-1).astype(np.float64)))}
+         "seed": seed, "y_true": labels.reindex(asked).to_numpy(), "y_prob": probability}
     )  # fmt: skip

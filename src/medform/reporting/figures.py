@@ -92,7 +92,7 @@ def draw_roc(run: Path, task: str, curves: pd.DataFrame) -> Picture | None:
              if (curves["model"] == model).any()]
     if not shown:
         return None
-    with sheet(3.3) as (figure, axes):
+    with sheet(3.1, NARROW_INCH) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (1.5, 2)))
         for model in shown:
             colour, dash, _ = LINES[model]
@@ -108,8 +108,8 @@ def draw_roc(run: Path, task: str, curves: pd.DataFrame) -> Picture | None:
             f"roc-{slug(task)}",
             figure,
             data,
-            "ROC",
-            "Test patients of all folds. Dotted line: chance.",
+            task,
+            "Test patients of the folds that were run. Dotted line: chance.",
             f"ROC curves on {task} of {labels}; the areas stand in the table.",
         )
 

@@ -113,9 +113,13 @@ class Truth:
             "files": self.files.found,
         }
 
+    def as_json(self) -> dict[str, Any]:
+        """The tree of ``truth.json``: every field, and what follows from them."""
+        return {**asdict(self), "usable": self.usable, "exclusions": self.exclusions, "counts": self.counts()}
+
     def write(self, path: Path) -> None:
-        tree = {**asdict(self), "usable": self.usable, "exclusions": self.exclusions, "counts": self.counts()}
-        path.write_text(json.dumps(tree, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        """Write ``truth.json``; equal truths give equal bytes."""
+        path.write_text(json.dumps(self.as_json(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Truth:

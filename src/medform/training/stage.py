@@ -189,7 +189,7 @@ def _plan(
         return read_json(path)
     seconds = None
     if budget.cpu_minutes is not None:
-        seconds = _seconds_per_step(objective, loader, folder, optimizer, seed, fabric)
+        seconds = seconds_per_step(objective, loader, folder, optimizer, seed, fabric)
     steps = budget.count(loader.steps_per_epoch, seconds)
     rate = base_rate(optimizer, objective) if steps else 0.0
     plan = {
@@ -203,7 +203,7 @@ def _plan(
     return plan
 
 
-def _seconds_per_step(
+def seconds_per_step(
     objective: Objective, loader: Loader, folder: Path, optimizer: OptimizerConfig, seed: int, fabric: Fabric
 ) -> float:
     """CPU seconds of one step, from a few steps of a copy (after one that is not counted)."""

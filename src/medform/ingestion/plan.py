@@ -1,0 +1,232 @@
+"""From a folder to series: every file counted once, headers read, nothing written and no voxel kept."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from medform.cohort.cohort_file import Unit
+from medform.ingestion.dicom import group_dicom
+from medform.ingestion.dicom_file import NotAnImage
+from medform.ingestion.dicom_header import DicomImage, read_header
+from medform.ingestion.dicom_pixels import DicomPixels
+from medform.ingestion.discover import FoundFile, Listing, discover
+from medform.ingestion.found_series import Finding, FoundSeries, Refused, SliceSource
+from medform.ingestion.layouts.folders import FolderLayout
+from medform.ingestion.layouts.place import Layout, NotScan
+from medform.ingestion.layouts.recognise import layout_of
+from medform.ingestion.nifti import read_nifti_header
+from medform.ingestion.slices import picture_series
+from medform.ingestion.workers import Progress, run_all, silent
+
+__all__ = ["Plan", "ReadSettings", "accepting", "natural", "plan_folder"]
+
+IMAGE_KINDS = ("dicom", "nifti", "picture")
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """How files are read: ``unit`` of NIfTI and pictures (None: raw and display), codes let through, HU assumed."""
+
+    layout: str = "auto"
+    unit: Unit | None = None
+    accept: frozenset[str] = frozenset()
+    assume_hu: bool = False
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What lies under ``root``: all regular files (found = image + other + unreadable), what was skipped, the series.
+
+    Every image file is in exactly one series, or, in an index layout, among the ``masks``.
+    """
+
+    root: Path
+    files: tuple[FoundFile, ...]
+    skipped: tuple[FoundFile, ...]
+    series: tuple[FoundSeries, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Files found, and of these images, others and unreadable ones."""
+        kinds = [file.kind for file in self.files]
+        image = sum(kind in IMAGE_KINDS for kind in kinds)
+        unreadable = kinds.count("unreadable")
+        return {
+            "found": len(kinds),
+            "image": image,
+            "other": len(kinds) - image - unreadable,
+            "unreadable": unreadable,
+        }
+
+
+def plan_folder(path: Path, settings: ReadSettings, progress: Progress = silent) -> Plan:
+    """Series of a folder (or one file), whatever formats lie in it; raises `InputError` if there is no such path."""
+    listing = discover(path)
+    files = {file.path: file for file in listing.files}
+    series = _dicom(listing, files, settings, progress)
+    volumes = [file.path for file in listing.of_kind("nifti")]
+    pictures = [file.path for file in listing.of_kind("picture")]
+    layout = layout_of(settings.layout, listing.root, volumes, pictures)
+    series += _volumes(listing.root, volumes, files, layout, settings)
+    series += _pictures(listing.root, pictures, files, layout, settings)
+    series = [accepting(one, settings.accept) for one in _beside_unreadable(series, files.values())]
+    ordered = tuple(sorted(series, key=lambda one: (one.patient_id, one.series_id)))
+    return Plan(listing.root, tuple(files.values()), listing.skipped, ordered)
+
+
+def accepting(series: FoundSeries, codes: Iterable[str]) -> FoundSeries:
+    """The series with findings of the given codes let through, where they can be: the user vouches for them."""
+    allowed = set(codes)
+    findings = tuple(
+        replace(
+            finding, effect="repair", override=None, reason=f"{finding.reason} Let through by images.accept."
+        )
+        if finding.effect == "quarantine" and finding.override and finding.code in allowed
+        else finding
+        for finding in series.findings
+    )
+    return replace(series, findings=findings)
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key under which ``slice_9`` stands before ``slice_10``."""
+    parts: list[tuple[int, int, str]] = []
+    digits = ""
+    for sign in text:
+        if sign.isdecimal():
+            digits += sign
+            continue
+        if digits:
+            parts.append((0, int(digits), ""))
+            digits = ""
+        parts.append((1, 0, sign))
+    if digits:
+        parts.append((0, int(digits), ""))
+    return tuple(parts)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What reading one DICOM header gave: frames, or why there are none."""
+
+    images: tuple[DicomImage, ...] = ()
+    other: str = ""
+    refused: Finding | None = None
+
+
+def _read_one(root: Path, name: str) -> _Header:
+    try:
+        return _Header(images=tuple(read_header(root / name, name)))
+    except NotAnImage as error:
+        return _Header(other=str(error))
+    except Refused as error:
+        return _Header(refused=error.finding)
+    except OSError as error:
+        return _Header(refused=Finding("unreadable", "quarantine", f"{error.strerror or error}.", name))
+
+
+def _crashed(name: str) -> _Header:
+    reason = "reading it ended the process that tried."
+    return _Header(refused=Finding("unreadable", "quarantine", reason, name))
+
+
+def _dicom(
+    listing: Listing, files: dict[str, FoundFile], settings: ReadSettings, progress: Progress
+) -> list[FoundSeries]:
+    """Series of all DICOM files; those that hold no scan, or cannot be read, change their kind in ``files``."""
+    names = [file.path for file in listing.of_kind("dicom")]
+    headers = run_all(
+        partial(_read_one, listing.root),
+        names,
+        workers=settings.workers if len(names) > 64 else 1,
+        progress=progress,
+        what="headers",
+        crashed=_crashed,
+    )
+    images: list[DicomImage] = []
+    for name, header in zip(names, headers, strict=True):
+        if header.refused is not None:
+            files[name] = replace(files[name], kind="unreadable", reason=str(header.refused))
+        elif header.other:
+            files[name] = replace(files[name], kind="other", reason=header.other)
+        images += header.images
+    read_frame = DicomPixels(listing.root).frame
+    series = group_dicom(images, read_frame, assume_hu=settings.assume_hu)
+    folders = FolderLayout(listing.root.name, [image.file for image in images], [])
+    return [one if one.patient_id else _named_by_folder(one, folders) for one in series]
+
+
+def _named_by_folder(series: FoundSeries, folders: FolderLayout) -> FoundSeries:
+    """A series whose header names nobody belongs to its patient folder, else to its study alone."""
+    place = folders.place(series.files[0])
+    nested = "/" in series.files[0]
+    patient = place.patient_id if nested else series.study_id or place.patient_id
+    reason = f"the header names no patient; taken as '{patient}' after the {'folder' if nested else 'study'}."
+    finding = Finding("patient_from_folder", "note", reason, series.files[0], "PatientID")
+    return replace(series, patient_id=patient).with_findings([finding])
+
+
+def _volumes(
+    root: Path, names: Sequence[str], files: dict[str, FoundFile], layout: Layout, settings: ReadSettings
+) -> list[FoundSeries]:
+    """A series for each NIfTI file that is a scan."""
+    found = []
+    for name in names:
+        try:
+            place = layout.place(name)
+        except NotScan as error:
+            files[name] = replace(files[name], kind="other", reason=str(error))
+            continue
+        try:
+            series = read_nifti_header(root / name, name, settings.unit or "raw")
+        except Refused as error:
+            if error.finding.code in ("unreadable", "not_a_volume"):
+                files[name] = replace(files[name], kind="unreadable", reason=str(error))
+                continue
+            series = FoundSeries(
+                name, "", "nifti", "", settings.unit or "raw", (SliceSource(name, name),), (1, 0, 0), "int16",
+                (name,), findings=(error.finding,),
+            )  # fmt: skip
+        found.append(
+            replace(series, patient_id=place.patient_id, study_id=place.study, modality=place.modality)
+        )
+    return found
+
+
+def _pictures(
+    root: Path, names: Sequence[str], files: dict[str, FoundFile], layout: Layout, settings: ReadSettings
+) -> list[FoundSeries]:
+    """A series for each folder of pictures, in natural order of their names."""
+    stacks: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for name in names:
+        try:
+            place = layout.place(name)
+        except NotScan as error:
+            files[name] = replace(files[name], kind="other", reason=str(error))
+            continue
+        stacks[place.patient_id, place.series, place.study].append(name)
+    found = []
+    for (patient, series_id, study), members in sorted(stacks.items()):
+        sources = [SliceSource(name, name) for name in sorted(members, key=natural)]
+        series = picture_series(root, series_id, patient, sources, settings.unit or "display")
+        found.append(replace(series, study_id=study))
+    return found
+
+
+def _beside_unreadable(series: Iterable[FoundSeries], files: Iterable[FoundFile]) -> Iterable[FoundSeries]:
+    """Series whose folder holds unreadable files say so: one of those may have been a slice."""
+    bad: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        if file.kind == "unreadable":
+            bad[file.path.rpartition("/")[0]].append(file.path)
+    for one in series:
+        beside = sorted({name for file in one.files for name in bad.get(file.rpartition("/")[0], ())})
+        if one.reader == "dicom" and beside:
+            reason = f"{len(beside)} file(s) of its folder could not be read and may have been slices of it."
+            one = one.with_findings([Finding("unreadable_beside", "note", reason, beside[0])])
+        yield one

@@ -1,0 +1,203 @@
+"""What a run writes about itself and its cohort: run.json, the cohort's flow, table one, the attention montage."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import medform
+from medform.config import dump
+from medform.runs.folder import RunFolder, RunIdentity
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from medform.cohort.store import Cohort
+    from medform.pipeline.plan import Plan
+    from medform.recipes.recipe import Recipe
+    from medform.runs.scores import ScoreRow
+
+__all__ = ["Spending", "begin", "write_cohort_pages"]
+
+PACKAGES = ("torch", "timm", "lightning-fabric", "numpy", "pandas", "scikit-learn", "pydicom")
+
+
+def begin(
+    folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataFrame, *, resume: bool, overwrite: bool
+) -> None:
+    """Start or go on with the run: refuses another configuration, writes run.json and recipe.yaml."""
+    identity = RunIdentity(dump(recipe), {cohort.name: cohort.digest}, medform.__version__)
+    versions = {"medform": medform.__version__, "python": platform.python_version()}
+    versions |= {name: metadata.version(name) for name in PACKAGES}
+    counts = {name: labels[name].dropna() for name in labels.columns}
+    tasks = [
+        {"name": task.name, "primary": task.primary, "n": len(counts[task.name]), "positive": int(counts[task.name].sum())}
+        for task in cohort.tasks
+        if task.name in counts
+    ]
+    folder.begin(
+        identity,
+        resume=resume,
+        overwrite=overwrite,
+        status="running",
+        recipe=recipe.name,
+        citation=recipe.citation,
+        cohort={
+            "name": cohort.name,
+            "digest": cohort.digest,
+            "licence": cohort.licence,
+            "n_patients": len(cohort.patient_ids),
+        },
+        store=str(cohort.root),
+        versions=versions,
+        commit=_commit(),
+        argv=list(sys.argv),
+        seed=recipe.seeds[0],
+        started=_now(),
+        tasks=tasks,
+        transductive=recipe.transductive,
+        folds=len(cohort.split().folds) if cohort.tasks else None,
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _commit() -> str | None:
+    """The commit of medform's own checkout, None for an installed wheel."""
+    home = Path(medform.__file__).resolve().parents[2]
+    if not (home / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(home), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+@dataclass
+class Spending:
+    """CPU time, wall time and memory of a run, added up over its resumed parts."""
+
+    wall: float = field(default_factory=time.perf_counter)
+    cpu: float = field(default_factory=time.process_time)
+
+    def planned(self, folder: RunFolder, plan: Plan) -> None:
+        """Store the plan of a new run; one that goes on keeps the plan it began with."""
+        record = folder.record()
+        update: dict[str, Any] = {"detectable": plan.detectable, "warnings": list(plan.warnings)}
+        if "planned" not in record:
+            steps = {f"{name} steps": counts["steps"] for name, counts in plan.stages.items()}
+            passes = {f"{name} passes": c["passes"] for name, c in plan.stages.items() if "passes" in c}
+            update["planned"] = {"cpu_minutes": round(plan.cpu_minutes, 2), "disk_gb": round(plan.disk_gb, 2)} | steps | passes
+        folder.update(**update)
+
+    def note(self, folder: RunFolder) -> None:
+        """Add what was spent since the last note."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        spent = folder.record().get("spent", {})
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        folder.update(
+            spent={
+                "cpu_minutes": round(spent.get("cpu_minutes", 0.0) + (cpu - self.cpu) / 60, 3),
+                "wall_minutes": round(spent.get("wall_minutes", 0.0) + (wall - self.wall) / 60, 3),
+                "peak_memory_gb": round(max(spent.get("peak_memory_gb", 0.0), peak), 3),
+            }
+        )
+        self.wall, self.cpu = wall, cpu
+
+    def finish(self, folder: RunFolder, cohort: Cohort, notes: Sequence[str], rows: Sequence[ScoreRow]) -> None:
+        """The last words of run.json: what was run, what collapsed, what to know."""
+        from medform.compute.device import choose_device, measured_gflops, usable_cores
+        from medform.runs.folder import read_json
+
+        self.note(folder)
+        facts: list[dict[str, Any]] = []
+        folds: list[int] = []
+        for place in sorted((folder.path / "folds").glob("*")) + [folder.path / "final"]:
+            if (place / "facts.json").is_file():
+                facts.append(read_json(place / "facts.json"))
+                if place.name != "final":
+                    folds.append(int(place.name))
+        folder.update(
+            status="complete" if (folder.path / "final" / "facts.json").is_file() else "folds",
+            finished=_now(),
+            folds_run=sorted(folds),
+            collapsed=[collapse for fact in facts for collapse in fact["collapsed"]],
+            notes=[*notes, *dict.fromkeys(note for fact in facts for note in fact["notes"])],
+            device={
+                "name": choose_device().name,
+                "cores": usable_cores(),
+                "gflops_per_core": round(measured_gflops(), 1),
+                "machine": platform.machine(),
+            },
+        )
+
+
+def write_cohort_pages(folder: RunFolder, cohort: Cohort, labels: pd.DataFrame, primary: str | None) -> None:
+    """flow.json, table_one.json and the montage: what the report shows of the cohort, by pseudonym."""
+    import pandas as pd
+
+    from medform.reporting.flow import write_flow
+    from medform.reporting.montage import draw_montage
+    from medform.reporting.table_one import summarise, write_table_one
+
+    write_flow(folder.path, cohort_flow(cohort, labels, primary))
+    if cohort.clinical is not None and cohort.tasks:
+        fold = cohort.split().folds[0]
+        groups = {"all": cohort.patient_ids, "train": fold.train, "validation": fold.validation, "test": fold.test}
+        columns = cohort.columns
+        table = summarise(
+            cohort.table(),
+            groups,
+            roles={name: spec.role for name, spec in columns.items()},
+            units={name: getattr(spec, "unit", None) for name, spec in columns.items()},
+            types={name: spec.type for name, spec in columns.items() if spec.type is not None},
+        )
+        write_table_one(folder.path, table)
+    attention = folder.path / "attention.parquet"
+    if attention.is_file():
+        draw_montage(folder.path, cohort, pd.read_parquet(attention), task=primary)
+
+
+def cohort_flow(cohort: Cohort, labels: pd.DataFrame, primary: str | None) -> Any:
+    """From files found to patients used, counted by the store."""
+    from collections import Counter
+
+    from medform.reporting.flow import Exclusion, Flow, FlowStep
+
+    counts = cohort.counts
+    imaged = cohort.patients[cohort.patients["n_series"] > 0]
+    steps = [
+        FlowStep("files found", files=counts.get("files", {}).get("found") if isinstance(counts.get("files"), dict) else counts.get("files_found")),
+        FlowStep("series accepted", patients=len(imaged), series=len(cohort.series), slices=len(cohort.slices)),
+    ]
+    exclusions = [
+        Exclusion(reason, number, "items", after="files found")
+        for reason, number in sorted(Counter(one.code for one in cohort.quarantine()).items())
+    ]
+    if cohort.clinical is not None:
+        with_table = imaged[imaged["has_table"]]
+        steps.append(FlowStep("patients with images and a row of the table", patients=len(with_table)))
+        without = len(imaged) - len(with_table)
+        if without:
+            exclusions.append(Exclusion("images but no row of the table", without, "patients", after="series accepted"))
+        only = int((cohort.patients["n_series"] == 0).sum())
+        if only:
+            exclusions.append(Exclusion("a row of the table but no images", only, "patients", after="series accepted"))
+    if primary is not None:
+        known = labels[primary].reindex(list(imaged["patient_id"])).notna()
+        steps.append(FlowStep(f"patients with a label for {primary}", patients=int(known.sum())))
+    return Flow(tuple(steps), tuple(exclusions))

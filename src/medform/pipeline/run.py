@@ -1,0 +1,219 @@
+"""`medform run`: everything from files to report, in one folder, resumable."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medform.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from medform.cohort.store import Cohort
+    from medform.pipeline.stages import Bench, Group
+    from medform.recipes.recipe import Recipe
+    from medform.runs.folder import RunFolder
+
+__all__ = ["RunResult", "run"]
+
+logger = logging.getLogger(__name__)
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left behind. ``excluded`` counts what was set aside on the way (for ``--strict``)."""
+
+    run: Path
+    report: Path | None
+    model: Path | None
+    excluded: int = 0
+    collapsed: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether something was left out or a stage collapsed."""
+        return bool(self.excluded or self.collapsed)
+
+
+def run(
+    recipe: str,
+    cohort: Path,
+    root: Path | None = None,
+    out: Path = Path("run"),
+    folds: Sequence[int] | None = None,
+    store: Path | None = None,
+    device: str = "auto",
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> RunResult:
+    """From a cohort file to ``out/report.html``: ingest, train every fold, evaluate, export, report.
+
+    ``folds``: only these (default: all, then a final model on all patients). A killed run goes on with ``resume``;
+    another configuration in the same folder is refused with the difference. Raises `MedformError`.
+    """
+    from medform.cohort.cohort_file import read_cohort_file
+    from medform.ingestion.ingest import ingest
+    from medform.recipes.recipe import read_recipe
+    from medform.runs.folder import RunFolder
+
+    chosen = read_recipe(recipe, overrides, seed)
+    file = read_cohort_file(Path(cohort), root)
+    folder = RunFolder(Path(out))
+    with folder.lock():
+        where = Path(store) if store is not None else folder.path / "store"
+        found = ingest(file, where, workers=workers, progress=progress, resume=True)
+        return run_stages(folder, found, chosen, folds, device, resume, overwrite, progress)
+
+
+def run_stages(
+    folder: RunFolder,
+    cohort: Cohort,
+    recipe: Recipe,
+    folds: Sequence[int] | None,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+    progress: Progress | None,
+) -> RunResult:
+    """Everything after the cohort store; ``folder`` is locked by the caller."""
+    from medform.ingestion.leaks import check_leaks
+    from medform.pipeline.evaluate import evaluate_run
+    from medform.pipeline.export import export_model
+    from medform.pipeline.fold import encode_table
+    from medform.pipeline.plan import make_plan
+    from medform.pipeline.records import Spending, begin, write_cohort_pages
+    from medform.pipeline.report import report
+
+    labels = task_labels(cohort)
+    notes = list(check_leaks(cohort)) if len(labels.columns) and cohort.features() else []
+    groups = _groups(cohort, folds)
+    spending = Spending()
+    begin(folder, cohort, recipe, labels, resume=resume, overwrite=overwrite)
+    bench = make_bench(cohort, folder, device, progress)
+    left = [group for group in groups if not _is_done(folder, group)]
+    encoded = encode_table(bench, groups[0].train, recipe) if groups else None
+    plan = make_plan(bench, recipe, left, labels, 0 if encoded is None else encoded[1].values.shape[1])
+    for line in plan.lines():
+        logger.info("%s", line)
+    spending.planned(folder, plan)
+    primary = next((task.name for task in cohort.tasks if task.primary), None)
+    collapsed = 0
+    for group in left:
+        collapsed += _train(bench, group, recipe, labels, primary, folder)
+        spending.note(folder)
+    _merge(folder, [group for group in _groups(cohort, None) if _is_done(folder, group)])
+    rows = evaluate_run(folder, cohort, recipe, labels, progress) if len(labels.columns) else []
+    model = export_model(folder, cohort, recipe, labels)
+    write_cohort_pages(folder, cohort, labels, primary)
+    spending.finish(folder, cohort, notes, rows)
+    page = report(folder.path)
+    excluded = len(cohort.quarantine())
+    return RunResult(folder.path, page, model, excluded, collapsed, tuple(notes))
+
+
+def task_labels(cohort: Cohort) -> pd.DataFrame:
+    """A float column a task (1, 0, NaN), by patient."""
+    import pandas as pd
+
+    columns = {task.name: cohort.labels(task.name) for task in cohort.tasks} if cohort.clinical is not None else {}
+    return pd.DataFrame(columns, index=pd.Index(cohort.patient_ids, name="patient_id"))
+
+
+def make_bench(cohort: Cohort, folder: RunFolder, device: str, progress: Progress | None) -> Bench:
+    """The device, its precision and threads, and what all stages share."""
+    from lightning_fabric import Fabric
+
+    from medform.compute.device import choose_device, set_threads
+    from medform.pipeline.stages import Bench
+
+    chosen = choose_device(device)  # type: ignore[arg-type]
+    if chosen.note:
+        logger.warning("%s", chosen.note)
+    fabric = Fabric(accelerator=chosen.name, devices=1, precision="32-true")
+    return Bench(cohort, folder, fabric, set_threads(), progress)
+
+
+def _groups(cohort: Cohort, folds: Sequence[int] | None) -> list[Group]:
+    """The folds to run, and the final model on everybody where all of them are run."""
+    from medform.pipeline.stages import Group
+
+    split = cohort.split() if cohort.tasks else None
+    if split is None:
+        return [Group(None, cohort.patient_ids)]
+    every = range(len(split.folds))
+    wanted = list(every) if folds is None else sorted(set(folds))
+    unknown = [fold for fold in wanted if fold not in every]
+    if unknown:
+        raise InputError(
+            f"there is no fold {', '.join(map(str, unknown))}: the split has folds 0 to {len(split.folds) - 1}.",
+            where="--fold",
+            consequence="Nothing was started.",
+        )
+    groups = [Group(k, split.folds[k].train, split.folds[k].validation, split.folds[k].test) for k in wanted]
+    if wanted == list(every):
+        groups.append(Group(None, split.patient_ids))
+    return groups
+
+
+def _place(folder: RunFolder, group: Group) -> Path:
+    return folder.path / "final" if group.fold is None else folder.path / "folds" / str(group.fold)
+
+
+def _is_done(folder: RunFolder, group: Group) -> bool:
+    return (_place(folder, group) / "embeddings.parquet").is_file()
+
+
+def _train(
+    bench: Bench, group: Group, recipe: Recipe, labels: pd.DataFrame, primary: str | None, folder: RunFolder
+) -> int:
+    """Train one fold and write its rows; the embeddings come last, so that a fold is done or not."""
+    import pandas as pd
+
+    from medform.pipeline.fold import run_fold
+    from medform.runs.folder import write_atomically, write_json
+
+    started = time.perf_counter()
+    chosen = recipe if group.fold is not None else recipe.model_copy(update={"variants": {}})
+    result = run_fold(bench, group, chosen, labels, primary)
+    place = _place(folder, group)
+    for name, frames in (
+        ("direct", result.direct),
+        ("attention", result.attention),
+        ("embeddings", result.embeddings),
+    ):
+        if name == "embeddings":
+            write_json(place / "facts.json", {"collapsed": result.collapsed, "steps": result.steps, "notes": result.notes})
+        if frames:
+            frame = pd.concat(frames, ignore_index=True)
+            write_atomically(place / f"{name}.parquet", lambda path, frame=frame: frame.to_parquet(path, index=False))
+    what = "final model" if group.fold is None else f"fold {group.fold}"
+    logger.info("%s done in %.0f s", what, time.perf_counter() - started)
+    for collapse in result.collapsed:
+        logger.warning("%s: training of %s collapsed and was stopped", what, collapse["variant"])
+    return len(result.collapsed)
+
+
+def _merge(folder: RunFolder, groups: Sequence[Group]) -> None:
+    """The run's own tables from those of its folds."""
+    import pandas as pd
+
+    from medform.runs.folder import write_atomically
+
+    for name in ("embeddings", "attention", "direct"):
+        paths = [_place(folder, group) / f"{name}.parquet" for group in groups if group.fold is not None or name == "embeddings"]
+        frames = [pd.read_parquet(path) for path in paths if path.is_file()]
+        if frames:
+            frame = pd.concat(frames, ignore_index=True)
+            target = folder.path / f"{name}.parquet"
+            write_atomically(target, lambda path, frame=frame: frame.to_parquet(path, index=False))

@@ -1,0 +1,57 @@
+"""A small cohort store made from the phantom without any file in between, shared by the tests of the verbs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medform.cohort.cohort_file import parse_cohort_file
+from medform.cohort.quarantine import Verdict
+from medform.cohort.store import Cohort, CohortWriter, SeriesRecord, SliceRecord
+from medform.synthetic.hospital import make_stacks
+from medform.synthetic.options import HospitalOptions
+
+COHORT = {
+    "name": "phantom",
+    "licence": "synthetic",
+    "images": {"layout": "dicom", "unit": "HU"},
+    "tables": {"clinical": {"path": "clinical.csv", "patient_id": "id"}},
+    "columns": {
+        "age": {"role": "feature", "type": "number", "known_at": "before_scan"},
+        "marker": {"role": "feature", "type": "number", "known_at": "before_scan"},
+        "sex": {"role": "feature", "type": "category", "known_at": "before_scan"},
+        "malignant": {"role": "label", "type": "boolean"},
+    },
+    "tasks": [{"name": "malignant", "label": "clinical.malignant", "predicted_at": "scan", "primary": True}],
+    "splits": {"folds": 2, "validation": 0.2, "seed": 3},
+}
+
+
+def make_phantom_store(root: Path, patients: int = 24, seed: int = 1) -> Cohort:
+    """A store of phantom patients of 48 x 48 pixels."""
+    stacks = make_stacks(patients, seed, HospitalOptions(size=48))
+    writer = CohortWriter(root, parse_cohort_file(COHORT, "phantom"), inputs="phantom")
+    rows = {}
+    for number, patient in enumerate(stacks):
+        slices = tuple(SliceRecord(float(index) * 3, 1.0, 0.0, f"{number}.{index}", f"{number}-{index}") for index in range(len(patient.stack)))
+        record = SeriesRecord(f"1.2.{number}", patient.patient_id, "CT", "HU", Verdict("accepted"), slices)
+        writer.write_series(record, [np.rint(image).astype(np.int16) for image in patient.stack])
+        random = np.random.default_rng(number)
+        rows[patient.patient_id] = {
+            "age": float(random.integers(40, 80)),
+            "marker": float(np.log1p(patient.mask.sum()) + random.normal(0, 0.3)),
+            "sex": str(random.choice(["F", "M"])),
+            "malignant": bool(patient.malignant),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient_id")
+    table = table.astype({"sex": "string", "malignant": "boolean"})
+    writer.finish([f"1.2.{number}" for number in range(len(stacks))], clinical=table)
+    return Cohort.read(root)
+
+
+@pytest.fixture(scope="session")
+def phantom_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return make_phantom_store(tmp_path_factory.mktemp("phantom") / "store")
