@@ -1,4 +1,4 @@
-"""Views: the kernel equals its twin, a view is its own whatever is around it, and nothing un-CT-like happens."""
+"""Views: the kernel equals its twin, a view is its own whatever surrounds it, and a CT stays a CT."""
 
 from __future__ import annotations
 

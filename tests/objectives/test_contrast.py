@@ -1,4 +1,4 @@
-"""The one contrastive loss against closed forms, a slow loop in float64, lightly's NT-Xent and the InfoNCE formula."""
+"""The one contrastive loss against closed forms, a slow loop in float64, a peer's NT-Xent, the InfoNCE formula."""
 
 from __future__ import annotations
 

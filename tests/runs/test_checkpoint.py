@@ -1,4 +1,4 @@
-"""Checkpoints: everything comes back bit by bit, without pickle, and only into the architecture it is from."""
+"""Checkpoints: everything comes back bit by bit, without pickle, and only into its own architecture."""
 
 from __future__ import annotations
 

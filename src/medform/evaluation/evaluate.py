@@ -92,7 +92,8 @@ def evaluate(
             "there are no image or table vectors.", fix="run `medform embed` or the recipe first."
         )
     primary = settings.primary or targets[0].task
-    held_out = held_out_patients(vectors, labels[primary], settings)
+    strata = pd.Series(next(one.labels for one in targets if one.task == primary))
+    held_out = held_out_patients(vectors, strata, settings)
     cases: list[dict[str, Any]] = []
     kept: list[pd.DataFrame] = []
     write = sink or kept.append
@@ -135,7 +136,7 @@ def _targets(labels: pd.DataFrame, settings: EvaluationSettings, cohort: str) ->
     problems, targets = [], []
     for name in sorted(names, key=lambda one: one != settings.primary):
         try:
-            targets.append(Target.of(cohort, name, labels[name]))
+            targets.append(Target.of(cohort, name, labels.index.tolist(), labels[name].tolist()))
         except ValueError as error:
             problems.append(Problem(str(error), column=name))
     if problems:
@@ -226,9 +227,8 @@ def detectable_differences(labels: pd.DataFrame, rows: Sequence[ScoreRow] = ()) 
     """
     found: dict[str, float] = {}
     for task in labels.columns:
-        column = labels[task].dropna()
-        positives = int((column == 1).sum())
-        planned = detectable_difference(positives, len(column) - positives)
+        values = labels[task].tolist()
+        planned = detectable_difference(values.count(1.0), values.count(0.0))
         if planned is not None:
             found[str(task)] = planned
     for row in rows:

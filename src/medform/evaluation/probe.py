@@ -50,14 +50,14 @@ class Target:
     labels: Mapping[str, float]
 
     @classmethod
-    def of(cls, cohort: str, task: str, column: pd.Series) -> Target:
-        """From a column of labels indexed by patient id, 0, 1 or NaN; ``ValueError`` for any other value."""
-        present = column.dropna()
-        values = {str(one): float(label) for one, label in zip(present.index, present.tolist(), strict=True)}
-        odd = sorted(set(values.values()) - {0.0, 1.0})
+    def of(cls, cohort: str, task: str, ids: Sequence[object], values: Sequence[float]) -> Target:
+        """From the labels of ``ids``, 0, 1 or NaN (no label); ``ValueError`` for any other value."""
+        pairs = zip(ids, values, strict=True)
+        labels = {str(one): float(value) for one, value in pairs if not pd.isna(value)}
+        odd = sorted(set(labels.values()) - {0.0, 1.0})
         if odd:
-            raise ValueError(f"labels of task '{task}' must be 0 or 1, found {odd[:3]}.")
-        return cls(cohort, task, values)
+            raise ValueError(f"labels of task '{task}' must be 0 or 1, found {', '.join(map(str, odd[:3]))}.")
+        return cls(cohort, task, labels)
 
     def labelled(self, rows: Rows) -> tuple[Rows, Array]:
         """The rows that have a label, and the labels."""

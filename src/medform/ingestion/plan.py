@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from medform.cohort.cohort_file import Unit
+from medform.cohort.cohort_file import CohortFile, Unit
 from medform.ingestion.dicom import group_dicom
 from medform.ingestion.dicom_file import NotAnImage
 from medform.ingestion.dicom_header import DicomImage, read_header
@@ -18,11 +18,12 @@ from medform.ingestion.found_series import Finding, FoundSeries, Refused, SliceS
 from medform.ingestion.layouts.folders import FolderLayout
 from medform.ingestion.layouts.place import Layout, NotScan
 from medform.ingestion.layouts.recognise import layout_of
+from medform.ingestion.layouts.slice_index import index_series
 from medform.ingestion.nifti import read_nifti_header
 from medform.ingestion.slices import picture_series
 from medform.ingestion.workers import Progress, run_all, silent
 
-__all__ = ["Plan", "ReadSettings", "accepting", "natural", "plan_folder"]
+__all__ = ["Plan", "ReadSettings", "accepting", "natural", "plan_folder", "plan_index"]
 
 IMAGE_KINDS = ("dicom", "nifti", "picture")
 
@@ -230,3 +231,12 @@ def _beside_unreadable(series: Iterable[FoundSeries], files: Iterable[FoundFile]
             reason = f"{len(beside)} file(s) of its folder could not be read and may have been slices of it."
             one = one.with_findings([Finding("unreadable_beside", "note", reason, beside[0])])
         yield one
+
+
+def plan_index(file: CohortFile, settings: ReadSettings) -> Plan:
+    """Series of the pictures that the cohort file's index lists; raises `InputError` for a faulty index."""
+    listing = discover(file.path(file.images.path))
+    files = {found.path: found for found in listing.files}
+    series = index_series(file, listing.root, files)
+    ordered = sorted((accepting(one, settings.accept) for one in series), key=lambda one: one.series_id)
+    return Plan(listing.root, tuple(files.values()), listing.skipped, tuple(ordered))

@@ -192,7 +192,8 @@ class Temperature(nn.Module):
         """
         if self.share is not None:
             size = float(z.double().square().sum(1).mean())
-            self.get_buffer("fixed").fill_(self.share * (size if size > 0 else 1.0))  # one centred patient is all 0
+            # a single patient, centred on itself, is all 0: any unit will do, but not 0
+            self.get_buffer("fixed").fill_(self.share * (size if size > 0 else 1.0))
 
     @property
     def known(self) -> bool:

@@ -12,6 +12,7 @@ import pandas as pd
 from medform.cohort.split import inner_folds, stratified_share
 from medform.inputs.clinical import ClinicalInputConfig, EncodedTable, TableEncoder
 from medform.inputs.features import Joined
+from medform.inputs.loader import RowSource
 from medform.objectives.classify import ClassifyConfig
 from medform.pipeline.stages import (
     Bench,
@@ -25,6 +26,7 @@ from medform.pipeline.stages import (
     train_encoder,
 )
 from medform.runs.arrays import write_arrays
+from medform.training.infer import embeddings
 
 if TYPE_CHECKING:
     from medform.recipes.recipe import Recipe
@@ -39,12 +41,17 @@ SUPPORTS = ("out_of_fold", "unseen")
 
 @dataclass
 class FoldResult:
-    """What a fold leaves: rows of embeddings.parquet and attention.parquet, predictions of models that predict
-    themselves, and what happened on the way."""
+    """What a fold leaves.
+
+    Rows of embeddings.parquet and attention.parquet, predictions of models that predict themselves (``direct``), both
+    sides of the aligned space (``projections``), slice features by encoder (``slices``), and what happened on the way.
+    """
 
     embeddings: list[pd.DataFrame] = field(default_factory=list)
     attention: list[pd.DataFrame] = field(default_factory=list)
     direct: list[pd.DataFrame] = field(default_factory=list)
+    projections: list[pd.DataFrame] = field(default_factory=list)
+    slices: dict[str, np.ndarray] = field(default_factory=dict)
     collapsed: list[dict[str, Any]] = field(default_factory=list)
     steps: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -84,6 +91,8 @@ def run_fold(bench: Bench, group: Group, recipe: Recipe, labels: pd.DataFrame, p
         for name in [MAIN, *(variant for variant in recipe.variants if variant not in SUPPORTS)]:
             variant = recipe if name == MAIN else recipe.variant(name)
             side = _side(bench, group, variant, name, seed, sides, result)
+            if bench.cohort.slice_tasks and variant.embedding == ["image_only"] and seed == recipe.seeds[0]:
+                result.slices[model_name(name, variant)] = side.feature
             _run_variant(bench, group, recipe, variant, name, seed, side, encoded, known, result)
     return result
 
@@ -159,6 +168,8 @@ def _run_variant(
         return
     if name == MAIN:
         result.attention.append(_attention(group, model, seed, side, pairing, bench.imaged(group.test)))
+    assert table is not None
+    result.projections += _projections(group, model, seed, side, table, pairing)
     _keep_join(bench, group, name, seed, joined)
     names = [] if name == MAIN else [name]
     if "out_of_fold" in recipe.variants:
@@ -295,10 +306,28 @@ def _predictions(
 ) -> pd.DataFrame:
     """What a supervised model says of validation and test patients: probability of the positive class."""
     part_of = _part_of(group)
-    asked = [patient for patient in patients if part_of[patient] != "train" and not np.isnan(labels[patient])]
+    scored = [patient for patient in patients if part_of[patient] != "train"]
+    asked = [patient for patient in scored if not np.isnan(labels[patient])]
     device = next(pairing.objective.parameters()).device
     probability = pairing.objective.predict(side.block(asked).to(device)).cpu().numpy()
     return pd.DataFrame(
-        {"patient_id": asked, "fold": group.fold, "part": [part_of[patient] for patient in asked], "model": name,
-         "seed": seed, "y_true": labels.reindex(asked).to_numpy(), "y_prob": probability}
+        {"patient_id": asked, "task": labels.name, "fold": group.fold, "part": [part_of[patient] for patient in asked], "model": name,
+         "seed": seed, "y_prob": probability}
     )  # fmt: skip
+
+
+def _projections(
+    group: Group, model: str, seed: int, side: ImageSide, table: EncodedTable, pairing: Pairing
+) -> list[pd.DataFrame]:
+    """Image and table of the test patients in the shared space, for retrieval."""
+    tested = [patient for patient in side.patients if patient in set(group.test) and patient in set(table.patient_ids)]
+    if len(tested) < 2:
+        return []
+    row = {patient: number for number, patient in enumerate(table.patient_ids)}
+    source = RowSource(table.values[[row[patient] for patient in tested]], side.store.codes(tested), "table")
+    block = source.block(side.store.codes(tested))
+    sides = {
+        "image": pairing.aligned(side, tested)[0],
+        "clinical": embeddings(pairing.objective.towers["clinical"], block),
+    }
+    return [_rows(group, model, "aligned", seed, tested, vectors, "test", name) for name, vectors in sides.items()]

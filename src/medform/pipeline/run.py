@@ -181,14 +181,18 @@ def _train(
     import pandas as pd
 
     from medform.pipeline.fold import run_fold
+    from medform.runs.arrays import write_arrays
     from medform.runs.folder import write_atomically, write_json
 
     started = time.perf_counter()
     chosen = recipe if group.fold is not None else recipe.model_copy(update={"variants": {}})
     result = run_fold(bench, group, chosen, labels, primary)
     place = _place(folder, group)
+    if result.slices:
+        write_arrays(place / "slices.safetensors", result.slices)
     for name, frames in (
         ("direct", result.direct),
+        ("projections", result.projections),
         ("attention", result.attention),
         ("embeddings", result.embeddings),
     ):
@@ -210,7 +214,7 @@ def _merge(folder: RunFolder, groups: Sequence[Group]) -> None:
 
     from medform.runs.folder import write_atomically
 
-    for name in ("embeddings", "attention", "direct"):
+    for name in ("embeddings", "attention", "direct", "projections"):
         paths = [_place(folder, group) / f"{name}.parquet" for group in groups if group.fold is not None or name == "embeddings"]
         frames = [pd.read_parquet(path) for path in paths if path.is_file()]
         if frames:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from medform.config import Config
+from medform.errors import InputError
 from medform.interfaces import Objective
 
 __all__ = [
@@ -110,7 +111,7 @@ def build_optimizer(config: OptimizerConfig, objective: nn.Module, rate: float) 
     """Optimizer over the trainable parameters, in two groups: decayed, and not (biases, norms, single
     numbers).
 
-    Raises ValueError where nothing is trainable.
+    Raises `InputError` where nothing is trainable.
     """
     spared: set[int] = set()
     for module in objective.modules():
@@ -121,7 +122,12 @@ def build_optimizer(config: OptimizerConfig, objective: nn.Module, rate: float) 
         if parameter.requires_grad:
             (plain if parameter.ndim <= 1 or id(parameter) in spared else decayed).append(parameter)
     if not decayed and not plain:
-        raise ValueError("no parameter is trainable")
+        raise InputError(
+            "no parameter is trainable.",
+            where="towers",
+            consequence="Nothing was trained.",
+            fix="name modules in towers.<modality>.trainable, or set budget: {steps: 0}.",
+        )
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},

@@ -53,8 +53,8 @@ def index_series(file: CohortFile, root: Path, files: dict[str, FoundFile]) -> l
 
 def _below(root: Path, cohort_root: Path) -> PurePosixPath:
     """The image folder relative to the cohort's root: index paths are relative to the root."""
-    relative = root.resolve().relative_to(cohort_root.resolve())
-    return PurePosixPath(relative.as_posix())
+    inside, outside = root.resolve(), cohort_root.resolve()
+    return PurePosixPath(inside.relative_to(outside).as_posix() if inside.is_relative_to(outside) else ".")
 
 
 def _rows(table: RawTable, index: Index, base: PurePosixPath) -> list[tuple[str, float, int, SliceSource]]:

@@ -1,0 +1,118 @@
+"""`medform evaluate`: the vectors of a run, or anybody's, judged on every task with every control."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medform.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from medform.cohort.store import Cohort
+    from medform.recipes.recipe import Recipe
+    from medform.runs.folder import RunFolder
+    from medform.runs.scores import ScoreRow
+
+__all__ = ["evaluate", "evaluate_run"]
+
+logger = logging.getLogger(__name__)
+Progress = Callable[[str, int, int], None]
+
+
+def evaluate(
+    run: Path | None = None,
+    out: Path | None = None,
+    model: Path | None = None,
+    cohort: Path | None = None,
+    root: Path | None = None,
+    embeddings: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write ``scores.json`` and the tables it is made from; returns its path.
+
+    ``run``: a run folder, judged in place by the split it was trained with.
+    """
+    from medform.cohort.store import Cohort
+    from medform.config import load
+    from medform.pipeline.run import task_labels
+    from medform.recipes.recipe import Recipe
+    from medform.runs.folder import RunFolder
+
+    if run is None:
+        raise InputError(
+            "give a run folder: `medform evaluate RUN`.",
+            fix="judging a frozen model or vectors of another encoder comes with a later version.",
+        )
+    folder = RunFolder(Path(run))
+    with folder.lock():
+        found = Cohort.read(Path(folder.record()["store"]))
+        labels = task_labels(found)
+        if not len(labels.columns):
+            raise InputError("the cohort has no task to be judged on.", where=found.name, fix="declare `tasks`.")
+        evaluate_run(folder, found, load(Recipe, folder.path / "recipe.yaml"), labels, progress)
+    return folder.path / "scores.json"
+
+
+def evaluate_run(
+    folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataFrame, progress: Progress | None = None
+) -> list[ScoreRow]:
+    """Judge the merged embeddings of a run; writes predictions, cases, curves and scores, and `selected` in run.json."""
+    import pandas as pd
+
+    from medform.evaluation.evaluate import evaluate as judge
+    from medform.evaluation.predictions import PredictionWriter
+    from medform.runs.folder import write_atomically
+    from medform.runs.scores import write_scores
+
+    frame = pd.read_parquet(folder.path / "embeddings.parquet")
+    frame = frame[frame["fold"] >= 0]
+    if frame.empty:
+        return []
+    primary = next((task.name for task in cohort.tasks if task.primary), None)
+    settings = recipe.evaluation.model_copy(update={"primary": primary})
+    optional = {name: folder.path / f"{name}.parquet" for name in ("direct", "projections")}
+    frames = {name: pd.read_parquet(path) if path.is_file() else None for name, path in optional.items()}
+    split = cohort.split()
+    with PredictionWriter(folder.path / "predictions.parquet") as writer:
+        found = judge(
+            frame,
+            labels,
+            split,
+            settings,
+            frames["direct"],
+            cohort.name,
+            projections=frames["projections"],
+            notes=_notes(folder, recipe),
+            sink=writer,
+            progress=_said(progress),
+        )
+        rows = [*found.rows, *_slice_rows(folder, cohort, settings, writer)]
+    for name, table in (("cases", found.cases), ("curves", found.curves)):
+        target = folder.path / f"{name}.parquet"
+        write_atomically(target, lambda path, table=table: table.to_parquet(path, index=False))
+    write_scores(folder.path / "scores.json", rows)
+    folder.update(selected=found.selected, detectable=found.detectable)
+    return rows
+
+
+def _said(progress: Progress | None) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        logger.info("%s", line)
+        if progress is not None:
+            progress(line, 0, 0)
+
+    return say
+
+
+def _notes(folder: RunFolder, recipe: Recipe) -> dict[str, str]:
+    """Remarks on whole models: what every row of them should say."""
+    return {}
+
+
+def _slice_rows(folder: RunFolder, cohort: Cohort, settings: Any, writer: Any) -> list[ScoreRow]:
+    """Slice probes of the encoders, where the cohort has labels of slices."""
+    return []

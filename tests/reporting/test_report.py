@@ -1,0 +1,174 @@
+"""The page: one file, nothing fetched, the same bytes each time, and honest about what is not there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bs4 import BeautifulSoup
+
+from medform.errors import InputError
+from medform.reporting import report as module
+from medform.reporting.report import make_report
+
+
+def page(run: Path, **options: Any) -> BeautifulSoup:
+    return BeautifulSoup(make_report(run, **options).read_text(encoding="utf-8"), "html.parser")
+
+
+@pytest.mark.proves("A7", "U18")
+def test_page_is_one_small_file_that_asks_for_nothing(make_run: Any) -> None:
+    path = make_report(make_run())
+    text = path.read_text(encoding="utf-8")
+    assert path.stat().st_size <= 6_000_000
+    for element in BeautifulSoup(text, "html.parser").find_all(True):
+        for attribute in ("src", "href", "data", "action", "srcset", "poster"):
+            address = element.get(attribute)
+            assert address is None or str(address).startswith(("#", "data:")), element
+    assert "http:" not in text and "https:" not in text and "@import" not in text and "<script" not in text
+    assert "default-src 'none'" in text  # and the browser is told to refuse what slips through
+
+
+@pytest.mark.proves("A7")
+def test_page_and_figures_are_the_same_bytes_twice_also_from_a_copy(make_run: Any, tmp_path: Path) -> None:
+    run = make_run()
+    make_report(run)
+    copy = Path(shutil.copytree(run, tmp_path / "elsewhere" / "copy"))
+    make_report(copy)
+    files = sorted(path.relative_to(run) for path in run.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(copy) for path in copy.rglob("*") if path.is_file())
+    assert all((run / name).read_bytes() == (copy / name).read_bytes() for name in files)
+
+
+@pytest.mark.proves("A7")
+def test_sections_stand_in_the_order_of_the_data(make_run: Any) -> None:
+    soup = page(make_run())
+    order = [section["id"] for section in soup.find_all("section")]
+    assert order == ["cohort", "table-one", "training", "controls", "few-shot", "roc", "attention", "provenance"]
+    assert {link["href"][1:] for link in soup.select("nav a")} == set(order)
+    text = " ".join(soup.get_text().split())
+    for words in ("Research use only", "1,081 slices", "localizer", "19 missing", "Planned beside spent", "+8 %", "CC BY 3.0"):
+        assert words in text
+    ids = [element["id"] for element in soup.find_all(id=True)]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.proves("A7", "A6.3")
+def test_verdict_says_what_a_null_could_not_have_seen(make_run: Any) -> None:
+    verdict = page(make_run()).select_one(".verdict")
+    assert verdict is not None
+    assert verdict.get_text() == (
+        "On histology, aligned scores 0.71 [0.59, 0.83] of 1 (chance 0.50); image alone 0.69; this cohort does not "
+        "show a benefit of alignment; a difference below 0.14 could not have been seen."
+    )
+
+
+@pytest.mark.proves("A7")
+def test_every_figure_lies_beside_the_page_with_its_data(make_run: Any) -> None:
+    run = make_run()
+    soup = page(run)
+    named = [span.get_text() for span in soup.select(".file")]
+    assert named and len(named) == len(set(named))
+    for name in named:
+        lines = (run / name).read_text().splitlines()
+        assert len(lines) > 1 and (run / name).with_suffix(".svg").read_text().rstrip().endswith("</svg>")
+    controls = (run / "figures/controls-histology-auroc.csv").read_text().splitlines()
+    assert controls[0] == "model,value,ci_low,ci_high,n_patients" and controls[1].startswith("aligned,0.71,")
+
+
+@pytest.mark.proves("A7")
+def test_no_images_leaves_out_every_picture_of_a_patient_and_keeps_the_profiles(make_run: Any) -> None:
+    run = make_run()
+    assert len(page(run).select("#attention img")) == 24
+    bare = page(run, images=False)
+    assert bare.find_all("img") == [] and "data:image" not in str(bare)
+    assert len(bare.select("#attention .profile svg")) == 6
+
+
+@pytest.mark.proves("A7")
+def test_flat_attention_is_called_flat(make_run: Any) -> None:
+    text = " ".join(page(make_run()).select_one("#attention").get_text().split())  # type: ignore[union-attr]
+    assert "above 0.95 in 6 of them" in text and "plain mean" in text
+
+
+@pytest.mark.proves("A7", "A4.2")
+def test_banners_say_what_limits_every_figure(make_run: Any) -> None:
+    run = make_run(
+        transductive=True,
+        folds_run=[0],
+        collapsed=[{"stage": "pretrain", "fold": 0, "step": 80}],
+        notes=["encoder_untrained: 50 steps of 16 views"],
+    )
+    soup = page(run)
+    red = [banner.get_text() for banner in soup.select(".banner.red")]
+    amber = " ".join(banner.get_text() for banner in soup.select(".banner.amber"))
+    assert len(red) == 1 and red[0].startswith("Transductive")
+    assert "Only fold 0 of 5" in amber and "stage pretrain, fold 0, step 80" in amber and "practically untrained" in amber
+    assert page(make_run(name="clean")).select(".banner") == []
+
+
+def test_montage_shrinks_until_the_page_fits_and_says_so(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run()
+    whole = make_report(run).stat().st_size
+    monkeypatch.setattr(module, "MOST_BYTES", whole - 100_000)
+    soup = page(run)
+    shown = len(soup.select("#attention .patient"))
+    assert 0 < shown < 6
+    assert f"{6 - shown} more left out" in " ".join(soup.get_text().split())
+    assert (run / "report.html").stat().st_size <= whole - 100_000
+
+
+def test_run_that_was_only_trained_has_a_page_that_says_so(make_run: Any) -> None:
+    run = make_run(scores=False, montage=False, tasks=[])
+    for name in ("flow.json", "table_one.json", "metrics.jsonl"):
+        (run / name).unlink()
+    text = " ".join(page(run).get_text().split())
+    assert "no evaluation yet" in text and "no cohort flow" in text and "Nothing was trained" in text
+
+
+def test_names_from_a_users_files_are_text_and_nothing_else(make_run: Any) -> None:
+    cohort = {"name": "<b>$x_1$ & 한글</b>", "licence": "<script>alert(1)</script>", "n_patients": 3}
+    run = make_run(cohort=cohort, tasks=[{"name": "a/b $y^2$ <i>", "n": 5, "positive": 2}])
+    soup = page(run)
+    assert soup.find("script") is None
+    assert "<b>$x_1$ & 한글</b>" in soup.select_one("h1").get_text()  # type: ignore[union-attr]
+
+
+@pytest.mark.proves("A1.5")
+def test_folders_that_cannot_be_read_are_refused_by_name(make_run: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape("no run.json")):
+        make_report(tmp_path)
+    run = make_run()
+    newer = json.loads((run / "flow.json").read_text()) | {"schema_version": 2}
+    (run / "flow.json").write_text(json.dumps(newer))
+    with pytest.raises(InputError, match="schema_version is 2") as caught:
+        make_report(run)
+    assert str(run / "flow.json") in str(caught.value)
+    (run / "flow.json").write_text('{"schema_version": 1, "steps": [{"nam": "x"}]}')
+    with pytest.raises(InputError, match="not a valid Flow"):
+        make_report(run)
+    (run / "run.json").write_text(json.dumps({"schema_version": 9}))
+    with pytest.raises(InputError, match="schema_version 9"):
+        make_report(run)
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.proves("A1.5", "A7")
+def test_version_1_run_is_read_and_reporting_never_imports_torch(tmp_path: Path) -> None:
+    fixture = Path(__file__).parents[1] / "fixtures" / "run_v1"
+    run = Path(shutil.copytree(fixture, tmp_path / "run"))
+    script = (
+        "import sys; from pathlib import Path; from medform.reporting.report import make_report;"
+        "print(make_report(Path(sys.argv[1])));"
+        "assert not {'torch', 'timm', 'torchvision'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(run)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(run / "report.html")
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert "On histology, aligned scores 0.71" in text and "patient-0001" in text
