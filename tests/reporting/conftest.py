@@ -14,6 +14,7 @@ from PIL import Image
 
 from medform.reporting.flow import Exclusion, Flow, FlowStep, write_flow
 from medform.reporting.montage import Montage, MontagePatient, Tile, entropy_ratio, write_montage
+from medform.reporting.report import make_report
 from medform.reporting.table_one import summarise, write_table_one
 from medform.runs.scores import ScoreRow, write_scores
 
@@ -176,35 +177,47 @@ def _record(**changes: Any) -> dict[str, Any]:
     return record | changes
 
 
+def write_run(run: Path, scores: bool = True, montage: bool = True, small: bool = False, **changes: Any) -> Path:
+    """Write a run folder; ``small`` keeps one task and no few-shot rows, ``changes`` are keys of run.json."""
+    run.mkdir()
+    random = np.random.default_rng(0)
+    record = _record(**changes)
+    if small and "tasks" not in changes:
+        record["tasks"] = record["tasks"][:1]
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _log(random)))
+    steps = (
+        FlowStep("Found", files=1106),
+        FlowStep("Read as images", patients=78, series=80, slices=1104),
+        FlowStep("Accepted series", patients=77, series=77, slices=1090),
+        FlowStep("Used", patients=PATIENTS, series=76, slices=1081),
+    )
+    exclusions = (
+        Exclusion("not an image", 2, "files", after="Found"),
+        Exclusion("localizer", 1, "series", after="Read as images"),
+        Exclusion("missing slice between z = −312.5 and −305.0 mm", 2, "series", after="Read as images"),
+        Exclusion("no row in the clinical table", 1, "patients", after="Accepted series"),
+    )
+    write_flow(run, Flow(steps, exclusions))
+    _table_one(run, random)
+    if scores:
+        kept = [row for row in _rows() if not small or (row.task == "histology" and row.protocol != "few_shot")]
+        write_scores(run / "scores.json", kept)
+        _curves().to_parquet(run / "curves.parquet")
+    if montage:
+        _montage(run, random).to_parquet(run / "attention.parquet")
+    return run
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """``make_run(name="run", scores=True, montage=True, **changes of run.json)`` -> the folder."""
+    """``make_run(name="run", **options of write_run)`` -> the folder."""
+    return lambda name="run", **options: write_run(tmp_path / name, **options)
 
-    def make(name: str = "run", scores: bool = True, montage: bool = True, **changes: Any) -> Path:
-        run = tmp_path / name
-        run.mkdir()
-        random = np.random.default_rng(0)
-        (run / "run.json").write_text(json.dumps(_record(**changes)))
-        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _log(random)))
-        steps = (
-            FlowStep("Found", files=1106),
-            FlowStep("Read as images", patients=78, series=80, slices=1104),
-            FlowStep("Accepted series", patients=77, series=77, slices=1090),
-            FlowStep("Used", patients=PATIENTS, series=76, slices=1081),
-        )
-        exclusions = (
-            Exclusion("not an image", 2, "files", after="Found"),
-            Exclusion("localizer", 1, "series", after="Read as images"),
-            Exclusion("missing slice between z = −312.5 and −305.0 mm", 2, "series", after="Read as images"),
-            Exclusion("no row in the clinical table", 1, "patients", after="Accepted series"),
-        )
-        write_flow(run, Flow(steps, exclusions))
-        _table_one(run, random)
-        if scores:
-            write_scores(run / "scores.json", _rows())
-            _curves().to_parquet(run / "curves.parquet")
-        if montage:
-            _montage(run, random).to_parquet(run / "attention.parquet")
-        return run
 
-    return make
+@pytest.fixture(scope="session")
+def reported_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run with its page, made once; tests only read it."""
+    run = write_run(tmp_path_factory.mktemp("reported") / "run")
+    make_report(run)
+    return run

@@ -18,13 +18,22 @@ from medform.reporting import report as module
 from medform.reporting.report import make_report
 
 
+def read(path: Path) -> BeautifulSoup:
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
 def page(run: Path, **options: Any) -> BeautifulSoup:
-    return BeautifulSoup(make_report(run, **options).read_text(encoding="utf-8"), "html.parser")
+    return read(make_report(run, **options))
+
+
+@pytest.fixture
+def whole(reported_run: Path) -> BeautifulSoup:
+    return read(reported_run / "report.html")
 
 
 @pytest.mark.proves("A7", "U18")
-def test_page_is_one_small_file_that_asks_for_nothing(make_run: Any) -> None:
-    path = make_report(make_run())
+def test_page_is_one_small_file_that_asks_for_nothing(reported_run: Path) -> None:
+    path = reported_run / "report.html"
     text = path.read_text(encoding="utf-8")
     assert path.stat().st_size <= 6_000_000
     for element in BeautifulSoup(text, "html.parser").find_all(True):
@@ -36,10 +45,12 @@ def test_page_is_one_small_file_that_asks_for_nothing(make_run: Any) -> None:
 
 
 @pytest.mark.proves("A7")
-def test_page_and_figures_are_the_same_bytes_twice_also_from_a_copy(make_run: Any, tmp_path: Path) -> None:
-    run = make_run()
-    make_report(run)
+def test_page_and_figures_are_the_same_bytes_twice_also_from_a_copy(reported_run: Path, tmp_path: Path) -> None:
+    run = reported_run
     copy = Path(shutil.copytree(run, tmp_path / "elsewhere" / "copy"))
+    (copy / "report.html").unlink()
+    for made in [*(copy / "figures").glob("*.svg"), *(copy / "figures").glob("*.csv")]:
+        made.unlink()
     make_report(copy)
     files = sorted(path.relative_to(run) for path in run.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(copy) for path in copy.rglob("*") if path.is_file())
@@ -47,8 +58,8 @@ def test_page_and_figures_are_the_same_bytes_twice_also_from_a_copy(make_run: An
 
 
 @pytest.mark.proves("A7")
-def test_sections_stand_in_the_order_of_the_data(make_run: Any) -> None:
-    soup = page(make_run())
+def test_sections_stand_in_the_order_of_the_data(whole: BeautifulSoup) -> None:
+    soup = whole
     order = [section["id"] for section in soup.find_all("section")]
     assert order == ["cohort", "table-one", "training", "controls", "few-shot", "roc", "attention", "provenance"]
     assert {link["href"][1:] for link in soup.select("nav a")} == set(order)
@@ -60,8 +71,8 @@ def test_sections_stand_in_the_order_of_the_data(make_run: Any) -> None:
 
 
 @pytest.mark.proves("A7", "A6.3")
-def test_verdict_says_what_a_null_could_not_have_seen(make_run: Any) -> None:
-    verdict = page(make_run()).select_one(".verdict")
+def test_verdict_says_what_a_null_could_not_have_seen(whole: BeautifulSoup) -> None:
+    verdict = whole.select_one(".verdict")
     assert verdict is not None
     assert verdict.get_text() == (
         "On histology, aligned scores 0.71 [0.59, 0.83] of 1 (chance 0.50); image alone 0.69; this cohort does not "
@@ -70,10 +81,9 @@ def test_verdict_says_what_a_null_could_not_have_seen(make_run: Any) -> None:
 
 
 @pytest.mark.proves("A7")
-def test_every_figure_lies_beside_the_page_with_its_data(make_run: Any) -> None:
-    run = make_run()
-    soup = page(run)
-    named = [span.get_text() for span in soup.select(".file")]
+def test_every_figure_lies_beside_the_page_with_its_data(reported_run: Path, whole: BeautifulSoup) -> None:
+    run = reported_run
+    named = [span.get_text() for span in whole.select(".file")]
     assert named and len(named) == len(set(named))
     for name in named:
         lines = (run / name).read_text().splitlines()
@@ -83,23 +93,23 @@ def test_every_figure_lies_beside_the_page_with_its_data(make_run: Any) -> None:
 
 
 @pytest.mark.proves("A7")
-def test_no_images_leaves_out_every_picture_of_a_patient_and_keeps_the_profiles(make_run: Any) -> None:
-    run = make_run()
-    assert len(page(run).select("#attention img")) == 24
-    bare = page(run, images=False)
+def test_no_images_leaves_out_every_picture_of_a_patient_and_keeps_the_profiles(make_run: Any, whole: BeautifulSoup) -> None:
+    assert len(whole.select("#attention img")) == 24
+    bare = page(make_run(small=True), images=False)
     assert bare.find_all("img") == [] and "data:image" not in str(bare)
     assert len(bare.select("#attention .profile svg")) == 6
 
 
 @pytest.mark.proves("A7")
-def test_flat_attention_is_called_flat(make_run: Any) -> None:
-    text = " ".join(page(make_run()).select_one("#attention").get_text().split())  # type: ignore[union-attr]
+def test_flat_attention_is_called_flat(whole: BeautifulSoup) -> None:
+    text = " ".join(whole.select_one("#attention").get_text().split())  # type: ignore[union-attr]
     assert "above 0.95 in 6 of them" in text and "plain mean" in text
 
 
 @pytest.mark.proves("A7", "A4.2")
-def test_banners_say_what_limits_every_figure(make_run: Any) -> None:
+def test_banners_say_what_limits_every_figure(make_run: Any, whole: BeautifulSoup) -> None:
     run = make_run(
+        small=True,
         transductive=True,
         folds_run=[0],
         collapsed=[{"stage": "pretrain", "fold": 0, "step": 80}],
@@ -110,11 +120,11 @@ def test_banners_say_what_limits_every_figure(make_run: Any) -> None:
     amber = " ".join(banner.get_text() for banner in soup.select(".banner.amber"))
     assert len(red) == 1 and red[0].startswith("Transductive")
     assert "Only fold 0 of 5" in amber and "stage pretrain, fold 0, step 80" in amber and "practically untrained" in amber
-    assert page(make_run(name="clean")).select(".banner") == []
+    assert whole.select(".banner") == []
 
 
 def test_montage_shrinks_until_the_page_fits_and_says_so(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run()
+    run = make_run(small=True)
     whole = make_report(run).stat().st_size
     monkeypatch.setattr(module, "MOST_BYTES", whole - 100_000)
     soup = page(run)
@@ -134,7 +144,7 @@ def test_run_that_was_only_trained_has_a_page_that_says_so(make_run: Any) -> Non
 
 def test_names_from_a_users_files_are_text_and_nothing_else(make_run: Any) -> None:
     cohort = {"name": "<b>$x_1$ & 한글</b>", "licence": "<script>alert(1)</script>", "n_patients": 3}
-    run = make_run(cohort=cohort, tasks=[{"name": "a/b $y^2$ <i>", "n": 5, "positive": 2}])
+    run = make_run(small=True, montage=False, cohort=cohort, tasks=[{"name": "a/b $y^2$ <i>", "n": 5, "positive": 2}])
     soup = page(run)
     assert soup.find("script") is None
     assert "<b>$x_1$ & 한글</b>" in soup.select_one("h1").get_text()  # type: ignore[union-attr]

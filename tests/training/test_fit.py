@@ -60,7 +60,8 @@ def test_a_killed_run_ends_with_the_bits_and_lines_of_an_undisturbed_one(
                 simclr(), progress=kill_after(step), monitor=RankMonitor.over(bench.store, np.arange(24))
             )
         assert not list((bench.folder / "a").glob(".*"))
-    resumed = simclr(seed=99)
+    # from a checkpoint the weights it began with no longer count; before the first one they are drawn again
+    resumed = simclr(seed=99 if max(kills) >= 4 else 0)
     again = bench.run(resumed, monitor=RankMonitor.over(bench.store, np.arange(24)))
     assert weights(resumed) == weights(whole)
     assert lines(bench.folder / "a" / "metrics.jsonl") == lines(bench.folder / "whole" / "metrics.jsonl")
@@ -144,13 +145,11 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_batch_by_pseudonym(benc
     assert f"step 7 is not a finite number. Patients in the batch: patient-{patients[0]:04d}" in str(
         caught.value
     )
-    assert "the weights after step 6 are kept" in str(caught.value)
-    assert all(torch.isfinite(tensor).all() for tensor in objective.parameters())
-    kept = simclr(seed=5)
-    bench.run(kept, progress=None)  # the data mended, the run goes on
-    whole = simclr()
+    assert "the checkpoint after step 4 is kept" in str(caught.value)
+    mended, whole = simclr(seed=5), simclr()
+    bench.run(mended)
     bench.run(whole, "whole")
-    assert weights(kept).keys() == weights(whole).keys()
+    assert weights(mended) == weights(whole), "the last good checkpoint knows nothing of the broken step"
 
 
 class ExplodingGradient(torch.autograd.Function):

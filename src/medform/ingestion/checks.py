@@ -40,7 +40,7 @@ class StackGeometry:
     position_mm: tuple[float, ...]
     orientation: Orientation
     affine_lps: tuple[tuple[float, ...], ...] | None
-    spacing_mm: tuple[float | None, float | None, float | None]
+    spacing_mm: tuple[float | None, float, float]
     findings: tuple[Finding, ...]
 
 

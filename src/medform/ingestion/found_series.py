@@ -86,7 +86,7 @@ class FoundSeries:
     files: tuple[str, ...]
     orientation: Orientation = Orientation()
     affine_lps: tuple[tuple[float, ...], ...] | None = None
-    spacing_mm: tuple[float | None, float | None, float | None] | None = None
+    spacing_mm: tuple[float | None, float, float] | None = None
     study_id: str = ""
     person: str = ""
     description: str = ""

@@ -13,7 +13,7 @@ from medform.ingestion.dicom import group_dicom
 from medform.ingestion.dicom_file import NotAnImage
 from medform.ingestion.dicom_header import DicomImage, read_header
 from medform.ingestion.dicom_pixels import DicomPixels
-from medform.ingestion.discover import FoundFile, Listing, discover
+from medform.ingestion.discover import FoundFile, discover
 from medform.ingestion.found_series import Finding, FoundSeries, Refused, SliceSource
 from medform.ingestion.layouts.folders import FolderLayout
 from medform.ingestion.layouts.place import Layout, NotScan
@@ -26,6 +26,7 @@ from medform.ingestion.workers import Progress, run_all, silent
 __all__ = ["Plan", "ReadSettings", "accepting", "natural", "plan_folder", "plan_index"]
 
 IMAGE_KINDS = ("dicom", "nifti", "picture")
+_FORMATS = {"auto": IMAGE_KINDS, "dicom": ("dicom",)}
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,21 @@ class Plan:
 
 
 def plan_folder(path: Path, settings: ReadSettings, progress: Progress = silent) -> Plan:
-    """Series of a folder (or one file), whatever formats lie in it; raises `InputError` if there is no such path."""
+    """Series of a folder (or one file); raises `InputError` if there is no such path.
+
+    Layout ``auto`` reads every format; a named layout reads its own and counts images of the others as ``other``.
+    """
     listing = discover(path)
     files = {file.path: file for file in listing.files}
-    series = _dicom(listing, files, settings, progress)
-    volumes = [file.path for file in listing.of_kind("nifti")]
-    pictures = [file.path for file in listing.of_kind("picture")]
+    wanted = _FORMATS.get(settings.layout, ("nifti",))
+    for name, file in files.items():
+        if file.kind in IMAGE_KINDS and file.kind not in wanted:
+            reason = f"a {file.kind} file, which layout '{settings.layout}' does not read"
+            files[name] = replace(file, kind="other", reason=reason)
+    dicoms, volumes, pictures = (
+        [name for name, file in files.items() if file.kind == kind] for kind in IMAGE_KINDS
+    )
+    series = _dicom(listing.root, dicoms, files, settings, progress)
     layout = layout_of(settings.layout, listing.root, volumes, pictures)
     series += _volumes(listing.root, volumes, files, layout, settings)
     series += _pictures(listing.root, pictures, files, layout, settings)
@@ -137,12 +147,11 @@ def _crashed(name: str) -> _Header:
 
 
 def _dicom(
-    listing: Listing, files: dict[str, FoundFile], settings: ReadSettings, progress: Progress
+    root: Path, names: Sequence[str], files: dict[str, FoundFile], settings: ReadSettings, progress: Progress
 ) -> list[FoundSeries]:
     """Series of all DICOM files; those that hold no scan, or cannot be read, change their kind in ``files``."""
-    names = [file.path for file in listing.of_kind("dicom")]
     headers = run_all(
-        partial(_read_one, listing.root),
+        partial(_read_one, root),
         names,
         workers=settings.workers if len(names) > 64 else 1,
         progress=progress,
@@ -156,17 +165,20 @@ def _dicom(
         elif header.other:
             files[name] = replace(files[name], kind="other", reason=header.other)
         images += header.images
-    read_frame = DicomPixels(listing.root).frame
+    read_frame = DicomPixels(root).frame
     series = group_dicom(images, read_frame, assume_hu=settings.assume_hu)
-    folders = FolderLayout(listing.root.name, [image.file for image in images], [])
+    folders = FolderLayout(root.name, [image.file for image in images], [])
     return [one if one.patient_id else _named_by_folder(one, folders) for one in series]
 
 
 def _named_by_folder(series: FoundSeries, folders: FolderLayout) -> FoundSeries:
     """A series whose header names nobody belongs to its patient folder, else to its study alone."""
-    place = folders.place(series.files[0])
-    nested = "/" in series.files[0]
-    patient = place.patient_id if nested else series.study_id or place.patient_id
+    file = series.files[0]
+    nested = "/" in file
+    try:
+        patient = folders.place(file).patient_id if nested else series.study_id or file
+    except NotScan:
+        nested, patient = False, series.study_id or file
     reason = f"the header names no patient; taken as '{patient}' after the {'folder' if nested else 'study'}."
     finding = Finding("patient_from_folder", "note", reason, series.files[0], "PatientID")
     return replace(series, patient_id=patient).with_findings([finding])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,22 +29,21 @@ def preview_png(values: NDArray[np.float32], window: tuple[float, float] | None)
 
 
 class PreviewTap:
-    """Passes slices on and keeps the middle one of them."""
+    """Passes the slices of a series on and hands a picture of the middle one to ``keep`` when all have passed."""
 
-    def __init__(self, series: FoundSeries) -> None:
-        self._series = series
-        self._kept: NDArray[Any] | None = None
+    def __init__(
+        self, series: FoundSeries, window: tuple[float, float] | None, keep: Callable[[bytes], object]
+    ) -> None:
+        self._series, self._window, self._keep = series, window, keep
 
     def through(self, slices: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-        """The same slices."""
+        """The same slices (H, W), stored values."""
+        middle = self._series.shape[0] // 2
+        source = self._series.slices[middle]
+        png = b""
         for at, stored in enumerate(slices):
-            if at == self._series.shape[0] // 2:
-                self._kept = np.array(stored)
+            if at == middle:
+                values = stored.astype(np.float32) * np.float32(source.slope) + np.float32(source.intercept)
+                png = preview_png(values, self._window)
             yield stored
-
-    def png(self, window: tuple[float, float] | None) -> bytes:
-        """The picture of the middle slice; to be asked for after the last slice has passed."""
-        assert self._kept is not None
-        source = self._series.slices[self._series.shape[0] // 2]
-        values = self._kept.astype(np.float32) * np.float32(source.slope) + np.float32(source.intercept)
-        return preview_png(values, window)
+        self._keep(png)

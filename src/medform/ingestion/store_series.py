@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ __all__ = ["SeriesTask", "crashed_series", "store_series"]
 
 @dataclass(frozen=True)
 class SeriesTask:
-    """What a worker needs to store one series. ``preview`` where it is the patient's first, in ``window``."""
+    """What a worker needs to store one series from ``source`` in ``store``.
+
+    ``preview`` where it is the patient's first series; the picture then shows ``window`` of the unit.
+    """
 
     source: Path
     store: Path
@@ -32,38 +35,92 @@ class SeriesTask:
     window: tuple[float, float] | None
 
     def inputs(self) -> str:
-        """SHA-256 of everything that the stored bytes follow from, but the pixels: headers, sizes, settings."""
+        """SHA-256 of what the stored bytes follow from, but the pixels: headers, file sizes, settings."""
         sizes = [(file, (self.source / file).stat().st_size) for file in self.series.files]
-        text = repr((self.series, sizes, self.preview, self.window))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(repr((self.series, sizes, self.preview, self.window)).encode()).hexdigest()
 
 
 def store_series(task: SeriesTask) -> FoundSeries:
-    """Write voxels, record and preview; a series whose voxels cannot be vouched for comes back quarantined.
+    """Write voxels, preview and record of one series; what an earlier run finished from the same is left alone.
 
-    What an earlier run finished from the same inputs is left as it is.
+    Returns the series with what its voxels showed; it comes back quarantined, and is not in the store, where a
+    file of it cannot be vouched for.
     """
     series = task.series
     try:
         inputs = task.inputs()
         if series_complete(task.store, series.series_id, inputs):
             return series
-        voxels = VoxelPass(task.source, series)
         digests = file_digests(task.source, series)
-        tap = PreviewTap(series)
+        voxels = VoxelPass(task.source, series)
         slices: Iterator[NDArray[Any]] = iter(voxels)
         if any(source.padding for source in series.slices):
-            slices = _read_first(voxels, task.store / "parts")
-        record = _record(series.with_findings(voxels.findings), digests)
-        masks = masks_of(task.source, series)
-        _preview_first = tap.through(slices)
-        write_series(task.store, record, _preview_first, inputs=inputs, masks=masks)
+            slices = _spooled(slices, series, task.store / "parts")
         if task.preview:
-            name = f"{file_stem(series.patient_id)}.png"
-            write_bytes(task.store / "previews" / name, tap.png(task.window))
+            path = task.store / "previews" / f"{file_stem(series.patient_id)}.png"
+            slices = PreviewTap(series, task.window, lambda png: write_bytes(path, png)).through(slices)
+        first = next(slices)  # a spool has read all slices by now, so the findings are complete
+        found = series.with_findings(voxels.findings)
+        masks = masks_of(task.source, series)
+        write_series(task.store, _record(found, digests), _again(first, slices), inputs=inputs, masks=masks)
     except Refused as refused:
         return series.with_findings([refused.finding])
     except FileNotFoundError as error:
         reason = "was there when the folder was listed and is gone now."
-        return series.with_findings([Finding("unreadable", "quarantine", reason, str(error.filename))])
-    return series.with_findings(voxels.findings)
+        name = Path(error.filename or series.files[0]).name
+        return series.with_findings([Finding("unreadable", "quarantine", reason, name)])
+    return found
+
+
+def crashed_series(task: SeriesTask) -> FoundSeries:
+    """The result for a series whose reading ended the process that read it."""
+    reason = "decoding it ended the process that tried."
+    return task.series.with_findings([Finding("crashed", "quarantine", reason, task.series.files[0])])
+
+
+def _again(first: NDArray[Any], rest: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    yield first
+    yield from rest
+
+
+def _spooled(slices: Iterator[NDArray[Any]], series: FoundSeries, folder: Path) -> Iterator[NDArray[Any]]:
+    """All slices through a temporary file: what they show is known before the first is handed on.
+
+    Only series with declared padding need it (whether any voxel is padding decides the verdict); one slice is in
+    memory at a time.
+    """
+    shape, kind = series.shape[1:], np.dtype(series.dtype)
+    size = int(np.prod(shape)) * kind.itemsize
+    with tempfile.TemporaryFile(dir=folder) as spool:
+        for stored in slices:
+            spool.write(np.ascontiguousarray(stored).tobytes())
+        spool.seek(0)
+        while piece := spool.read(size):
+            yield np.frombuffer(piece, kind).reshape(shape)
+
+
+def _record(series: FoundSeries, digests: Mapping[str, str]) -> SeriesRecord:
+    """The store's record of a series; no name, date or number of a person enters it but the ids."""
+    return SeriesRecord(
+        series_id=series.series_id,
+        patient_id=series.patient_id,
+        modality=series.modality,
+        unit=series.unit,
+        verdict=series.verdict,
+        slices=tuple(
+            SliceRecord(
+                position_mm=source.position_mm,
+                slope=source.slope,
+                intercept=source.intercept,
+                source=source.instance,
+                file_digest=digests[source.file],
+                labels=dict(source.labels),
+            )
+            for source in series.slices
+        ),
+        affine_lps=None if series.affine_lps is None else tuple(np.ravel(series.affine_lps).tolist()),
+        spacing_mm=series.spacing_mm,
+        study=series.study_id,
+        person=series.person,
+        header={"kernel": series.kernel, "manufacturer": series.manufacturer},
+    )

@@ -7,9 +7,12 @@ each in a process of its own, so that one file costs one result.
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Protocol, TypeVar
 
 __all__ = ["Crashed", "Progress", "run_all", "silent"]
@@ -64,6 +67,26 @@ def _executor(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
 
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """While a process starts, hide ``__main__`` from it: it needs only this package.
+
+    Otherwise it would run the user's script again, which fails without ``if __name__ == "__main__"`` and where the
+    program came from a pipe.
+    """
+    own = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = own
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[[Item], Result], item: Item) -> Future[Result]:
+    with _main_hidden():  # the pool starts its processes inside of submit
+        return pool.submit(function, item)
+
+
 def _pooled(
     function: Callable[[Item], Result],
     items: Sequence[Item],
@@ -80,7 +103,7 @@ def _pooled(
                 while waiting or running:
                     while waiting and len(running) < 2 * workers:
                         at = waiting.pop()
-                        running[pool.submit(function, items[at])] = at
+                        running[_submit(pool, function, items[at])] = at
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         at = running.pop(future)
                         yield at, future.result()
@@ -101,7 +124,7 @@ def _alone(
     """One item in a process of its own."""
     with _executor(1) as pool:
         try:
-            return pool.submit(function, item).result()
+            return _submit(pool, function, item).result()
         except BrokenProcessPool:
             if crashed is None:
                 raise Crashed(str(item)) from None

@@ -178,7 +178,7 @@ class Align(Objective):
         ):
             return image, image.head, others[0], table
         raise InputError(
-            "a closed-form start needs an image bag with a linear head and one other modality with a linear tower.",
+            "a closed-form start needs an image bag with a linear head and one linear tower beside it.",
             where="start.heads",
             consequence="Nothing was started.",
             fix="set start.heads to random, or use linear heads.",

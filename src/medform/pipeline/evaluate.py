@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "evaluate_run"]
 
 logger = logging.getLogger(__name__)
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[int, int, str], None]
 
 
 def evaluate(
@@ -88,7 +88,7 @@ def evaluate_run(
             projections=frames["projections"],
             notes=_notes(folder, recipe),
             sink=writer,
-            progress=_said(progress),
+            progress=lambda line: logger.debug("%s", line),
         )
         rows = [*found.rows, *_slice_rows(folder, cohort, settings, writer)]
     for name, table in (("cases", found.cases), ("curves", found.curves)):
@@ -97,15 +97,6 @@ def evaluate_run(
     write_scores(folder.path / "scores.json", rows)
     folder.update(selected=found.selected, detectable=found.detectable)
     return rows
-
-
-def _said(progress: Progress | None) -> Callable[[str], None]:
-    def say(line: str) -> None:
-        logger.info("%s", line)
-        if progress is not None:
-            progress(line, 0, 0)
-
-    return say
 
 
 def _notes(folder: RunFolder, recipe: Recipe) -> dict[str, str]:

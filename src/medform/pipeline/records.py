@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from medform.cohort.store import Cohort
     from medform.pipeline.plan import Plan
     from medform.recipes.recipe import Recipe
-    from medform.runs.scores import ScoreRow
 
 __all__ = ["Spending", "begin", "write_cohort_pages"]
 
@@ -118,7 +117,7 @@ class Spending:
         )
         self.wall, self.cpu = wall, cpu
 
-    def finish(self, folder: RunFolder, cohort: Cohort, notes: Sequence[str], rows: Sequence[ScoreRow]) -> None:
+    def finish(self, folder: RunFolder, notes: Sequence[str]) -> None:
         """The last words of run.json: what was run, what collapsed, what to know."""
         from medform.compute.device import choose_device, measured_gflops, usable_cores
         from medform.runs.folder import read_json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,24 +23,23 @@ if TYPE_CHECKING:
 __all__ = ["RunResult", "run"]
 
 logger = logging.getLogger(__name__)
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run left behind. ``excluded`` counts what was set aside on the way (for ``--strict``)."""
+    """What a run left behind. ``exclusions`` counts what was set aside on the way and stages that collapsed."""
 
     run: Path
-    report: Path | None
+    report: Path
     model: Path | None
-    excluded: int = 0
-    collapsed: int = 0
+    exclusions: int = 0
     notes: tuple[str, ...] = field(default=())
 
-    @property
-    def incomplete(self) -> bool:
-        """Whether something was left out or a stage collapsed."""
-        return bool(self.excluded or self.collapsed)
+    def lines(self) -> list[str]:
+        """What a person is told: the path of the report comes last."""
+        kept = [f"model: {self.model}"] if self.model else []
+        return [*kept, "research use only, not a medical device", str(self.report)]
 
 
 def run(
@@ -85,9 +85,14 @@ def run_stages(
     resume: bool,
     overwrite: bool,
     progress: Progress | None,
+    judged: bool = True,
+    encoders: RunFolder | None = None,
 ) -> RunResult:
-    """Everything after the cohort store; ``folder`` is locked by the caller."""
-    from medform.ingestion.leaks import check_leaks
+    """Everything after the cohort store; ``folder`` is locked by the caller.
+
+    Without ``judged`` (pre-training alone) nothing is evaluated and patients need no label. ``encoders``: another run
+    whose trained stages are taken over where they fit.
+    """
     from medform.pipeline.evaluate import evaluate_run
     from medform.pipeline.export import export_model
     from medform.pipeline.fold import encode_table
@@ -96,10 +101,12 @@ def run_stages(
     from medform.pipeline.report import report
 
     labels = task_labels(cohort)
-    notes = list(check_leaks(cohort)) if len(labels.columns) and cohort.features() else []
+    notes: list[str] = []
     groups = _groups(cohort, folds)
     spending = Spending()
     begin(folder, cohort, recipe, labels, resume=resume, overwrite=overwrite)
+    if encoders is not None:
+        _take_over(encoders, folder)
     bench = make_bench(cohort, folder, device, progress)
     left = [group for group in groups if not _is_done(folder, group)]
     encoded = encode_table(bench, groups[0].train, recipe) if groups else None
@@ -113,13 +120,22 @@ def run_stages(
         collapsed += _train(bench, group, recipe, labels, primary, folder)
         spending.note(folder)
     _merge(folder, [group for group in _groups(cohort, None) if _is_done(folder, group)])
-    rows = evaluate_run(folder, cohort, recipe, labels, progress) if len(labels.columns) else []
+    if judged and len(labels.columns):
+        evaluate_run(folder, cohort, recipe, labels, progress)
     model = export_model(folder, cohort, recipe, labels)
     write_cohort_pages(folder, cohort, labels, primary)
-    spending.finish(folder, cohort, notes, rows)
+    spending.finish(folder, notes)
     page = report(folder.path)
     excluded = len(cohort.quarantine())
-    return RunResult(folder.path, page, model, excluded, collapsed, tuple(notes))
+    return RunResult(folder.path, page, model, excluded + collapsed, tuple(notes))
+
+
+def _take_over(source: RunFolder, target: RunFolder) -> None:
+    """Copy trained stages of the recipe itself; what lies there already stays, and each stage checks its digest."""
+    for record in sorted(source.path.glob("*/**/main/*/*/stage.json")):
+        place = target.path / record.parent.relative_to(source.path)
+        if not place.exists():
+            shutil.copytree(record.parent, place)
 
 
 def task_labels(cohort: Cohort) -> pd.DataFrame:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bench", "Group", "ImageSide", "Pairing", "image_side", "image_stage", "pair", "pair_stage", "train_encoder"]
 
-Report = Callable[[str, int, int], None]
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,19 @@ class Group:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all stages of a run share. ``report(what, done, total)`` is told of progress."""
+    """What all stages of a run share. ``progress(done, total, what)`` is told how far the longer ones are."""
 
     cohort: Cohort
     folder: RunFolder
     fabric: Fabric
     threads: int = 1
-    report: Report | None = None
+    progress: Progress | None = None
     _slices: dict[int, SliceStore] = field(default_factory=dict, repr=False)
 
     def slices(self, size: int) -> SliceStore:
         """The cohort's slices at a working size, made once."""
         if size not in self._slices:
-            self._slices[size] = working_slices(self.cohort, size, self.folder.cache, self._progress("preparing slices"))
+            self._slices[size] = working_slices(self.cohort, size, self.folder.cache, self.telling("preparing slices"))
         return self._slices[size]
 
     def imaged(self, patients: Sequence[str]) -> list[str]:
@@ -82,11 +82,12 @@ class Bench:
         """Pseudonyms of patient numbers, for messages."""
         return [self._pseudonyms[code] for code in codes]
 
-    def _progress(self, what: str) -> Callable[[int, int], None] | None:
-        if self.report is None:
+    def telling(self, what: str) -> Callable[[int, int], None] | None:
+        """``progress`` for one piece of work."""
+        if self.progress is None:
             return None
-        report = self.report
-        return lambda done, total: report(what, done, total)
+        progress = self.progress
+        return lambda done, total: progress(done, total, what)
 
 
 def image_stage(recipe: Recipe) -> tuple[str, Stage]:
@@ -142,7 +143,7 @@ def train_encoder(bench: Bench, group: Group, recipe: Recipe, variant: str, seed
         checkpoint_every=stage.checkpoint_every,
         monitor=RankMonitor.over(store, rows),
         names=bench.names,
-        progress=bench._progress(f"{place(group)} {variant}: {name}"),
+        progress=bench.telling(f"{place(group)} {variant}: {name}"),
     )
     return tower, result
 
@@ -189,7 +190,7 @@ def image_side(bench: Bench, group: Group, recipe: Recipe, tower: Any) -> ImageS
     """Run the frozen encoder over the cohort and fit, on training slices and patients only, what follows it."""
     config = feature_input(recipe)
     store = bench.slices(config.size)
-    progress = bench._progress(f"{place(group)}: reading slices")
+    progress = bench.telling(f"{place(group)}: reading slices")
     raw = slice_features(tower, store, config.layers, cache=bench.folder.cache, progress=progress)
     train = bench.imaged(group.train)
     training = np.isin(store.patient, store.codes(train))
@@ -299,7 +300,6 @@ def pair(
         log_every=stage.log_every,
         checkpoint_every=stage.checkpoint_every,
         names=bench.names,
-        progress=bench._progress(f"{place(group)} {variant}: {name}"),
     )
     return Pairing(objective, tuple(train), result)
 

@@ -71,10 +71,11 @@ def make_report(run: Path, images: bool = True) -> Path:
     Raises `InputError` where ``run`` is no run folder or one of its files is broken or of a newer version.
     """
     files = read_run(run)
+    content = _content(files, images)
     patients = _attention(files, images)
     shown = len(patients)
     while True:
-        page = _render(files, patients[:shown], images, left_out=len(patients) - shown)
+        page = _render(content | {"attention": patients[:shown], "left_out": len(patients) - shown})
         if len(page.encode()) <= MOST_BYTES or shown == 0:
             break
         shown -= 1
@@ -83,34 +84,35 @@ def make_report(run: Path, images: bool = True) -> Path:
     return path
 
 
-def _render(files: RunFiles, patients: Sequence[AttentionPatient], images: bool, left_out: int) -> str:
+def _render(content: dict[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     here = Path(__file__).parent
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.globals.update(words=words, chance_of=chance_of, counted=counted)
     template = environment.from_string((here / "template.html").read_text(encoding="utf-8"))
+    return template.render(css=(here / "report.css").read_text(encoding="utf-8"), **content)
+
+
+def _content(files: RunFiles, images: bool) -> dict[str, Any]:
+    """Everything that the template shows but the patients of the montage; draws and saves the figures."""
     facts = files.facts
-    return template.render(
-        css=(here / "report.css").read_text(encoding="utf-8"),
-        facts=facts,
-        n_patients=facts.cohort.get("n_patients"),
-        banners=banners(facts, files.rows),
-        tasks=_tasks(files),
-        flow=_flow(files.folder, files.flow),
-        exclusions=files.flow.exclusions if files.flow else (),
-        table_one=files.table_one,
-        training=_training(files),
-        other_tables=_other_tables(files),
-        montage=files.montage,
-        attention=patients,
-        attention_words=_attention_words(files),
-        flat=FLAT,
-        images=images,
-        left_out=left_out,
-        provenance=provenance_rows(facts),
-        plan=plan_rows(facts),
-    )
+    return {
+        "facts": facts,
+        "banners": banners(facts, files.rows),
+        "tasks": _tasks(files),
+        "flow": _flow(files.folder, files.flow),
+        "exclusions": files.flow.exclusions if files.flow else (),
+        "table_one": files.table_one,
+        "training": _training(files),
+        "other_tables": _other_tables(files),
+        "montage": files.montage,
+        "attention_words": _attention_words(files),
+        "flat": FLAT,
+        "images": images,
+        "provenance": provenance_rows(facts),
+        "plan": plan_rows(facts),
+    }
 
 
 def _tasks(files: RunFiles) -> list[TaskSection]:

@@ -63,11 +63,11 @@ class FitResult:
     logs: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
 class _Packet:
     """Keeps a batch out of Fabric's sight, which would copy its blocks and cast what must stay as it is."""
 
-    batch: Batch
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
 
 
 class _Step(nn.Module):
@@ -130,10 +130,11 @@ class _Batches:
 
 @dataclass
 class _Course:
-    """What the loop knows beside the weights: steps done, logs in a row that looked collapsed."""
+    """What the loop knows beside the weights: steps done, logs in a row that looked collapsed, the step last saved."""
 
     step: int = 0
     collapsed: int = 0
+    saved: int = 0
 
 
 def fit(
@@ -194,7 +195,8 @@ def _restore(
         return
     objective.load_state_dict(found.model, strict=True)
     optimizer.load_state_dict(dict(found.optimizer))
-    course.step, course.collapsed = found.step, int(found.notes["collapsed"])
+    course.step = course.saved = found.step
+    course.collapsed = int(found.notes["collapsed"])
 
 
 @dataclass
@@ -291,6 +293,7 @@ class _Loop:
         return self.course.collapsed >= COLLAPSED_LOGS
 
     def _save(self) -> None:
+        self.course.saved = self.course.step
         checkpoint.save(
             self.folder,
             Checkpoint(
@@ -302,10 +305,7 @@ class _Loop:
         )
 
     def _stop_not_finite(self, what: str, batch: Batch, names: Names | None) -> None:
-        """The weights are still those of the last good step: keep them, and say which patients were in the
-        batch.
-        """
-        self._save()
+        """Say which patients were in the batch. Nothing is saved: statistics of norms may already be spoilt."""
         codes = sorted({int(code) for block in batch.values() for code in block.patient})
         shown = [str(name) for name in (names(codes) if names else [f"number {code}" for code in codes])]
         listed = ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
@@ -313,6 +313,6 @@ class _Loop:
             f"the {what} of step {self.course.step + 1} is not a finite number."
             f" Patients in the batch: {listed}.",
             where=str(self.folder),
-            consequence=f"Training stopped; the weights after step {self.course.step} are kept.",
+            consequence=f"Training stopped; the checkpoint after step {self.course.saved} is kept.",
             fix="look at these patients' images and table rows, or lower optimizer.lr, then use --overwrite.",
         )

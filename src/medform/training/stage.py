@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from medform.runs.log import StageLog
 from medform.training.fit import FitSettings, Monitor, Names, Progress, fit
 from medform.training.optimizer import OptimizerConfig, base_rate
 
-__all__ = ["Budget", "StageResult", "load_stage", "run_stage", "stage_is_complete"]
+__all__ = ["Budget", "StageResult", "load_stage", "run_stage", "seconds_per_step", "stage_is_complete"]
 
 SCHEMA_VERSION = 1
 TIMED_STEPS = 3  # steps of a copy that tell how long one takes
@@ -206,7 +207,10 @@ def _plan(
 def seconds_per_step(
     objective: Objective, loader: Loader, folder: Path, optimizer: OptimizerConfig, seed: int, fabric: Fabric
 ) -> float:
-    """CPU seconds of one step, from a few steps of a copy (after one that is not counted)."""
+    """CPU seconds of one step, from a few steps of a copy (after one that is not counted).
+
+    Nothing is left in ``folder``, not even where the user stops it.
+    """
     trial = copy.deepcopy(objective)
     rate = base_rate(optimizer, trial)
     times: list[float] = []
@@ -215,6 +219,8 @@ def seconds_per_step(
         times.append(time.process_time())
 
     settings = FitSettings(TIMED_STEPS + 1, rate, 0, seed, log_every=10**9, checkpoint_every=10**9)
-    # nothing is written: there is no log, and no checkpoint falls due
-    fit(trial, loader, optimizer, settings, fabric, folder=folder / "timing", progress=note)
+    try:  # there is no log and no checkpoint falls due, but an interrupted loop saves its step
+        fit(trial, loader, optimizer, settings, fabric, folder=folder / "timing", progress=note)
+    finally:
+        shutil.rmtree(folder / "timing", ignore_errors=True)
     return (times[-1] - times[0]) / TIMED_STEPS

@@ -1,0 +1,99 @@
+"""The clinical table of a cohort file, typed, joined to the patients with images and checked, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from medform.cohort.cohort_file import CohortFile
+from medform.cohort.files import column, file_sha256
+from medform.cohort.labels import binary_label
+from medform.errors import InputError, Problem
+from medform.ingestion.identifiers import IdMatch, match_ids, read_id_map, refuse_strangers
+from medform.ingestion.leaks import find_leaks, refuse_leaks
+from medform.ingestion.suspects import table_notes
+from medform.ingestion.tables import read_clinical, refuse_problems, type_table, undeclared_columns
+
+__all__ = ["Clinical", "read_join"]
+
+
+@dataclass(frozen=True, eq=False)
+class Clinical:
+    """The typed table, indexed by image ids where they matched; None without a table.
+
+    ``undeclared`` are columns without a role, ``notes`` what was read or joined by a rule and what looks odd, ``digest``
+    the SHA-256 of the table's file and id map.
+    """
+
+    frame: pd.DataFrame | None = None
+    undeclared: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    digest: str = ""
+
+
+def read_join(file: CohortFile, imaged: Iterable[str]) -> Clinical:
+    """Read, type and join the clinical table of ``file`` to the patients that have images.
+
+    Raises `InputError` with every fault of the cells; where no id matches (with examples and suggestions); where a label
+    cannot be made binary; where a feature restates a label.
+    """
+    table = file.clinical
+    assert table is not None
+    where = str(file.path(table.path))
+    raw = read_clinical(file)
+    frame, problems = type_table(raw, table, file.columns)
+    refuse_problems(problems, where)
+    id_map = read_id_map(file.path(table.id_map)) if table.id_map else None
+    match = match_ids(imaged, frame.index.astype(str), table.id_rules, id_map)
+    refuse_problems(match.problems, where)
+    refuse_strangers(match, where)
+    _refuse_labels(file, frame, where)
+    leaks = find_leaks(file, frame)
+    refuse_leaks(leaks, where)
+    frame = frame.rename(index=match.matched)
+    frame.index = frame.index.rename("patient_id")
+    notes = [str(note) for note in table_notes(raw, table, file.columns)]
+    notes += [f"{leak.column}: {leak.message}" for leak in leaks if leak.verdict != "refused"]
+    digest = file_sha256(file.path(table.path))
+    if table.id_map:
+        digest += file_sha256(file.path(table.id_map))
+    return Clinical(
+        frame=frame,
+        undeclared=tuple(undeclared_columns(raw, table, file.columns)),
+        notes=(*notes, *_join_notes(match)),
+        digest=digest,
+    )
+
+
+def _join_notes(match: IdMatch) -> list[str]:
+    """What was joined by a rule, and who is left over on either side."""
+    notes = [
+        f"row '{row}' joined to images '{image}' by rule." for row, image in sorted(match.by_rule.items())
+    ]
+    for ids, what in ((match.only_images, "images but no row"), (match.only_table, "a row but no images")):
+        if ids:
+            notes.append(f"{len(ids)} patients have {what} (first: {', '.join(map(repr, ids[:5]))}).")
+    notes += [
+        f"'{one.table_id}' and '{one.image_id}' look alike; not joined (tables.clinical.id_rules or id_map)."
+        for one in match.suggestions
+    ]
+    return notes
+
+
+def _refuse_labels(file: CohortFile, frame: pd.DataFrame, where: str) -> None:
+    """Raise one `InputError` for every task whose label cannot be made binary."""
+    problems = []
+    for task in file.tasks:
+        try:
+            binary_label(task, column(frame, task.column), file.columns[task.column])
+        except InputError as error:
+            problems.append(Problem(error.what, column=error.where, suggestion=error.fix))
+    if problems:
+        raise InputError(
+            f"{len(problems)} label{'s' if len(problems) > 1 else ''} cannot be used.",
+            where=where,
+            consequence="Nothing was written.",
+            problems=problems,
+        )

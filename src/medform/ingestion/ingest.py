@@ -1,0 +1,280 @@
+"""Files -> cohort store: the one way in, for a cohort file and for a bare scan or folder."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medform.cohort.cohort_file import CohortFile, Images, Select, Unit
+from medform.cohort.files import file_sha256
+from medform.cohort.quarantine import Quarantined
+from medform.cohort.store import Cohort, CohortWriter
+from medform.errors import InputError, Problem
+from medform.ingestion.clinical import Clinical, read_join
+from medform.ingestion.found_series import Finding, FoundSeries
+from medform.ingestion.plan import Plan, ReadSettings, plan_folder, plan_index
+from medform.ingestion.select import select_series
+from medform.ingestion.store_series import SeriesTask, crashed_series, store_series
+from medform.ingestion.units import unit_by_range
+from medform.ingestion.workers import Progress, run_all, silent
+
+__all__ = ["ingest", "ingest_scan"]
+
+FORMAT = 1
+"""Raised when the same files would give other bytes, so that a store of an older medform is not taken for a new one."""
+MOST_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Everything that is known before a voxel is read."""
+
+    file: CohortFile
+    plan: Plan
+    chosen: tuple[FoundSeries, ...]
+    left: tuple[Quarantined, ...]
+    clinical: Clinical
+
+    def digest(self) -> str:
+        """SHA-256 of what the store follows from, but the pixels: settings, headers, sizes, the table's bytes."""
+        sizes = [(file.path, file.kind, file.size) for file in self.plan.files]
+        text = repr((FORMAT, self.file.portable(), sizes, self.plan.series, self.clinical.digest))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def ingest(
+    cohort_file: CohortFile,
+    out: Path,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+) -> Cohort:
+    """Read images and table of a cohort file into the store ``out`` and open it.
+
+    A store that an earlier run began, or finished from the same files, is continued or taken as it is; with
+    ``resume=False`` a begun one is refused. ``overwrite`` replaces a store. The bytes do not depend on ``workers``
+    (processes) or on interruptions. Raises `InputError`, before anything is written, for an empty folder, a folder
+    without usable images, faults of the table, ids of which none matches, features that give a label away, and several
+    candidate series of one patient without a rule.
+    """
+    progress = progress or silent
+    sources = _read_sources(cohort_file, workers, progress)
+    return _write(sources, Path(out), workers, progress, resume, overwrite)
+
+
+def ingest_scan(
+    path: Path,
+    out: Path,
+    *,
+    unit: Unit | None = None,
+    window: tuple[float, float] | None = None,
+    layout: str = "auto",
+    accept: Sequence[str] = (),
+    assume_hu: bool = False,
+    workers: int = 1,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> Cohort:
+    """Read a bare scan or folder, without cohort file or table; every usable series is kept.
+
+    Patients are named by the DICOM header, else by folder or file. ``unit`` says what the numbers of NIfTI files and
+    pictures mean; by default pictures are ``display`` and a NIfTI file is HU if its values are those of a CT with air
+    around it, else ``raw``. ``window``, ``accept`` and ``assume_hu`` as ``images`` of a cohort file.
+    """
+    progress = progress or silent
+    path = Path(path)
+    settings = ReadSettings(layout, unit, frozenset(accept), assume_hu, workers)
+    plan = plan_folder(path, settings, progress)
+    if unit is None:
+        plan = replace(plan, series=tuple(unit_by_range(plan.root, one) for one in plan.series))
+    usable = {one.unit for one in plan.series if one.usable}
+    known: tuple[Unit, ...] = ("HU", "display", "raw")
+    common = unit or next((kind for kind in known if kind in usable), "HU")
+    images = {
+        "layout": layout,
+        "unit": common,
+        "window_hu": window,
+        "select": Select(rule="all"),
+        "assume_hu": assume_hu,
+        "accept": list(accept),
+    }
+    file = CohortFile(name="scan", licence="not stated", images=Images.model_validate(images), root=plan.root)
+    return _write(_chosen(file, plan, Clinical()), Path(out), workers, progress, True, overwrite)
+
+
+def _read_sources(file: CohortFile, workers: int, progress: Progress) -> _Sources:
+    images = file.images
+    settings = ReadSettings(images.layout, images.unit, frozenset(images.accept), images.assume_hu, workers)
+    if images.index is not None:
+        plan = plan_index(file, settings)
+    else:
+        plan = plan_folder(file.path(images.path), settings, progress)
+    imaged = {one.patient_id for one in plan.series if one.usable}
+    return _chosen(file, plan, read_join(file, imaged) if file.clinical else Clinical())
+
+
+def _chosen(file: CohortFile, plan: Plan, clinical: Clinical) -> _Sources:
+    """Refuse a source without usable images, then choose each patient's series."""
+    plan = replace(plan, series=tuple(_in_unit(one, file.images.unit) for one in plan.series))
+    _refuse_unusable(plan)
+    selection = select_series(plan.series, file.images.select)
+    if not selection.chosen:
+        raise InputError(
+            f"none of the {len(selection.left)} usable series is what images.select asks for.",
+            where=str(plan.root),
+            consequence="Nothing was written.",
+            fix="change images.select; `medform check` lists modality, description and kernel of each series.",
+            problems=[Problem(one.reason, file=one.file) for one in selection.left[:MOST_SHOWN]],
+        )
+    return _Sources(file, plan, selection.chosen, selection.left, clinical)
+
+
+def _in_unit(series: FoundSeries, unit: Unit) -> FoundSeries:
+    """A series in the unit of the cohort; one whose numbers mean something else is refused."""
+    if series.unit == unit or not series.usable:
+        return series
+    if unit == "raw":
+        return replace(series, unit="raw")
+    reason = f"its values are {series.unit}, those of the cohort {unit}."
+    override = "images.unit: raw (takes all values as they are), or images.select.modality"
+    return series.with_findings(
+        [Finding("unit_differs", "quarantine", reason, series.files[0], None, override)]
+    )
+
+
+def _refuse_unusable(plan: Plan) -> None:
+    """Raise `InputError` where no series can be used: empty folder, no image in it, or every series refused."""
+    if any(one.usable for one in plan.series):
+        return
+    counts = plan.counts
+    if counts["found"] == 0:
+        raise InputError(
+            "the folder holds no file.",
+            where=str(plan.root),
+            consequence="Nothing was written.",
+            fix="give the folder that holds the images.",
+        )
+    unreadable = [Problem(file.reason, file=file.path) for file in plan.files if file.kind == "unreadable"]
+    if not plan.series:
+        raise InputError(
+            f"no image among {counts['found']} files.",
+            where=str(plan.root),
+            consequence="Nothing was written.",
+            fix="give a folder with DICOM, NIfTI or picture files.",
+            problems=unreadable[:MOST_SHOWN],
+        )
+    problems = [
+        Problem(f"{finding.code}: {finding}", column=one.series_id)
+        for one in plan.series
+        for finding in one.findings
+        if finding.effect == "quarantine"
+    ]
+    raise InputError(
+        f"none of the {len(plan.series)} series can be used.",
+        where=str(plan.root),
+        consequence="Nothing was written.",
+        fix="look at the reasons; some can be overridden as they say.",
+        problems=(problems + unreadable)[:MOST_SHOWN],
+    )
+
+
+def _write(
+    sources: _Sources, out: Path, workers: int, progress: Progress, resume: bool, overwrite: bool
+) -> Cohort:
+    """Store the chosen series, then the tables; ``cohort.json`` last."""
+    if not resume and not overwrite and (out / "parts").is_dir() and not (out / "cohort.json").is_file():
+        raise InputError(
+            "a store was begun here and not finished.",
+            where=str(out),
+            consequence="Nothing was changed.",
+            fix="continue it with --resume, or begin anew with --overwrite.",
+        )
+    writer = CohortWriter(out, sources.file, inputs=sources.digest(), overwrite=overwrite)
+    if writer.finished:
+        cohort = Cohort.read(out)
+        _refuse_changed(cohort, sources)
+        return cohort
+    seen: set[str] = set()
+    tasks = []
+    for one in sources.chosen:
+        first = one.patient_id not in seen
+        seen.add(one.patient_id)
+        tasks.append(SeriesTask(sources.plan.root, out, one, first, sources.file.window))
+    stored = run_all(
+        store_series, tasks, workers=workers, progress=progress, what="series", crashed=crashed_series
+    )
+    usable = [one for one in stored if one.usable]
+    final = {one.series_id: one for one in (*sources.plan.series, *stored)}
+    if not usable:
+        for name in ("parts", "voxels", "masks", "previews"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        _refuse_unusable(replace(sources.plan, series=tuple(final.values())))
+    clinical = sources.clinical
+    writer.finish(
+        [one.series_id for one in usable],
+        clinical=clinical.frame,
+        quarantine=_set_aside(sources, final.values()),
+        counts=_flow(sources, list(final.values()), usable),
+        undeclared=clinical.undeclared,
+        notes=clinical.notes,
+    )
+    return Cohort.read(out)
+
+
+def _refuse_changed(cohort: Cohort, sources: _Sources) -> None:
+    """Sources that were written after the store was finished must still have the digests that it holds."""
+    finished = (cohort.root / "cohort.json").stat().st_mtime
+    digests = dict(zip(cohort.slices["source"], cohort.slices["file_digest"], strict=True))
+    changed = []
+    for one in sources.chosen:
+        for source in one.slices:
+            path = sources.plan.root / source.file
+            known = digests.get(source.instance)
+            if known and path.stat().st_mtime >= finished and file_sha256(path) != known:
+                changed.append(Problem("changed since the store was made.", file=source.file))
+    if changed:
+        raise InputError(
+            f"{len(changed)} image files changed since this store was made.",
+            where=str(cohort.root),
+            consequence="Nothing was changed.",
+            fix="choose another folder, or replace the store with --overwrite.",
+            problems=changed[:MOST_SHOWN],
+        )
+
+
+def _set_aside(sources: _Sources, series: Iterable[FoundSeries]) -> list[Quarantined]:
+    """Everything that is not in the store, with its reason: series, series not selected, unreadable files, links."""
+    rows = [row for one in series for row in one.set_aside()]
+    rows += sources.left
+    rows += [
+        Quarantined("", "", file.path, "unreadable", "", file.reason)
+        for file in sources.plan.files
+        if file.kind == "unreadable"
+    ]
+    rows += [Quarantined("", "", file.path, "skipped", "", file.reason) for file in sources.plan.skipped]
+    return rows
+
+
+def _flow(sources: _Sources, series: Sequence[FoundSeries], usable: Sequence[FoundSeries]) -> dict[str, int]:
+    """The cohort flow: files found -> series -> patients -> patients with a row of the table."""
+    found = {one.patient_id for one in series if one.patient_id}
+    imaged = {one.patient_id for one in usable}
+    rows = set() if sources.clinical.frame is None else set(sources.clinical.frame.index.astype(str))
+    return {
+        **{f"files_{name}": count for name, count in sources.plan.counts.items()},
+        "files_skipped": len(sources.plan.skipped),
+        "series_found": len(series),
+        "series_quarantined": sum(not one.usable for one in series),
+        "series_not_selected": len(sources.left),
+        "series_used": len(usable),
+        "patients_found": len(found),
+        "patients_without_usable_images": len(found - imaged),
+        "patients_images_only": len(imaged - rows) if sources.clinical.frame is not None else 0,
+        "patients_table_only": len(rows - imaged),
+        "patients_used": len(imaged & rows) if sources.clinical.frame is not None else len(imaged),
+    }

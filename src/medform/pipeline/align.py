@@ -1,0 +1,58 @@
+"""`medform align`: the second stage on a run that was pre-trained, with everything that judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medform.errors import InputError
+from medform.pipeline.run import Progress, RunResult, run_stages
+
+__all__ = ["align"]
+
+
+def align(
+    run: Path,
+    out: Path,
+    recipe: str | None = None,
+    device: str = "auto",
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Align the encoders of ``run`` with the clinical table, evaluate and report into ``out``.
+
+    ``recipe``: default the one that the run was pre-trained with; its slice stage must be the run's own, so that the
+    encoders fit. Encoders are copied, never trained again. Raises `MedformError`.
+    """
+    from medform.cohort.store import Cohort
+    from medform.config import load
+    from medform.pipeline.pretrain import slice_recipe
+    from medform.recipes.recipe import Recipe, read_recipe
+    from medform.runs.folder import RunFolder
+
+    before, folder = RunFolder(Path(run)), RunFolder(Path(out))
+    record = before.record()
+    pretrained = load(Recipe, before.path / "recipe.yaml")
+    chosen = read_recipe(recipe or str(record["recipe"]), overrides, seed if seed is not None else pretrained.seeds[0])
+    if slice_recipe(chosen).stages != slice_recipe(pretrained).stages:
+        raise InputError(
+            f"the slice stage of recipe '{chosen.name}' is not the one that this run was pre-trained with.",
+            where=str(before.path / "recipe.yaml"),
+            consequence="Nothing was started.",
+            fix="give the same --set values and the same recipe as in pretrain.",
+        )
+    cohort = Cohort.read(Path(record["store"]))
+    if cohort.clinical is None or not cohort.features():
+        raise InputError(
+            "the cohort has no feature column to align with.",
+            where=cohort.name,
+            consequence="Nothing was started.",
+            fix="declare tables.clinical and columns with role: feature in the cohort file, and pre-train from that file.",
+        )
+    with folder.lock():
+        finished = (before.path / "final" / "facts.json").is_file()
+        folds = None if finished else record.get("folds_run")
+        return run_stages(folder, cohort, chosen, folds, device, resume, overwrite, progress, encoders=before)

@@ -1,0 +1,73 @@
+"""`medform pretrain`: the image encoder alone, on a cohort or on a bare folder without any table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medform.pipeline.run import Progress, RunResult, run_stages
+
+if TYPE_CHECKING:
+    from medform.cohort.store import Cohort
+    from medform.recipes.recipe import Recipe
+
+__all__ = ["pretrain"]
+
+
+def pretrain(
+    source: Path,
+    out: Path,
+    recipe: str = "medform-small",
+    root: Path | None = None,
+    folds: Sequence[int] | None = None,
+    workers: int = 1,
+    device: str = "auto",
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Train the recipe's slice stage.
+
+    ``source``: a cohort file or a cohort store, where every fold sees its training patients only and a final encoder
+    sees all; or a bare folder of images, where all patients train one encoder, which is then marked transductive for
+    them. Raises `MedformError`.
+    """
+    from medform.recipes.recipe import read_recipe
+    from medform.runs.folder import RunFolder
+
+    chosen = slice_recipe(read_recipe(recipe, overrides, seed))
+    folder = RunFolder(Path(out))
+    with folder.lock():
+        cohort, bare = _open(Path(source), root, folder.path / "store", workers, progress)
+        if bare:
+            chosen = chosen.model_copy(update={"transductive": True})
+        return run_stages(folder, cohort, chosen, folds, device, resume, overwrite, progress, judged=False)
+
+
+def slice_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with its slice stage only, without variants; slice features are read as the full recipe reads them."""
+    from medform.pipeline.stages import image_stage
+
+    name, stage = image_stage(recipe)
+    kept = {key: value for key, value in recipe.sources.items() if key.startswith(f"stages.{name}.")}
+    return recipe.model_copy(
+        update={"stages": {name: stage}, "variants": {}, "embedding": ["image_only"], "sources": kept}
+    )
+
+
+def _open(
+    source: Path, root: Path | None, store: Path, workers: int, progress: Progress | None
+) -> tuple[Cohort, bool]:
+    """The cohort, and whether it is a bare folder."""
+    from medform.cohort.cohort_file import read_cohort_file
+    from medform.cohort.store import Cohort
+    from medform.ingestion.ingest import ingest, ingest_scan
+
+    if source.suffix.lower() in (".yaml", ".yml"):
+        return ingest(read_cohort_file(source, root), store, workers=workers, progress=progress), False
+    if (source / "cohort.json").is_file():
+        return Cohort.read(source), False
+    return ingest_scan(source, store, workers=workers, progress=progress), True

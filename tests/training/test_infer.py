@@ -1,0 +1,110 @@
+"""The frozen pass changes nothing, gives each slice its own vector, and remembers what it computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medform.inputs.bags import BagSource
+from medform.interfaces import Block, Encoded, Tower
+from medform.metrics.representation import effective_rank
+from medform.training.infer import RankMonitor, bag_embeddings, slice_features, weights_digest
+
+LAYERS = (2, "head")
+
+
+class MeanTower(Tower):
+    """Mean bag with even weights, in as many heads as asked for."""
+
+    width = 2
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, nn.Dropout(0.9)
+
+    def forward(self, block: Block) -> Encoded:
+        assert block.offset is not None
+        lengths = block.offset.diff()
+        weight = self.dropout((1 / lengths).repeat_interleave(lengths))
+        row = torch.arange(len(block)).repeat_interleave(lengths)
+        bag = torch.zeros(len(block), 2).index_add(0, row, weight[:, None] * block.value["feature"])
+        return Encoded(bag, weight=weight if self.heads == 1 else weight[:, None].expand(-1, self.heads))
+
+
+@pytest.mark.proves("D14")
+def test_batched_vectors_equal_single_ones_and_the_module_is_as_it_was(
+    store: Any, simclr: Callable[[], Any]
+) -> None:
+    tower = simclr().towers["image"].train()
+    before = {name: tensor.clone() for name, tensor in tower.state_dict().items()}
+    features = slice_features(tower, store, LAYERS, batch=7)
+    assert features.shape == (24, 12) and features.dtype == np.float32
+    assert np.allclose(features, slice_features(tower, store, LAYERS, batch=1), atol=1e-5)
+    tower.eval()
+    image = torch.from_numpy(store.images(np.array([5])))
+    assert np.allclose(features[5], tower.slice_vector(image, LAYERS)[0].detach(), atol=1e-5)
+    tower.train()
+    slice_features(tower, store, LAYERS)
+    assert tower.training and all(torch.equal(before[name], t) for name, t in tower.state_dict().items())
+
+
+def test_features_are_cached_by_weights_layers_and_pixels(
+    store: Any, simclr: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = simclr().towers["image"]
+    calls: list[int] = []
+    vectors = type(tower).slice_vector
+
+    def counted(self: Any, image: Tensor, layers: Any) -> Tensor:
+        calls.append(len(image))
+        return vectors(self, image, layers)
+
+    monkeypatch.setattr(type(tower), "slice_vector", counted)
+    first = slice_features(tower, store, LAYERS, cache=tmp_path)
+    assert np.array_equal(slice_features(tower, store, LAYERS, cache=tmp_path), first) and sum(calls) == 24
+    slice_features(tower, store, ("head",), cache=tmp_path)
+    with torch.no_grad():
+        tower.conv.bias[0] += 1e-6
+    assert not np.array_equal(slice_features(tower, store, LAYERS, cache=tmp_path), first)
+    assert sum(calls) == 3 * 24 and len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_digest_of_weights_changes_with_any_of_them(simclr: Callable[[], Any]) -> None:
+    network = simclr()
+    digests = {weights_digest(network)}
+    for tensor in network.state_dict().values():
+        with torch.no_grad():
+            tensor.view(-1)[0] += 1
+        digests.add(weights_digest(network))
+    assert len(digests) == 1 + len(network.state_dict())
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_attention_has_a_weight_a_slice_that_sums_to_one_over_a_bag(heads: int) -> None:
+    patient = np.repeat(np.arange(3), (4, 1, 2))
+    feature = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
+    block = BagSource(feature, patient, np.arange(7), np.zeros(7, np.float32)).block(np.array([2, 0, 1]))
+    vectors, weight = bag_embeddings(MeanTower(heads).train(), block)
+    assert weight is not None and weight.shape == (7,)
+    assert np.allclose([weight[:2].sum(), weight[2:6].sum(), weight[6:].sum()], 1)
+    assert np.allclose(vectors, [feature[patient == code].mean(0) for code in (2, 0, 1)], atol=1e-6)
+
+
+def test_the_monitor_watches_the_same_slices_spread_over_all(store: Any, simclr: Callable[[], Any]) -> None:
+    monitor = RankMonitor.over(store, np.arange(24), count=9)
+    assert monitor.rows.tolist() == [0, 3, 6, 9, 12, 14, 17, 20, 23]
+    objective = simclr().train()
+    found = monitor(objective)
+    objective.eval()
+    images = torch.from_numpy(store.images(monitor.rows))
+    block = Block({"image": images}, torch.zeros(9, dtype=torch.int64), torch.arange(9))
+    with torch.no_grad():
+        vectors = objective.towers["image"](block).pooled.numpy()
+    assert found == {"effective_rank": pytest.approx(effective_rank(vectors), rel=1e-4)}
+    assert RankMonitor.over(store, np.arange(7))(objective) == {}, "too few slices to tell"
