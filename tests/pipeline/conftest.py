@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +31,22 @@ COHORT = {
 }
 
 
-def make_phantom_store(root: Path, patients: int = 24, seed: int = 1) -> Cohort:
-    """A store of phantom patients of 48 x 48 pixels."""
+def make_phantom_store(root: Path, patients: int = 24, seed: int = 1, spoilt: frozenset[str] = frozenset()) -> Cohort:
+    """A store of phantom patients of 48 x 48 pixels; pixels and numbers of the ``spoilt`` ones are far off."""
     stacks = make_stacks(patients, seed, HospitalOptions(size=48))
     writer = CohortWriter(root, parse_cohort_file(COHORT, "phantom"), inputs="phantom")
     rows = {}
     for number, patient in enumerate(stacks):
-        slices = tuple(SliceRecord(float(index) * 3, 1.0, 0.0, f"{number}.{index}", f"{number}-{index}") for index in range(len(patient.stack)))
+        off = patient.patient_id in spoilt
+        slices = tuple(
+            SliceRecord(float(index) * 3, 1.0, 0.0, f"{number}.{index}", f"{number}-{index}")
+            for index in range(len(patient.stack))
+        )
         record = SeriesRecord(f"1.2.{number}", patient.patient_id, "CT", "HU", Verdict("accepted"), slices)
-        writer.write_series(record, [np.rint(image).astype(np.int16) for image in patient.stack])
+        writer.write_series(record, [np.rint(image + 150 * off).astype(np.int16) for image in patient.stack])
         random = np.random.default_rng(number)
         rows[patient.patient_id] = {
-            "age": float(random.integers(40, 80)),
+            "age": float(random.integers(40, 80)) + 1e6 * off,
             "marker": float(np.log1p(patient.mask.sum()) + random.normal(0, 0.3)),
             "sex": str(random.choice(["F", "M"])),
             "malignant": bool(patient.malignant),
@@ -50,6 +55,12 @@ def make_phantom_store(root: Path, patients: int = 24, seed: int = 1) -> Cohort:
     table = table.astype({"sex": "string", "malignant": "boolean"})
     writer.finish([f"1.2.{number}" for number in range(len(stacks))], clinical=table)
     return Cohort.read(root)
+
+
+@pytest.fixture(scope="session")
+def spoil(tmp_path_factory: pytest.TempPathFactory) -> Callable[[frozenset[str]], Cohort]:
+    """The same cohort with some patients spoilt."""
+    return lambda patients: make_phantom_store(tmp_path_factory.mktemp("spoilt") / "store", spoilt=patients)
 
 
 @pytest.fixture(scope="session")

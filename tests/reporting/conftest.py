@@ -43,7 +43,9 @@ TASKS = {"histology": (76, 31, 0.0), "T stage": (70, 33, -0.12), "EGFR": (62, 14
 def _row(task: str, model: str, metric: str, value: float | None, half: float, **more: Any) -> ScoreRow:
     low, high = (None, None) if value is None else (value - half, value + half)
     fields = {"protocol": "cross_validation", "readout": "logistic", "n_patients": TASKS[task][0]} | more
-    return ScoreRow("nsclc_ct", task, model=model, metric=metric, value=value, ci_low=low, ci_high=high, **fields)
+    return ScoreRow(
+        "nsclc_ct", task, model=model, metric=metric, value=value, ci_low=low, ci_high=high, **fields
+    )
 
 
 def _rows() -> list[ScoreRow]:
@@ -51,7 +53,11 @@ def _rows() -> list[ScoreRow]:
     for task, (_, positive, shift) in TASKS.items():
         for model, level in LEVELS.items():
             value = level if model == "permuted_labels" else level + shift
-            note = "DeLong interval: fewer than 5 patients in a class" if (task, model) == ("EGFR", "aligned") else None
+            note = (
+                "DeLong interval: fewer than 5 patients in a class"
+                if (task, model) == ("EGFR", "aligned")
+                else None
+            )
             half = 0.12 if model != "permuted_labels" else 0.14
             rows.append(_row(task, model, "auroc", value, half, note=note))
             rows.append(_row(task, model, "auprc", value - 0.05, 0.13))
@@ -67,11 +73,28 @@ def _rows() -> list[ScoreRow]:
                 impossible = shots >= positive
                 for model, extra in (("image_only", 0.0), ("aligned", gain), ("shuffled_pairs", -0.01)):
                     value = None if impossible else 0.5 + shift + extra + 0.15 * np.log1p(shots) / np.log(26)
-                    note = "not_possible" if impossible else "overlapping_draws" if shots > positive / 2 else None
+                    note = (
+                        "not_possible"
+                        if impossible
+                        else "overlapping_draws"
+                        if shots > positive / 2
+                        else None
+                    )
                     rows.append(_row(task, model, "auroc", value, 0.09, note=note, **few))
                 if not impossible:
                     rows.append(_row(task, "aligned - image_only", "auroc", gain, 0.06, **few))
-    rows.append(_row("histology", "aligned", "recall_at_k", 0.21, 0.06, protocol="retrieval", readout=None, note="k = 5"))
+    rows.append(
+        _row(
+            "histology",
+            "aligned",
+            "recall_at_k",
+            0.21,
+            0.06,
+            protocol="retrieval",
+            readout=None,
+            note="k = 5",
+        )
+    )
     return rows
 
 
@@ -97,7 +120,11 @@ def _curves() -> pd.DataFrame:
     for task, (_, _, shift) in TASKS.items():
         for model in ("aligned", "image_only", "fused", "table_logistic"):
             level = LEVELS[model] + shift
-            frames.append(pd.DataFrame({"name": f"roc/{task}/{model}", "model": model, "x": x, "y": x ** (1 / level - 1)}))
+            frames.append(
+                pd.DataFrame(
+                    {"name": f"roc/{task}/{model}", "model": model, "x": x, "y": x ** (1 / level - 1)}
+                )
+            )
     return pd.concat(frames).assign(ci_low=np.nan, ci_high=np.nan)
 
 
@@ -124,9 +151,12 @@ def _montage(run: Path, random: np.random.Generator) -> pd.DataFrame:
             _tile(random).save(run / name)
             tiles.append(Tile(name, int(index), float(weights[index]), -312.5 + 7.5 * float(index)))
         label = "positive" if number < 3 else "negative"
-        patients.append(MontagePatient(pseudonym, tuple(tiles), tuple(weights.tolist()), entropy_ratio(weights), label))
+        patients.append(
+            MontagePatient(pseudonym, tuple(tiles), tuple(weights.tolist()), entropy_ratio(weights), label)
+        )
         attention.append(pd.DataFrame({"patient_id": pseudonym, "fold": 0, "model": "aligned", "seed": 0,
-                                       "slice_id": [f"{number}-{i}" for i in range(14)], "weight": weights}))  # fmt: skip
+                                       "slice_id": [f"{number}-{i}" for i in range(14)],
+                                       "weight": weights}))  # fmt: skip
     write_montage(run, Montage("aligned", tuple(patients), fold=0, task="histology"))
     return pd.concat(attention)
 
@@ -135,28 +165,39 @@ def _table_one(run: Path, random: np.random.Generator) -> None:
     ids = [f"p{number}" for number in range(PATIENTS)]
     table = pd.DataFrame(
         {
-            "age_years": np.where(random.random(PATIENTS) < 0.05, np.nan, random.normal(68, 9, PATIENTS).round()),
+            "age_years": np.where(
+                random.random(PATIENTS) < 0.05, np.nan, random.normal(68, 9, PATIENTS).round()
+            ),
             "sex": random.choice(["male", "female"], PATIENTS),
             "smoking": random.choice(["current", "former", "never"], PATIENTS, p=[0.3, 0.55, 0.15]),
-            "pack_years": np.where(random.random(PATIENTS) < 0.3, np.nan, random.gamma(2, 18, PATIENTS).round()),
+            "pack_years": np.where(
+                random.random(PATIENTS) < 0.3, np.nan, random.gamma(2, 18, PATIENTS).round()
+            ),
             "histology": random.choice(["adenocarcinoma", "squamous"], PATIENTS),
         },
         index=ids,
     )
     groups = {"all": ids} | {f"test of fold {fold}": ids[fold::FOLDS] for fold in range(FOLDS)}
-    roles = {"age_years": "feature", "sex": "feature", "smoking": "feature", "pack_years": "feature", "histology": "label"}
+    roles = {
+        "age_years": "feature",
+        "sex": "feature",
+        "smoking": "feature",
+        "pack_years": "feature",
+        "histology": "label",
+    }
     write_table_one(run, summarise(table, groups, roles, units={"age_years": "year"}))
 
 
 def _record(**changes: Any) -> dict[str, Any]:
     record: dict[str, Any] = {
         "schema_version": 1,
-        "status": "done",
+        "status": "complete",
         "recipe": "medform-small",
-        "cohort": {"name": "nsclc_ct", "digest": "9f3c2a71d0b84e55", "licence": "CC BY 3.0", "n_patients": PATIENTS},
+        "cohort": {"name": "nsclc_ct", "digest": "9f3c2a71d0b84e55", "licence": "CC BY 3.0",
+                   "n_patients": PATIENTS},
         "versions": {"medform": "0.1.0", "python": "3.11.7", "torch": "2.14.1", "timm": "1.0.31"},
         "commit": "3f1c9ab",
-        "device": "cpu",
+        "device": {"name": "cpu", "cores": 2, "gflops_per_core": 66.1},
         "seed": 0,
         "argv": ["medform", "run", "medform-small", "--cohort", "nsclc_ct.yaml", "-o", "RUN"],
         "started": "2026-11-25T09:00:00Z",
@@ -177,7 +218,9 @@ def _record(**changes: Any) -> dict[str, Any]:
     return record | changes
 
 
-def write_run(run: Path, scores: bool = True, montage: bool = True, small: bool = False, **changes: Any) -> Path:
+def write_run(
+    run: Path, scores: bool = True, montage: bool = True, small: bool = False, **changes: Any
+) -> Path:
     """Write a run folder; ``small`` keeps one task and no few-shot rows, ``changes`` are keys of run.json."""
     run.mkdir()
     random = np.random.default_rng(0)
@@ -201,7 +244,9 @@ def write_run(run: Path, scores: bool = True, montage: bool = True, small: bool 
     write_flow(run, Flow(steps, exclusions))
     _table_one(run, random)
     if scores:
-        kept = [row for row in _rows() if not small or (row.task == "histology" and row.protocol != "few_shot")]
+        kept = [
+            row for row in _rows() if not small or (row.task == "histology" and row.protocol != "few_shot")
+        ]
         write_scores(run / "scores.json", kept)
         _curves().to_parquet(run / "curves.parquet")
     if montage:

@@ -10,7 +10,11 @@ from bs4 import BeautifulSoup
 from medform.reporting.flow import Exclusion, Flow, FlowStep, draw_flow, flow_rows, read_flow, write_flow
 
 FLOW = Flow(
-    (FlowStep("Found", files=1106), FlowStep("Accepted", patients=78, series=80), FlowStep("Used", patients=1)),
+    (
+        FlowStep("Found", files=1106),
+        FlowStep("Accepted", patients=78, series=80),
+        FlowStep("Used", patients=1),
+    ),
     (Exclusion("not an image", 2, "files", after="Found"), Exclusion("no row", 1, "patients")),
 )
 
@@ -41,4 +45,8 @@ def test_long_reasons_are_wrapped_into_their_box() -> None:
 
 def test_rows_of_the_csv_hold_steps_and_exclusions() -> None:
     rows = flow_rows(FLOW)
-    assert rows[1]["patients"] == 78 and rows[3] == {"excluded_after": "Found", "reason": "not an image", "files": 2}
+    assert rows[1]["patients"] == 78 and rows[3] == {
+        "excluded_after": "Found",
+        "reason": "not an image",
+        "files": 2,
+    }

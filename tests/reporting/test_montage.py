@@ -27,7 +27,11 @@ class Stack:
 @pytest.fixture
 def cohort() -> Any:
     slices = pd.DataFrame(
-        [(f"{who}-{i}", f"s-{who}", who, i, 5.0 * i if who != "secret-c" else np.nan) for who in PEOPLE for i in range(4)],
+        [
+            (f"{who}-{i}", f"s-{who}", who, i, 5.0 * i if who != "secret-c" else np.nan)
+            for who in PEOPLE
+            for i in range(4)
+        ],
         columns=["slice_id", "series_id", "patient_id", "index", "position_mm"],
     )
     pseudonyms = pd.DataFrame({"patient_id": PEOPLE, "pseudonym": [f"patient-{n:04d}" for n in range(4)]})
@@ -37,7 +41,9 @@ def cohort() -> Any:
         patients=pseudonyms,
         window=(0.0, 4.0),
         open=lambda series_id: Stack(0.0),
-        labels=lambda task: pd.Series({"secret-a": 1.0, "secret-b": 0.0, "secret-c": 1.0, "secret-d": np.nan}),
+        labels=lambda task: pd.Series(
+            {"secret-a": 1.0, "secret-b": 0.0, "secret-c": 1.0, "secret-d": np.nan}
+        ),
     )
 
 

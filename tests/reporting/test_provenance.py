@@ -27,8 +27,12 @@ def test_planned_stands_beside_spent_with_their_difference() -> None:
 def test_provenance_leaves_out_what_is_not_known() -> None:
     facts = RunFacts(recipe="r", device={"kind": "cpu", "threads": 2}, folds=5, folds_run=(0, 2), seed=0)
     assert dict(provenance_rows(facts)) == {
-        "Recipe": "r", "Folds run": "0, 2 of 5", "Seed": "0", "Device": "kind cpu, threads 2", "Status": "unknown",
-    }  # fmt: skip
+        "Recipe": "r",
+        "Folds run": "0, 2 of 5",
+        "Seed": "0",
+        "Device": "kind cpu, threads 2",
+        "Status": "unknown",
+    }
 
 
 def test_an_unfinished_run_says_so() -> None:

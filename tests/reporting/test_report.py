@@ -45,7 +45,9 @@ def test_page_is_one_small_file_that_asks_for_nothing(reported_run: Path) -> Non
 
 
 @pytest.mark.proves("A7")
-def test_page_and_figures_are_the_same_bytes_twice_also_from_a_copy(reported_run: Path, tmp_path: Path) -> None:
+def test_page_and_figures_are_the_same_bytes_twice_also_from_a_copy(
+    reported_run: Path, tmp_path: Path
+) -> None:
     run = reported_run
     copy = Path(shutil.copytree(run, tmp_path / "elsewhere" / "copy"))
     (copy / "report.html").unlink()
@@ -61,10 +63,27 @@ def test_page_and_figures_are_the_same_bytes_twice_also_from_a_copy(reported_run
 def test_sections_stand_in_the_order_of_the_data(whole: BeautifulSoup) -> None:
     soup = whole
     order = [section["id"] for section in soup.find_all("section")]
-    assert order == ["cohort", "table-one", "training", "controls", "few-shot", "roc", "attention", "provenance"]
+    assert order == [
+        "cohort",
+        "table-one",
+        "training",
+        "controls",
+        "few-shot",
+        "roc",
+        "attention",
+        "provenance",
+    ]
     assert {link["href"][1:] for link in soup.select("nav a")} == set(order)
     text = " ".join(soup.get_text().split())
-    for words in ("Research use only", "1,081 slices", "localizer", "19 missing", "Planned beside spent", "+8 %", "CC BY 3.0"):
+    for words in (
+        "Research use only",
+        "1,081 slices",
+        "localizer",
+        "19 missing",
+        "Planned beside spent",
+        "+8 %",
+        "CC BY 3.0",
+    ):
         assert words in text
     ids = [element["id"] for element in soup.find_all(id=True)]
     assert len(ids) == len(set(ids))
@@ -75,8 +94,8 @@ def test_verdict_says_what_a_null_could_not_have_seen(whole: BeautifulSoup) -> N
     verdict = whole.select_one(".verdict")
     assert verdict is not None
     assert verdict.get_text() == (
-        "On histology, aligned scores 0.71 [0.59, 0.83] of 1 (chance 0.50); image alone 0.69; this cohort does not "
-        "show a benefit of alignment; a difference below 0.14 could not have been seen."
+        "On histology, aligned scores 0.71 [0.59, 0.83] of 1 (chance 0.50); image alone 0.69; this cohort does "
+        "not show a benefit of alignment; a difference below 0.14 could not have been seen."
     )
 
 
@@ -93,7 +112,9 @@ def test_every_figure_lies_beside_the_page_with_its_data(reported_run: Path, who
 
 
 @pytest.mark.proves("A7")
-def test_no_images_leaves_out_every_picture_of_a_patient_and_keeps_the_profiles(make_run: Any, whole: BeautifulSoup) -> None:
+def test_no_images_leaves_out_every_picture_of_a_patient_and_keeps_the_profiles(
+    make_run: Any, whole: BeautifulSoup
+) -> None:
     assert len(whole.select("#attention img")) == 24
     bare = page(make_run(small=True), images=False)
     assert bare.find_all("img") == [] and "data:image" not in str(bare)
@@ -119,11 +140,17 @@ def test_banners_say_what_limits_every_figure(make_run: Any, whole: BeautifulSou
     red = [banner.get_text() for banner in soup.select(".banner.red")]
     amber = " ".join(banner.get_text() for banner in soup.select(".banner.amber"))
     assert len(red) == 1 and red[0].startswith("Transductive")
-    assert "Only fold 0 of 5" in amber and "stage pretrain, fold 0, step 80" in amber and "practically untrained" in amber
+    assert (
+        "Only fold 0 of 5" in amber
+        and "stage pretrain, fold 0, step 80" in amber
+        and "practically untrained" in amber
+    )
     assert whole.select(".banner") == []
 
 
-def test_montage_shrinks_until_the_page_fits_and_says_so(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_montage_shrinks_until_the_page_fits_and_says_so(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(small=True)
     whole = make_report(run).stat().st_size
     monkeypatch.setattr(module, "MOST_BYTES", whole - 100_000)
@@ -144,7 +171,9 @@ def test_run_that_was_only_trained_has_a_page_that_says_so(make_run: Any) -> Non
 
 def test_names_from_a_users_files_are_text_and_nothing_else(make_run: Any) -> None:
     cohort = {"name": "<b>$x_1$ & 한글</b>", "licence": "<script>alert(1)</script>", "n_patients": 3}
-    run = make_run(small=True, montage=False, cohort=cohort, tasks=[{"name": "a/b $y^2$ <i>", "n": 5, "positive": 2}])
+    run = make_run(
+        small=True, montage=False, cohort=cohort, tasks=[{"name": "a/b $y^2$ <i>", "n": 5, "positive": 2}]
+    )
     soup = page(run)
     assert soup.find("script") is None
     assert "<b>$x_1$ & 한글</b>" in soup.select_one("h1").get_text()  # type: ignore[union-attr]
@@ -178,7 +207,9 @@ def test_version_1_run_is_read_and_reporting_never_imports_torch(tmp_path: Path)
         "print(make_report(Path(sys.argv[1])));"
         "assert not {'torch', 'timm', 'torchvision'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(run)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(run)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == str(run / "report.html")
     text = (run / "report.html").read_text(encoding="utf-8")
     assert "On histology, aligned scores 0.71" in text and "patient-0001" in text

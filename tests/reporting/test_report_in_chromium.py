@@ -1,4 +1,6 @@
-"""The page in a real browser at desktop and phone width. Chromium is spoken to over a pipe; no port is opened."""
+"""The page in a real browser at desktop and phone width. Chromium is spoken to over a pipe; no port is
+opened.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,16 @@ TEXT_OUTSIDE_ITS_PICTURE = """
   const page = svg.getBoundingClientRect();
   return [...svg.querySelectorAll('text')].filter(text => {
     const box = text.getBoundingClientRect();
-    return box.left < page.left - 1 || box.right > page.right + 1 || box.top < page.top - 1 || box.bottom > page.bottom + 1;
+    return box.left < page.left - 1 || box.right > page.right + 1
+      || box.top < page.top - 1 || box.bottom > page.bottom + 1;
   }).map(text => text.textContent);
 })
 """
 LOW_CONTRAST = """
 (() => {
   const channel = value => (value /= 255) <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-  const light = colour => 0.2126 * channel(colour[0]) + 0.7152 * channel(colour[1]) + 0.0722 * channel(colour[2]);
+  const light = ([red, green, blue]) =>
+    0.2126 * channel(red) + 0.7152 * channel(green) + 0.0722 * channel(blue);
   const parse = text => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
   const ground = element => {
     for (; element; element = element.parentElement) {
@@ -55,7 +59,8 @@ LOW_CONTRAST = """
     const style = getComputedStyle(element);
     const ink = parse(element.closest('svg') ? style.fill : style.color);
     const [a, b] = [light(ink), light(ground(element))].sort((x, y) => y - x);
-    if ((a + 0.05) / (b + 0.05) < 4.5) found.push(element.textContent.slice(0, 30) + ' ' + (a + 0.05) / (b + 0.05));
+    const contrast = (a + 0.05) / (b + 0.05);
+    if (contrast < 4.5) found.push(element.textContent.slice(0, 30) + ' ' + contrast);
   }
   return found;
 })()
@@ -115,7 +120,11 @@ class Browser:
 
     def open(self, page: Path, width: int, height: int, mobile: bool) -> None:
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=mobile,
         )
         self.events.clear()
         self.call("Page.navigate", url=page.as_uri())
@@ -132,7 +141,9 @@ class Browser:
         return [json.dumps(event["params"]) for event in self.events if event.get("method") in methods]
 
     def requests(self) -> list[str]:
-        sent = [event["params"] for event in self.events if event.get("method") == "Network.requestWillBeSent"]
+        sent = [
+            event["params"] for event in self.events if event.get("method") == "Network.requestWillBeSent"
+        ]
         return [request["request"]["url"] for request in sent]
 
     def close(self) -> None:
@@ -152,7 +163,9 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 @pytest.mark.proves("A7", "U18")
 def test_page_is_whole_quiet_legible_and_printable(make_run: Any, browser: Browser) -> None:
-    page = make_report(make_run(transductive=True, folds_run=[0], collapsed=[{"stage": "pretrain", "fold": 0, "step": 80}]))
+    page = make_report(
+        make_run(transductive=True, folds_run=[0], collapsed=[{"stage": "pretrain", "fold": 0, "step": 80}])
+    )
     for width, height, mobile in ((1280, 900, False), (390, 844, True)):
         browser.open(page, width, height, mobile)
         assert browser.complaints() == []
@@ -164,6 +177,8 @@ def test_page_is_whole_quiet_legible_and_printable(make_run: Any, browser: Brows
         assert browser.value("[...document.images].every(image => image.naturalWidth > 0)")
         assert browser.value(LOW_CONTRAST) == []
         # every region that scrolls sideways can be reached and scrolled with the keyboard alone
-        assert browser.value("[...document.querySelectorAll('.scroll')].every(region => region.tabIndex === 0)")
+        assert browser.value(
+            "[...document.querySelectorAll('.scroll')].every(region => region.tabIndex === 0)"
+        )
     printed = browser.call("Page.printToPDF", preferCSSPageSize=True)["data"]
     assert printed.startswith("JVBERi")  # "%PDF-" in base 64

@@ -37,7 +37,10 @@ def explain_fault(error: Exception, debug: bool) -> int:
         return 1
     path = _save_trace(error)
     message = str(error).splitlines()
-    print(f"This is a fault in medform: {type(error).__name__}: {message[0] if message else ''}", file=sys.stderr)
+    print(
+        f"This is a fault in medform: {type(error).__name__}: {message[0] if message else ''}",
+        file=sys.stderr,
+    )
     print(f"The trace is in {path}" if path else "The trace could not be saved anywhere.", file=sys.stderr)
     print("Please report it with that file; --debug shows the trace here.", file=sys.stderr)
     return 1
@@ -51,9 +54,11 @@ def _users_own(error: Exception) -> str | None:
         return None
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in DISK:
-        return f"{where}{DISK[error.errno]} Nothing is half-written.\nFix: free some space, then run again with --resume."
+        fix = "free some space, then run again with --resume."
+        return f"{where}{DISK[error.errno]} Nothing is half-written.\nFix: {fix}"
     if error.errno in RIGHTS:
-        return f"{where}{(error.strerror or 'not allowed').lower()}.\nFix: choose a folder that you may write to."
+        reason = (error.strerror or "not allowed").lower()
+        return f"{where}{reason}.\nFix: choose a folder that you may write to."
     return None
 
 

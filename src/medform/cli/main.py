@@ -23,8 +23,8 @@ from medform.errors import InputError
 __all__ = ["app", "invoke", "main"]
 
 app = typer.Typer(
-    help="From a hospital's folders and spreadsheet to one aligned, evaluated and explained multimodal model. "
-    "Research use only, not a medical device.",
+    help="From a hospital's folders and spreadsheet to one aligned, evaluated and explained multimodal "
+    "model. Research use only, not a medical device.",
     epilog="Start with: medform demo -o demo, or medform check FOLDER --table TABLE.",
     no_args_is_help=True,
     add_completion=False,
@@ -80,7 +80,9 @@ def settings(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 def later(verb: str, instead: str) -> NoReturn:
     """Refuse a verb that is in the table of verbs and does not work yet."""
-    raise InputError(f"`medform {verb}` is not in this version yet.", consequence="Nothing was done.", fix=instead)
+    raise InputError(
+        f"`medform {verb}` is not in this version yet.", consequence="Nothing was done.", fix=instead
+    )
 
 
 def print_version(wanted: bool) -> None:
@@ -135,7 +137,9 @@ def phantom(
 ) -> None:
     """Write a synthetic hospital: DICOM, tables, genes, masks, and truth.json that says what was planted."""
     truth = medform.phantom(out, patients=patients, seed=seed, options=settings(set_), overwrite=overwrite)
-    finish(truth, json, said=f"{out}: a synthetic hospital of {patients} patients.\nNext: medform check {out}")
+    finish(
+        truth, json, said=f"{out}: a synthetic hospital of {patients} patients.\nNext: medform check {out}"
+    )
 
 
 @app.command()
@@ -148,7 +152,9 @@ def check(
     debug: o.Debug = False,
 ) -> None:
     """Say what of a folder and a table is usable, and why the rest is not; changes nothing."""
-    finish(medform.check(path, table=table, privacy=privacy), json, strict)
+    with Reporter() as progress:
+        result = medform.check(path, table=table, privacy=privacy, progress=progress)
+    finish(result, json, strict)
 
 
 @app.command()
@@ -176,7 +182,7 @@ def ingest(
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Read images and tables into a cohort store; what cannot be vouched for is quarantined with its reason."""
+    """Read images and tables into a cohort store; what cannot be vouched for is quarantined."""
     with Reporter() as progress:
         result = medform.ingest(
             cohort, root=root, out=out, workers=workers, resume=resume, overwrite=overwrite, progress=progress
@@ -186,7 +192,9 @@ def ingest(
 
 @app.command()
 def pretrain(
-    source: Annotated[Path, Argument(help="A cohort file, a cohort store, or a bare folder of images.", metavar="INPUT")],
+    source: Annotated[
+        Path, Argument(help="A cohort file, a cohort store, or a bare folder of images.", metavar="INPUT")
+    ],
     out: o.Out,
     recipe: o.Recipe = "medform-small",
     root: o.Root = None,
@@ -205,7 +213,7 @@ def pretrain(
     with Reporter() as progress:
         result = medform.pretrain(
             source, out, recipe=recipe, root=root, folds=folds, workers=workers, device=device, seed=seed,
-            overrides=set_ or (), resume=resume, overwrite=overwrite, strict=strict, progress=progress,
+            overrides=set_ or (), resume=resume, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     finish(result, json, strict)
 
@@ -214,6 +222,9 @@ def pretrain(
 def align(
     run: o.Run,
     out: o.Out,
+    recipe: Annotated[
+        str | None, Option(help="Recipe of the alignment.", show_default="the run's own")
+    ] = None,
     device: o.Device = "auto",
     seed: o.Seed = None,
     set_: o.Set = None,
@@ -226,24 +237,26 @@ def align(
     """Align a pre-trained image encoder with the clinical table."""
     with Reporter() as progress:
         result = medform.align(
-            run, out, device=device, seed=seed, overrides=set_ or (), resume=resume, overwrite=overwrite,
-            strict=strict, progress=progress,
+            run, out, recipe=recipe, device=device, seed=seed, overrides=set_ or (), resume=resume,
+            overwrite=overwrite, progress=progress,
         )  # fmt: skip
     finish(result, json, strict)
 
 
 @app.command()
 def evaluate(
-    run: Annotated[Path | None, Argument(help="A run folder; or give --model or --embeddings.", metavar="[RUN]")] = None,
-    out: Annotated[Path | None, Option("--out", "-o", help="Run folder to write.", show_default="RUN")] = None,
+    run: Annotated[
+        Path | None, Argument(help="A run folder; or give --model or --embeddings.", metavar="[RUN]")
+    ] = None,
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="Run folder to write.", show_default="RUN")
+    ] = None,
     model: Annotated[Path | None, Option(help="A frozen model, judged on another cohort.")] = None,
-    embeddings: Annotated[Path | None, Option(help="Vectors of any encoder (parquet), judged like ours.")] = None,
+    embeddings: Annotated[
+        Path | None, Option(help="Vectors of any encoder (parquet), judged like ours.")
+    ] = None,
     cohort: Annotated[Path | None, Option(help="The cohort file, with --model or --embeddings.")] = None,
     root: o.Root = None,
-    device: o.Device = "auto",
-    seed: o.Seed = None,
-    resume: o.Resume = False,
-    overwrite: o.Overwrite = False,
     strict: o.Strict = False,
     json: o.Json = False,
     debug: o.Debug = False,
@@ -251,18 +264,20 @@ def evaluate(
     """Score a run, a frozen model or given vectors, beside their controls and with intervals."""
     with Reporter() as progress:
         result = medform.evaluate(
-            run, out=out, model=model, embeddings=embeddings, cohort=cohort, root=root, device=device, seed=seed,
-            resume=resume, overwrite=overwrite, strict=strict, progress=progress,
-        )  # fmt: skip
+            run, out=out, model=model, embeddings=embeddings, cohort=cohort, root=root, progress=progress
+        )
     finish(result, json, strict)
 
 
 @app.command()
 def embed(
-    path: Annotated[Path, Argument(help="A scan (folder, DICOM, NIfTI), a folder of scans, or a cohort store.")],
+    path: Annotated[
+        Path, Argument(help="A scan (folder, DICOM, NIfTI), a folder of scans, or a cohort store.")
+    ],
     out: o.Out,
     model: Annotated[
-        Path | None, Option(help="A model folder, or a run that holds one.", show_default="the ImageNet start")
+        Path | None,
+        Option(help="A model folder, or a run that holds one.", show_default="the ImageNet start"),
     ] = None,
     device: o.Device = "auto",
     strict: o.Strict = False,
@@ -281,7 +296,9 @@ def predict(
     model: o.Model,
     out: Annotated[Path | None, Option("--out", "-o", help="CSV to write.", show_default="printed")] = None,
     table: o.Table = None,
-    row: Annotated[Path | None, Option(help="One patient's columns (JSON or YAML), for a single scan.")] = None,
+    row: Annotated[
+        Path | None, Option(help="One patient's columns (JSON or YAML), for a single scan.")
+    ] = None,
     device: o.Device = "auto",
     strict: o.Strict = False,
     json: o.Json = False,
@@ -297,7 +314,9 @@ def predict(
 def explain(
     run: o.Run,
     patient: Annotated[str, Option(help="The patient's pseudonym or id.", show_default=False)],
-    out: Annotated[Path | None, Option("--out", "-o", help="Folder to write.", show_default="RUN/explain")] = None,
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="Folder to write.", show_default="RUN/explain")
+    ] = None,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -311,7 +330,9 @@ def segment(
     model: o.Model,
     out: o.Out,
     genes: Annotated[Path | None, Option(help="Gene expression of the patients.")] = None,
-    format_: Annotated[str, Option("--format", help="nifti, nrrd, dicomseg, png; several joined by commas.")] = "nifti",
+    format_: Annotated[
+        str, Option("--format", help="nifti, nrrd, dicomseg, png; several joined by commas.")
+    ] = "nifti",
     device: o.Device = "auto",
     json: o.Json = False,
     debug: o.Debug = False,
@@ -322,7 +343,9 @@ def segment(
 
 @app.command()
 def run(
-    recipe: Annotated[str, Argument(help="A shipped recipe's name (medform-small, medform-paper), or a recipe file.")],
+    recipe: Annotated[
+        str, Argument(help="A shipped recipe's name (medform-small, medform-paper), or a recipe file.")
+    ],
     cohort: o.CohortFiles,
     out: o.Out,
     root: o.Root = None,
@@ -341,8 +364,8 @@ def run(
     """From files to report: ingest, pretrain, align, evaluate, export and report, in one folder."""
     with Reporter() as progress:
         result = medform.run(
-            recipe, cohort, root=root, out=out, folds=folds, store=store, workers=workers, device=device, seed=seed,
-            overrides=set_ or (), resume=resume, overwrite=overwrite, strict=strict, progress=progress,
+            recipe, cohort, root=root, out=out, folds=folds, store=store, workers=workers, device=device,
+            seed=seed, overrides=set_ or (), resume=resume, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     finish(result, json, strict)
 
@@ -350,7 +373,9 @@ def run(
 @app.command()
 def report(
     run: o.Run,
-    images: Annotated[bool, Option("--images/--no-images", help="With pictures of patients, or without.")] = True,
+    images: Annotated[
+        bool, Option("--images/--no-images", help="With pictures of patients, or without.")
+    ] = True,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -362,7 +387,9 @@ def report(
 def export(
     run: o.Run,
     out: o.Out,
-    fold: Annotated[int | None, Option(help="The model of this fold.", show_default="the one of all patients")] = None,
+    fold: Annotated[
+        int | None, Option(help="The model of this fold.", show_default="the one of all patients")
+    ] = None,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:

@@ -30,10 +30,14 @@ __all__ = [
 
 Run = Annotated[Path, Argument(help="A run folder.", metavar="RUN")]
 Out = Annotated[Path, Option("--out", "-o", help="Where the result goes.", show_default=False)]
-Root = Annotated[Path | None, Option(help="Folder that the cohort file's paths start from.", show_default="its own folder")]
+Root = Annotated[
+    Path | None, Option(help="Folder that the cohort file's paths start from.", show_default="its own folder")
+]
 CohortFiles = Annotated[Path, Option("--cohort", help="The cohort file (YAML).", show_default=False)]
 Recipe = Annotated[str, Option(help="A shipped recipe's name, or a recipe file.")]
-Folds = Annotated[list[int] | None, Option("--fold", help="Only this fold; may be repeated.", show_default="all")]
+Folds = Annotated[
+    list[int] | None, Option("--fold", help="Only this fold; may be repeated.", show_default="all")
+]
 Store = Annotated[Path | None, Option(help="Folder of the cohort store.", show_default="OUT/store")]
 Model = Annotated[Path, Option(help="A model folder, or a run that holds one.", show_default=False)]
 Table = Annotated[Path | None, Option(help="Clinical table (CSV, TSV or Excel).", show_default=False)]
@@ -42,7 +46,11 @@ Device = Annotated[str, Option(help="auto, cpu or cuda.", metavar="DEVICE")]
 Seed = Annotated[int | None, Option(help="The one seed of all randomness.", show_default="the recipe's")]
 Set = Annotated[
     list[str] | None,
-    Option("--set", help="Set a key of the recipe, as stages.pretrain.budget.steps=20; may be repeated.", metavar="KEY=VALUE"),
+    Option(
+        "--set",
+        help="Set a key of the recipe, as stages.pretrain.budget.steps=20; may be repeated.",
+        metavar="KEY=VALUE",
+    ),
 ]
 Resume = Annotated[bool, Option("--resume", help="Go on with what lies in the output folder.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Start anew in the output folder.")]

@@ -1,8 +1,10 @@
-"""What a verb shows of its result: lines for people, or one JSON object; and the exit code that follows from it.
+"""What a verb shows of its result: lines for people, or one JSON object; and the exit code that follows from
+it.
 
-A public verb returns any of: a path; a list of mappings (the checks of `doctor`); or an object. An object may have
-``as_json()`` (a JSON-able mapping; a dataclass needs none), ``lines()`` (what a person is told), ``exclusions`` (how
-many things were left out: exit 3 under --strict) and ``exit_code`` (where the result itself decides).
+A public verb returns any of: a path; a list of mappings (the checks of `doctor`); or an object. An object may
+have ``as_json()`` (a JSON-able mapping; a dataclass needs none), ``lines()`` (what a person is told),
+``exclusions`` (how many things were left out: exit 3 under --strict) and ``exit_code`` (where the result
+itself decides).
 """
 
 from __future__ import annotations
@@ -72,7 +74,9 @@ def show(result: Any, as_json: bool) -> None:
 
 
 def _are_checks(result: Any) -> bool:
-    return isinstance(result, list) and bool(result) and isinstance(result[0], Mapping) and "status" in result[0]
+    return (
+        isinstance(result, list) and bool(result) and isinstance(result[0], Mapping) and "status" in result[0]
+    )
 
 
 def _check_lines(checks: Sequence[Mapping[str, Any]]) -> list[str]:

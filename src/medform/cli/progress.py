@@ -16,7 +16,8 @@ EVERY_SECONDS = 15.0  # between two plain lines of one piece of work
 
 
 class Reporter:
-    """``reporter(done, total, label)`` from anywhere in a verb; a context manager that leaves the terminal clean.
+    """``reporter(done, total, label)`` from anywhere in a verb; a context manager that leaves the terminal
+    clean.
 
     One piece of work has one label; its first call starts it, the call with ``done == total`` ends it.
     """
@@ -68,13 +69,15 @@ class Reporter:
 
 
 def time_left(elapsed: float, done: int, total: int) -> str:
-    """The text ", about 3 min left", from the pace so far in seconds; nothing before the first item is done."""
+    """The text ", about 3 min left", from the pace so far; nothing before the first item is done."""
     if done < 1 or elapsed <= 0:
         return ""
     seconds = elapsed / done * (total - done)
     if seconds < 90:
         return f", about {seconds:.0f} s left"
-    return f", about {seconds / 60:.0f} min left" if seconds < 5400 else f", about {seconds / 3600:.1f} h left"
+    return (
+        f", about {seconds / 60:.0f} min left" if seconds < 5400 else f", about {seconds / 3600:.1f} h left"
+    )
 
 
 def _bar(stream: TextIO) -> Progress:

@@ -1,8 +1,9 @@
-"""What the positions of a stack of slices say: order, spacing, tilt, gaps. Thickness and spacing tags are never read.
+"""What the positions of a stack of slices say: order, spacing, tilt, gaps. Thickness and spacing tags are
+never read.
 
-A stack is good when its corners lie on one straight line at equal steps. A line that leans against the slice normal is
-a gantry tilt: every voxel is still known exactly, since the affine leans with it. Unequal steps cannot be carried by
-one affine, and are a gap where they are whole multiples of the usual step.
+A stack is good when its corners lie on one straight line at equal steps. A line that leans against the
+slice normal is a gantry tilt: every voxel is still known exactly, since the affine leans with it. Unequal
+steps cannot be carried by one affine, and are a gap where they are whole multiples of the usual step.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ __all__ = ["SAME_POSITION_MM", "StackGeometry", "same_direction", "stack_geometr
 SAME_POSITION_MM = 0.01
 """Positions nearer than this are one position."""
 STRAIGHT_MM = 0.1
-"""How far a corner may lie from the line through the stack: headers are rounded to a tenth of a millimetre or better."""
+"""How far a corner may lie from the line through the stack: headers are rounded to a tenth of a
+millimetre or better."""
 EVEN_SHARE = 0.02
-"""How far a slice may lie from its even place, as a share of the step, where that is more than ``STRAIGHT_MM``."""
+"""How far a slice may lie from its even place, as a share of the step, where that is more than
+``STRAIGHT_MM``."""
 SAME_DIRECTION = 1e-3
 """Largest difference of direction cosines within one stack."""
 
 
 @dataclass(frozen=True)
 class StackGeometry:
-    """Geometry of a stack. ``order`` sorts the given slices along the normal; ``position_mm`` (N,) is in that order.
+    """Geometry of a stack. ``order`` sorts the given slices along the normal; ``position_mm`` (N,) is in
+    that order.
 
     ``affine_lps`` (4, 4) maps canonical (column, row, slice) to millimetres; None where the steps are uneven.
     ``spacing_mm`` is (z along the normal or None, between rows, between columns).
@@ -58,8 +62,9 @@ def stack_geometry(
 ) -> StackGeometry:
     """Geometry of slices with distinct positions.
 
-    ``corners`` (N, 3) are the centres of the first stored voxels, ``orientation`` the six direction cosines (columns
-    first), ``pixel_spacing`` mm between rows and between columns, ``size`` stored (rows, columns), ``files`` (N,) names.
+    ``corners`` (N, 3) are the centres of the first stored voxels, ``orientation`` the six direction
+    cosines (columns first), ``pixel_spacing`` mm between rows and between columns, ``size`` stored (rows,
+    columns), ``files`` (N,) names.
     """
     columns, rows = np.asarray(orientation[:3], float), np.asarray(orientation[3:], float)
     flips, new_columns, new_rows, normal = canonical(columns, rows)
@@ -139,12 +144,13 @@ def _evenness(along: NDArray[np.float64], depth: float, files: Sequence[str]) ->
         at = int(multiples.argmax())
         where = f"between {along[at]:.2f} and {along[at + 1]:.2f} mm"
         plural = "s" if missing > 1 else ""
-        reason = f"{missing} slice{plural} missing, first {where} (usual step {usual:.2f} mm); nothing is interpolated."
+        reason = f"{missing} slice{plural} missing, first {where} (usual step {usual:.2f} mm)."
         return [
             _refusal("gap", reason, files[at], "ImagePositionPatient", "the slices that are there are used")
         ]
     at = int(np.abs(steps - usual).argmax())
-    reason = f"steps from {steps.min():.2f} to {steps.max():.2f} mm; the first that differs is behind {along[at]:.2f} mm."
+    span = f"steps from {steps.min():.2f} to {steps.max():.2f} mm"
+    reason = f"{span}; the one that differs most begins at {along[at]:.2f} mm."
     return [
         _refusal(
             "nonuniform_spacing",

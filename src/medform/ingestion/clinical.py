@@ -1,4 +1,5 @@
-"""The clinical table of a cohort file, typed, joined to the patients with images and checked, before anything is written."""
+"""The clinical table of a cohort file, typed, joined to the patients with images and checked, before
+anything is written."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ __all__ = ["Clinical", "read_join"]
 class Clinical:
     """The typed table, indexed by image ids where they matched; None without a table.
 
-    ``undeclared`` are columns without a role, ``notes`` what was read or joined by a rule and what looks odd, ``digest``
-    the SHA-256 of the table's file and id map.
+    ``undeclared`` are columns without a role, ``notes`` what was read or joined by a rule and what looks
+    odd, ``digest`` the SHA-256 of the table's file and id map.
     """
 
     frame: pd.DataFrame | None = None
@@ -36,8 +37,8 @@ class Clinical:
 def read_join(file: CohortFile, imaged: Iterable[str]) -> Clinical:
     """Read, type and join the clinical table of ``file`` to the patients that have images.
 
-    Raises `InputError` with every fault of the cells; where no id matches (with examples and suggestions); where a label
-    cannot be made binary; where a feature restates a label.
+    Raises `InputError` with every fault of the cells; where no id matches (with examples and
+    suggestions); where a label cannot be made binary; where a feature restates a label.
     """
     table = file.clinical
     assert table is not None

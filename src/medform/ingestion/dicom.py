@@ -1,6 +1,8 @@
-"""DICOM frames -> series with a verdict: grouped by SeriesInstanceUID, taken apart where one holds several stacks.
+"""DICOM frames -> series with a verdict: grouped by SeriesInstanceUID, taken apart where one holds
+several stacks.
 
-Nothing depends on file names, their order or InstanceNumber: slices are ordered by position along their normal.
+Nothing depends on file names, their order or InstanceNumber: slices are ordered by position along their
+normal.
 """
 
 from __future__ import annotations
@@ -95,7 +97,8 @@ def _series_of(
 
 
 def _role(image: DicomImage, positioned: bool) -> str:
-    """What an image is within its series; ``positioned`` says whether the series has images with a position."""
+    """What an image is within its series; ``positioned`` says whether the series has images with a
+    position."""
     if image.samples != 1 or image.photometric.startswith(("RGB", "YBR", "PALETTE")):
         return "colour"
     if {"LOCALIZER", "SCOUT"} & set(image.image_type):
@@ -139,7 +142,8 @@ def _by_orientation(stack: _Stack) -> list[_Stack]:
 
 
 def _by_acquisition(stack: _Stack) -> list[_Stack]:
-    """Acquisitions that cover the same positions, apart; only if one header field separates them completely."""
+    """Acquisitions that cover the same positions, apart; only if one header field separates them
+    completely."""
     spots = {image: _spot(image.position) for image in stack.images}
     if None in spots.values() or len(set(spots.values())) == len(spots):
         return [stack]
@@ -150,7 +154,8 @@ def _by_acquisition(stack: _Stack) -> list[_Stack]:
         covered = [{spots[image] for image in group} for group in groups.values()]
         once = all(len(group) == len(cover) for group, cover in zip(groups.values(), covered, strict=True))
         if len(groups) > 1 and once and all(cover == covered[0] for cover in covered):
-            reason = f"{len(groups)} acquisitions of the same {len(covered[0])} positions, each a volume of its own."
+            places = f"the same {len(covered[0])} positions"
+            reason = f"{len(groups)} acquisitions of {places}, each a volume of its own."
             split = Finding("split_acquisition", "repair", reason, None, name)
             ordered = sorted(groups, key=lambda text: (len(text), text))
             return [_Stack(tuple(groups[key]), (*stack.findings, split)) for key in ordered]

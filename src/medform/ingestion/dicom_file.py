@@ -1,7 +1,7 @@
 """One DICOM file, parsed with bounded memory: its header without the pixels, or all of it.
 
-The encoding is that of the DICOM standard, PS3.5. pydicom parses; what it says on its logger or as warnings may quote
-names of patients, so both are silenced here and turned into findings of our own.
+The encoding is that of the DICOM standard, PS3.5. pydicom parses; what it says on its logger or as
+warnings may quote names of patients, so both are silenced here and turned into findings of our own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ __all__ = [
 INFLATE_LIMIT = 256 << 20
 INFLATE_FLOOR = 64 << 20
 INFLATE_RATIO = 200
-"""A deflated file may grow to the floor, then to this ratio, never over the limit (bytes): bombs grow 1,000-fold."""
+"""A deflated file may grow to the floor, then to this ratio, never over the limit (bytes): bombs grow
+1,000-fold."""
 PIXEL_DATA = 0x7FE00010
 _PIXEL_TAGS = {PIXEL_DATA, 0x7FE00008, 0x7FE00009}
 UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -68,7 +69,8 @@ def quiet_pydicom() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class PixelElement:
-    """Where the pixel data stands: tag, claimed length, bytes that the file still holds behind the element's head."""
+    """Where the pixel data stands: tag, claimed length, bytes that the file still holds behind the
+    element's head."""
 
     tag: int
     length: int
@@ -175,7 +177,8 @@ def _walk_fragments(source: BinaryIO, start: int, end: int) -> int:
 
 
 def _with_meta(dataset: FileDataset) -> FileDataset:
-    """A file without meta header, or without the syntax in it, gets the native syntax that its first element shows."""
+    """A file without meta header, or without the syntax in it, gets the native syntax that its first
+    element shows."""
     if getattr(dataset, "file_meta", None) is None:
         dataset.file_meta = FileMetaDataset()
     if "TransferSyntaxUID" not in dataset.file_meta:

@@ -1,4 +1,5 @@
-"""The header of one DICOM file as plain values, one `DicomImage` a frame (attributes: DICOM standard PS3.3)."""
+"""The header of one DICOM file as plain values, one `DicomImage` a frame (attributes: DICOM standard
+PS3.3)."""
 
 from __future__ import annotations
 
@@ -45,8 +46,9 @@ LARGEST_FRAME = 1 << 26
 class DicomImage:
     """One frame of one file. Positions and spacings in mm (LPS); None where the header says nothing.
 
-    ``pixel_spacing`` is (between rows, between columns); ``acquisition`` what tells repeated scans of one place apart;
-    ``person`` a digest of name and birth date; ``padding`` the range of stored values that mean "outside".
+    ``pixel_spacing`` is (between rows, between columns); ``acquisition`` what tells repeated scans of one
+    place apart; ``person`` a digest of name and birth date; ``padding`` the range of stored values that
+    mean "outside".
     """
 
     file: str
@@ -244,7 +246,8 @@ def _text(dataset: Dataset, tag: str) -> str:
 
 
 def _numbers(dataset: Dataset, tag: str, count: int) -> tuple[float, ...] | None:
-    """``count`` finite numbers of an element; None where it is absent, empty, malformed or of another count."""
+    """``count`` finite numbers of an element; None where it is absent, empty, malformed or of another
+    count."""
     try:
         value = dataset.get(tag)
         numbers = tuple(float(part) for part in (value if isinstance(value, MultiValue | list) else [value]))
@@ -281,7 +284,8 @@ def _padding(dataset: Dataset) -> tuple[int, int] | None:
 
 
 def _as_stored(value: int, signed: bool, bits: int) -> int:
-    """US and SS are confused in this element: 63536 is -2000 where the pixels are signed 16 bit, and the reverse."""
+    """US and SS are confused in this element: 63536 is -2000 where the pixels are signed 16 bit, and the
+    reverse."""
     if signed and value >= 1 << (bits - 1):
         return value - (1 << bits)
     return value + (1 << bits) if not signed and value < 0 else value

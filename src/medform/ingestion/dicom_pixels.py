@@ -1,7 +1,8 @@
 """Stored pixel values of one DICOM frame, every transfer syntax decoded or refused by its name.
 
-pydicom's plugins (pylibjpeg, pyjpegls, gdcm, pillow) decode all but JPEG Extended with 12 bits (.51) and the retired
-JPEG processes .53 and .55, which gdcm's own reader does. The lossless syntaxes decode to equal values in all of them.
+pydicom's plugins (pylibjpeg, pyjpegls, gdcm, pillow) decode all but JPEG Extended with 12 bits (.51) and
+the retired JPEG processes .53 and .55, which gdcm's own reader does. The lossless syntaxes decode to
+equal values in all of them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _GDCM_FIRST = {
 
 
 class DicomPixels:
-    """Reads frames under one root; keeps the file read last, since the frames of a file are asked for in turn."""
+    """Reads frames under one root; keeps the file read last, since the frames of a file are asked for in
+    turn."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -44,7 +46,8 @@ class DicomPixels:
 
 
 def decode(dataset: FileDataset, path: Path, name: str, frame: int = 0) -> np.ndarray:
-    """Decode one frame of a parsed file to (rows, columns) integers; `Refused` with the syntax's name if none can."""
+    """Decode one frame of a parsed file to (rows, columns) integers; `Refused` with the syntax's name if
+    none can."""
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     frames = int(dataset.get("NumberOfFrames") or 1)
     array = _with_gdcm(path, dataset, frame, frames) if syntax in _GDCM_FIRST else None
@@ -62,7 +65,8 @@ def decode(dataset: FileDataset, path: Path, name: str, frame: int = 0) -> np.nd
 
 
 def _with_gdcm(path: Path, dataset: FileDataset, frame: int, frames: int) -> np.ndarray | None:
-    """The frame by gdcm's own reader, or None; its C-level messages are switched off, for they go to stderr."""
+    """The frame by gdcm's own reader, or None; its C-level messages are switched off, for they go to
+    stderr."""
     import gdcm
 
     gdcm.Trace.WarningOff()

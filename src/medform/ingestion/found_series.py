@@ -1,4 +1,5 @@
-"""What the readers of all image formats hand on: a series with its slices in order, its geometry and its verdict."""
+"""What the readers of all image formats hand on: a series with its slices in order, its geometry and its
+verdict."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ Effect = Literal["note", "repair", "quarantine"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing seen about a series: its code, what it does to the verdict, where it stands and how to override it.
+    """One thing seen about a series: its code, what it does to the verdict, where it stands and how to
+    override it.
 
     ``tag`` is a DICOM keyword or the name of a header field; ``override`` says what the user can do.
     """
@@ -49,10 +51,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class SliceSource:
-    """Where one slice comes from and what its numbers mean: value in unit = stored x ``slope`` + ``intercept``.
+    """Where one slice comes from and what its numbers mean: value in unit = stored x ``slope`` +
+    ``intercept``.
 
-    ``position_mm`` is measured along the slice normal (NaN where unknown). ``padding`` is the inclusive range of
-    stored values that mark voxels outside the field of view.
+    ``position_mm`` is measured along the slice normal (NaN where unknown). ``padding`` is the inclusive
+    range of stored values that mark voxels outside the field of view.
     """
 
     file: str

@@ -24,7 +24,8 @@ from medform.ingestion.workers import Progress, run_all, silent
 __all__ = ["ingest", "ingest_scan"]
 
 FORMAT = 1
-"""Raised when the same files would give other bytes, so that a store of an older medform is not taken for a new one."""
+"""Raised when the same files would give other bytes, so that a store of an older medform is not taken for
+a new one."""
 MOST_SHOWN = 12
 
 
@@ -39,7 +40,8 @@ class _Sources:
     clinical: Clinical
 
     def digest(self) -> str:
-        """SHA-256 of what the store follows from, but the pixels: settings, headers, sizes, the table's bytes."""
+        """SHA-256 of what the store follows from, but the pixels: settings, headers, sizes, the table's
+        bytes."""
         sizes = [(file.path, file.kind, file.size) for file in self.plan.files]
         text = repr((FORMAT, self.file.portable(), sizes, self.plan.series, self.clinical.digest))
         return hashlib.sha256(text.encode()).hexdigest()
@@ -56,11 +58,11 @@ def ingest(
 ) -> Cohort:
     """Read images and table of a cohort file into the store ``out`` and open it.
 
-    A store that an earlier run began, or finished from the same files, is continued or taken as it is; with
-    ``resume=False`` a begun one is refused. ``overwrite`` replaces a store. The bytes do not depend on ``workers``
-    (processes) or on interruptions. Raises `InputError`, before anything is written, for an empty folder, a folder
-    without usable images, faults of the table, ids of which none matches, features that give a label away, and several
-    candidate series of one patient without a rule.
+    A store that an earlier run began, or finished from the same files, is continued or taken as it is;
+    with ``resume=False`` a begun one is refused. ``overwrite`` replaces a store. The bytes do not depend
+    on ``workers`` (processes) or on interruptions. Raises `InputError`, before anything is written, for
+    an empty folder, a folder without usable images, faults of the table, ids of which none matches,
+    features that give a label away, and several candidate series of one patient without a rule.
     """
     progress = progress or silent
     sources = _read_sources(cohort_file, workers, progress)
@@ -82,9 +84,10 @@ def ingest_scan(
 ) -> Cohort:
     """Read a bare scan or folder, without cohort file or table; every usable series is kept.
 
-    Patients are named by the DICOM header, else by folder or file. ``unit`` says what the numbers of NIfTI files and
-    pictures mean; by default pictures are ``display`` and a NIfTI file is HU if its values are those of a CT with air
-    around it, else ``raw``. ``window``, ``accept`` and ``assume_hu`` as ``images`` of a cohort file.
+    Patients are named by the DICOM header, else by folder or file. ``unit`` says what the numbers of
+    NIfTI files and pictures mean; by default pictures are ``display`` and a NIfTI file is HU if its
+    values are those of a CT with air around it, else ``raw``. ``window``, ``accept`` and ``assume_hu`` as
+    ``images`` of a cohort file.
     """
     progress = progress or silent
     path = Path(path)
@@ -128,7 +131,7 @@ def _chosen(file: CohortFile, plan: Plan, clinical: Clinical) -> _Sources:
             f"none of the {len(selection.left)} usable series is what images.select asks for.",
             where=str(plan.root),
             consequence="Nothing was written.",
-            fix="change images.select; `medform check` lists modality, description and kernel of each series.",
+            fix="change images.select; `medform init` lists the descriptions and kernels that there are.",
             problems=[Problem(one.reason, file=one.file) for one in selection.left[:MOST_SHOWN]],
         )
     return _Sources(file, plan, selection.chosen, selection.left, clinical)
@@ -148,7 +151,8 @@ def _in_unit(series: FoundSeries, unit: Unit) -> FoundSeries:
 
 
 def _refuse_unusable(plan: Plan) -> None:
-    """Raise `InputError` where no series can be used: empty folder, no image in it, or every series refused."""
+    """Raise `InputError` where no series can be used: empty folder, no image in it, or every series
+    refused."""
     if any(one.usable for one in plan.series):
         return
     counts = plan.counts
@@ -248,7 +252,8 @@ def _refuse_changed(cohort: Cohort, sources: _Sources) -> None:
 
 
 def _set_aside(sources: _Sources, series: Iterable[FoundSeries]) -> list[Quarantined]:
-    """Everything that is not in the store, with its reason: series, series not selected, unreadable files, links."""
+    """Everything that is not in the store, with its reason: series, series not selected, unreadable
+    files, links."""
     rows = [row for one in series for row in one.set_aside()]
     rows += sources.left
     rows += [

@@ -1,7 +1,8 @@
-"""NIfTI files -> series: header first, sizes checked before any voxel is read, orientation by flips and transposes.
+"""NIfTI files -> series: header first, sizes checked before any voxel is read, orientation by flips and
+transposes.
 
-Facts from the NIfTI-1 standard: voxel to millimetres by sform, else qform, RAS; value = stored x scl_slope + scl_inter.
-A copy of the same volume stored along other axes ends as the same array.
+Facts from the NIfTI-1 standard: voxel to millimetres by sform, else qform, RAS; value = stored x
+scl_slope + scl_inter. A copy of the same volume stored along other axes ends as the same array.
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ LARGEST_VOLUME = 4 << 30
 GZIP_FLOOR, GZIP_RATIO = 64 << 20, 200
 """A gzip may grow to the floor, then to this ratio: real scans shrink 2- to 20-fold, bombs 1,000-fold."""
 THICKEST = 1.5
-"""An axis whose voxels are this much longer than the others' is the slice axis; else the one nearest to the feet."""
+"""An axis whose voxels are this much longer than the others' is the slice axis; else the one nearest to
+the feet."""
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _CHUNK = 4 << 20
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the stored axes become (slice, row, column): axis numbers, whether slices are reversed, flips of a slice."""
+    """How the stored axes become (slice, row, column): axis numbers, whether slices are reversed, flips
+    of a slice."""
 
     axes: tuple[int, int, int]
     reverse: bool
@@ -62,7 +65,8 @@ class _Header:
 
 
 def read_nifti_header(path: Path, name: str, unit: Unit) -> FoundSeries:
-    """The series of one file, without its voxels; `Refused` names the file if the header cannot be vouched for."""
+    """The series of one file, without its voxels; `Refused` names the file if the header cannot be
+    vouched for."""
     header = _header(path, name)
     layout, affine, spacing, positions = _geometry(header)
     count, rows, columns = (header.shape[axis] for axis in layout.axes)
@@ -96,7 +100,8 @@ def read_nifti_header(path: Path, name: str, unit: Unit) -> FoundSeries:
 
 
 def read_nifti_slices(path: Path, name: str) -> Iterator[NDArray[Any]]:
-    """Stored slices (rows, columns) in canonical order and orientation; `Refused` where the voxels are not all there."""
+    """Stored slices (rows, columns) in canonical order and orientation; `Refused` where the voxels are
+    not all there."""
     header = _header(path, name)
     layout = _geometry(header)[0]
     for stored in layout.slices(_voxels(path, name, header)):
@@ -252,7 +257,8 @@ def _voxels(path: Path, name: str, header: _Header) -> NDArray[Any]:
 
 
 def _fill(file: BinaryIO, offset: int, target: NDArray[np.uint8]) -> None:
-    """Skip ``offset`` bytes, fill ``target`` whole, then read on a little so that the checksum is verified."""
+    """Skip ``offset`` bytes, fill ``target`` whole, then read on a little so that the checksum is
+    verified."""
     if len(file.read(offset)) < offset:
         raise EOFError
     at = 0

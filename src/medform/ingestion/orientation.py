@@ -1,9 +1,10 @@
 """Which way an image lies in the patient: canonical rows and columns by flips and transposes alone.
 
 Everything is in millimetres, patient LPS (x to the Left, y to Posterior, z to the head), as DICOM has it.
-Axial images end with columns to the Left and rows to Posterior, feet to head. Coronal ones keep columns to the Left,
-sagittal ones columns to Posterior; both have rows to the feet, as radiologists hang them. Slices run along
-columns x rows, so the axes are right-handed. No voxel is resampled: an oblique image takes the nearest of these.
+Axial images end with columns to the Left and rows to Posterior, feet to head. Coronal ones keep columns
+to the Left, sagittal ones columns to Posterior; both have rows to the feet, as radiologists hang them.
+Slices run along columns x rows, so the axes are right-handed. No voxel is resampled: an oblique image
+takes the nearest of these.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _TARGETS = {0: (_POSTERIOR, _FEET), 1: (_LEFT, _FEET), 2: (_LEFT, _POSTERIOR)}
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a stored (H, W) array becomes the canonical one: transpose first, then flip rows, then flip columns."""
+    """How a stored (H, W) array becomes the canonical one: transpose first, then flip rows, then flip
+    columns."""
 
     transpose: bool = False
     flip_rows: bool = False
@@ -42,8 +44,9 @@ class Orientation:
 def canonical(columns: Vector, rows: Vector) -> tuple[Orientation, Vector, Vector, Vector]:
     """The flips and transpose for stored directions, and the directions that follow.
 
-    ``columns`` and ``rows`` (3,) are the unit directions of growing column and row index. Returns the orientation and
-    the canonical column, row and slice directions; the last is the normal, feet to head for axial images.
+    ``columns`` and ``rows`` (3,) are the unit directions of growing column and row index. Returns the
+    orientation and the canonical column, row and slice directions; the last is the normal, feet to head
+    for axial images.
     """
     wanted_columns, wanted_rows = _TARGETS[int(np.argmax(np.abs(np.cross(columns, rows))))]
     best: tuple[float, Orientation, Vector, Vector] | None = None
@@ -60,7 +63,8 @@ def canonical(columns: Vector, rows: Vector) -> tuple[Orientation, Vector, Vecto
 
 
 def index_map(orientation: Orientation, rows: int, columns: int) -> NDArray[np.float64]:
-    """(4, 4) matrix from canonical (column, row, slice, 1) to stored indices, for a stored (rows, columns) slice."""
+    """(4, 4) matrix from canonical (column, row, slice, 1) to stored indices, for a stored (rows,
+    columns) slice."""
     matrix = np.eye(4)
     if orientation.transpose:
         matrix[:2, :2] = [[0, 1], [1, 0]]

@@ -31,7 +31,8 @@ _FORMATS = {"auto": IMAGE_KINDS, "dicom": ("dicom",)}
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """How files are read: ``unit`` of NIfTI and pictures (None: raw and display), codes let through, HU assumed."""
+    """How files are read: ``unit`` of NIfTI and pictures (None: raw and display), codes let through, HU
+    assumed."""
 
     layout: str = "auto"
     unit: Unit | None = None
@@ -42,7 +43,8 @@ class ReadSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """What lies under ``root``: all regular files (found = image + other + unreadable), what was skipped, the series.
+    """What lies under ``root``: all regular files (found = image + other + unreadable), what was skipped,
+    the series.
 
     Every image file is in exactly one series, or, in an index layout, among the ``masks``.
     """
@@ -69,7 +71,8 @@ class Plan:
 def plan_folder(path: Path, settings: ReadSettings, progress: Progress = silent) -> Plan:
     """Series of a folder (or one file); raises `InputError` if there is no such path.
 
-    Layout ``auto`` reads every format; a named layout reads its own and counts images of the others as ``other``.
+    Layout ``auto`` reads every format; a named layout reads its own and counts images of the others as
+    ``other``.
     """
     listing = discover(path)
     files = {file.path: file for file in listing.files}
@@ -91,7 +94,8 @@ def plan_folder(path: Path, settings: ReadSettings, progress: Progress = silent)
 
 
 def accepting(series: FoundSeries, codes: Iterable[str]) -> FoundSeries:
-    """The series with findings of the given codes let through, where they can be: the user vouches for them."""
+    """The series with findings of the given codes let through, where they can be: the user vouches for
+    them."""
     allowed = set(codes)
     findings = tuple(
         replace(
@@ -149,7 +153,8 @@ def _crashed(name: str) -> _Header:
 def _dicom(
     root: Path, names: Sequence[str], files: dict[str, FoundFile], settings: ReadSettings, progress: Progress
 ) -> list[FoundSeries]:
-    """Series of all DICOM files; those that hold no scan, or cannot be read, change their kind in ``files``."""
+    """Series of all DICOM files; those that hold no scan, or cannot be read, change their kind in
+    ``files``."""
     headers = run_all(
         partial(_read_one, root),
         names,
@@ -161,7 +166,7 @@ def _dicom(
     images: list[DicomImage] = []
     for name, header in zip(names, headers, strict=True):
         if header.refused is not None:
-            files[name] = replace(files[name], kind="unreadable", reason=str(header.refused))
+            files[name] = replace(files[name], kind="unreadable", reason=header.refused.reason)
         elif header.other:
             files[name] = replace(files[name], kind="other", reason=header.other)
         images += header.images
@@ -174,13 +179,10 @@ def _dicom(
 def _named_by_folder(series: FoundSeries, folders: FolderLayout) -> FoundSeries:
     """A series whose header names nobody belongs to its patient folder, else to its study alone."""
     file = series.files[0]
-    nested = "/" in file
-    try:
-        patient = folders.place(file).patient_id if nested else series.study_id or file
-    except NotScan:
-        nested, patient = False, series.study_id or file
-    reason = f"the header names no patient; taken as '{patient}' after the {'folder' if nested else 'study'}."
-    finding = Finding("patient_from_folder", "note", reason, series.files[0], "PatientID")
+    folder = folders.folder(file)
+    patient = folder or series.study_id or series.series_id
+    reason = f"the header names no patient; taken as '{patient}' after the {'folder' if folder else 'study'}."
+    finding = Finding("patient_from_folder", "note", reason, file, "PatientID")
     return replace(series, patient_id=patient).with_findings([finding])
 
 
@@ -199,7 +201,7 @@ def _volumes(
             series = read_nifti_header(root / name, name, settings.unit or "raw")
         except Refused as error:
             if error.finding.code in ("unreadable", "not_a_volume"):
-                files[name] = replace(files[name], kind="unreadable", reason=str(error))
+                files[name] = replace(files[name], kind="unreadable", reason=error.finding.reason)
                 continue
             series = FoundSeries(
                 name, "", "nifti", "", settings.unit or "raw", (SliceSource(name, name),), (1, 0, 0), "int16",

@@ -106,10 +106,10 @@ def _several(open_cases: dict[str, list[FoundSeries]], select: Select) -> InputE
                 f"    {one.shape[0]} slices, {spacing}, {one.modality or '-'}, description '{one.description}',"
                 f" kernel '{one.kernel}', date {one.date or 'unknown'}, series {one.series_id}"
             )
-    more = f"\n  and {len(open_cases) - MOST_SHOWN} more patients" if len(open_cases) > MOST_SHOWN else ""
-    several = (
-        f"{len(open_cases)} patient{'s have' if len(open_cases) > 1 else ' has'} several candidate series"
-    )
+    hidden = len(open_cases) - MOST_SHOWN
+    more = f"\n  and {hidden} more patients" if hidden > 0 else ""
+    who = "1 patient has" if len(open_cases) == 1 else f"{len(open_cases)} patients have"
+    several = f"{who} several candidate series"
     decided = f" that images.select.rule: {select.rule} does not tell apart" if select.rule else ""
     return InputError(
         f"{several}{decided}:\n" + "\n".join(lines) + more,

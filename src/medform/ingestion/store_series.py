@@ -1,4 +1,5 @@
-"""One series into a store: the unit of work that a pool of processes shares and that a killed run does not repeat."""
+"""One series into a store: the unit of work that a pool of processes shares and that a killed run does
+not repeat."""
 
 from __future__ import annotations
 
@@ -41,10 +42,11 @@ class SeriesTask:
 
 
 def store_series(task: SeriesTask) -> FoundSeries:
-    """Write voxels, preview and record of one series; what an earlier run finished from the same is left alone.
+    """Write voxels, preview and record of one series; what an earlier run finished from the same is left
+    alone.
 
-    Returns the series with what its voxels showed; it comes back quarantined, and is not in the store, where a
-    file of it cannot be vouched for.
+    Returns the series with what its voxels showed; it comes back quarantined, and is not in the store,
+    where a file of it cannot be vouched for.
     """
     series = task.series
     try:
@@ -86,8 +88,8 @@ def _again(first: NDArray[Any], rest: Iterator[NDArray[Any]]) -> Iterator[NDArra
 def _spooled(slices: Iterator[NDArray[Any]], series: FoundSeries, folder: Path) -> Iterator[NDArray[Any]]:
     """All slices through a temporary file: what they show is known before the first is handed on.
 
-    Only series with declared padding need it (whether any voxel is padding decides the verdict); one slice is in
-    memory at a time.
+    Only series with declared padding need it (whether any voxel is padding decides the verdict); one
+    slice is in memory at a time.
     """
     shape, kind = series.shape[1:], np.dtype(series.dtype)
     size = int(np.prod(shape)) * kind.itemsize

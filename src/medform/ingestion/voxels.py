@@ -1,7 +1,8 @@
-"""The one pass over the voxels of a series: stored slices in canonical order and orientation, whatever the format.
+"""The one pass over the voxels of a series: stored slices in canonical order and orientation, whatever
+the format.
 
-On the way voxels marked as outside the field of view become air, files are digested, and what only the pixels can show
-(an undecodable frame, a colour picture) refuses the series.
+On the way voxels marked as outside the field of view become air, files are digested, and what only the
+pixels can show (an undecodable frame, a colour picture) refuses the series.
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ def file_digests(root: Path, series: FoundSeries) -> dict[str, str]:
 
 
 def masks_of(root: Path, series: FoundSeries) -> Iterator[NDArray[np.uint8]] | None:
-    """Mask slices (H, W) of a series whose index names them, zeros where a slice has none; None without masks."""
+    """Mask slices (H, W) of a series whose index names them, zeros where a slice has none; None without
+    masks."""
     if not any(source.mask for source in series.slices):
         return None
     return (_mask(root, source, series.shape[1:]) for source in series.slices)

@@ -1,7 +1,7 @@
 """The same function over many items, in this process or in a pool of them: same results in the same order.
 
-A decoder that crashes on a hostile file takes its process with it. The items that were under way are then tried again,
-each in a process of its own, so that one file costs one result.
+A decoder that crashes on a hostile file takes its process with it. The items that were under way are then
+tried again, each in a process of its own, so that one file costs one result.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ def run_all(
 ) -> list[Result]:
     """``[function(item) for item in items]``, over ``workers`` processes where that is more than one.
 
-    ``function`` and items are pickled to the processes. ``crashed`` gives the result of an item whose process died
-    (by default `Crashed` is raised). An exception of ``function`` stops everything and is raised here.
+    ``function`` and items are pickled to the processes. ``crashed`` gives the result of an item whose
+    process died (by default `Crashed` is raised). An exception of ``function`` stops everything and is
+    raised here.
     """
     if workers <= 1 or len(items) <= 1:
         results = []
@@ -71,8 +72,8 @@ def _executor(workers: int) -> ProcessPoolExecutor:
 def _main_hidden() -> Iterator[None]:
     """While a process starts, hide ``__main__`` from it: it needs only this package.
 
-    Otherwise it would run the user's script again, which fails without ``if __name__ == "__main__"`` and where the
-    program came from a pipe.
+    Otherwise it would run the user's script again, which fails without ``if __name__ == "__main__"`` and
+    where the program came from a pipe.
     """
     own = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

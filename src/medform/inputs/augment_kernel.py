@@ -44,23 +44,31 @@ def _sample(image: np.ndarray, affine: np.ndarray, out: np.ndarray) -> None:
     """
     height, width = image.shape
     size = out.shape[0]
+    pixels = image.reshape(-1)
     last_x, last_y = np.float32(width - 1), np.float32(height - 1)
+    last_left, last_top = np.float32(width - 2), np.float32(height - 2)
     step_x, step_y = affine[1], affine[4]
+    stride = np.int32(width)
+    corner = np.empty(size, np.uint32)
+    share_x, share_y = np.empty(size, np.float32), np.empty(size, np.float32)
     for row in range(size):
-        line = out[row]
         start_x = affine[0] + affine[2] * np.float32(row)
         start_y = affine[3] + affine[5] * np.float32(row)
+        # where to read is worked out for a whole row first: without reads that loop runs in vectors
         for column in range(size):
             x = min(max(start_x + step_x * np.float32(column), np.float32(0)), last_x)
             y = min(max(start_y + step_y * np.float32(column), np.float32(0)), last_y)
-            left = min(np.int32(x), np.int32(width - 2))
-            top = min(np.int32(y), np.int32(height - 2))
-            share_x, share_y = x - np.float32(left), y - np.float32(top)
-            upper, lower = image[top], image[top + 1]
-            a, b = np.float32(upper[left]), np.float32(upper[left + 1])
-            c, d = np.float32(lower[left]), np.float32(lower[left + 1])
-            above = a + share_x * (b - a)
-            line[column] = above + share_y * (c + share_x * (d - c) - above)
+            left, top = np.int32(min(x, last_left)), np.int32(min(y, last_top))
+            share_x[column], share_y[column] = x - np.float32(left), y - np.float32(top)
+            corner[column] = top * stride + left
+        line = out[row]
+        for column in range(size):
+            upper = np.uint64(corner[column])
+            lower = upper + np.uint64(stride)
+            a, b = np.float32(pixels[upper]), np.float32(pixels[upper + np.uint64(1)])
+            c, d = np.float32(pixels[lower]), np.float32(pixels[lower + np.uint64(1)])
+            above = a + share_x[column] * (b - a)
+            line[column] = above + share_y[column] * (c + share_x[column] * (d - c) - above)
 
 
 @_jit("void(float32[:, ::1], float32[::1])")

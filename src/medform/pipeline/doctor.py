@@ -9,14 +9,13 @@ import platform
 import re
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TypedDict
 
 from medform.errors import InputError, MedformError
 
-__all__ = ["Check", "doctor", "gflops_per_core"]
+__all__ = ["Check", "doctor"]
 
 Status = Literal["OK", "WARN", "FAIL"]
 
@@ -40,6 +39,7 @@ SYNTAXES = {
 }
 BY_GDCM_ITSELF = {"1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55"}
 UNCOMPRESSED = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"}
+PLANNED_GFLOPS = 60.0  # a core of the machine that the shipped recipes were planned for
 DECODER_LINE = "pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-rle pyjpegls python-gdcm"
 
 
@@ -53,7 +53,8 @@ class Check(TypedDict):
 
 
 def doctor(path: Path | str | None = None) -> list[Check]:
-    """Check this machine, or the store, run or model folder at ``path``; a FAIL makes the program exit with 2.
+    """Check this machine, or the store, run or model folder at ``path``; a FAIL makes the program exit with
+    2.
 
     Raises `InputError` where ``path`` is none of these.
     """
@@ -79,95 +80,53 @@ def _check(name: str, status: Status, value: str, fix: str | None = None) -> Che
 def _python() -> Check:
     known = (3, 11) <= sys.version_info[:2] <= (3, 13)
     value = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return _check("Python", "OK" if known else "WARN", value, None if known else "use Python 3.11, 3.12 or 3.13.")
-
-
-def gpu_present() -> bool:
-    """Whether the machine has an NVIDIA GPU with a driver, whatever torch can do with it."""
-    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+    return _check(
+        "Python", "OK" if known else "WARN", value, None if known else "use Python 3.11, 3.12 or 3.13."
+    )
 
 
 def _torch() -> Iterator[Check]:
     try:
         import torch
+
+        from medform.compute.device import choose_device
     except Exception as error:  # a broken installation raises anything, from ImportError to OSError
-        yield _check("PyTorch", "FAIL", f"does not import: {error}", "pip install --force-reinstall torch torchvision")
+        yield _check(
+            "PyTorch", "FAIL", f"does not import: {error}", "pip install --force-reinstall torch torchvision"
+        )
         return
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
-    value = f"{torch.__version__} ({build})"
-    if torch.cuda.is_available():
+    value = f"{torch.__version__} ({f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU only'})"
+    device = choose_device()
+    if device.name == "cuda":
         names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
         yield _check("PyTorch", "OK", f"{value}; GPU: {names}")
-    elif not gpu_present():
+    elif device.note is None:
         yield _check("PyTorch", "OK", f"{value}; no NVIDIA GPU here, runs on the CPU")
-    elif torch.version.cuda is None:
-        yield _check(
-            "PyTorch",
-            "WARN",
-            f"{value}: an NVIDIA GPU is here, but this build of PyTorch cannot use it. Runs on the CPU, much slower",
-            "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu130",
-        )
     else:
-        yield _check(
-            "PyTorch",
-            "WARN",
-            f"{value}: an NVIDIA GPU is here, but CUDA does not start. Runs on the CPU, much slower",
-            "update the NVIDIA driver (nvidia-smi shows its version), then run medform doctor again.",
-        )
-
-
-def cpu_flags() -> set[str]:
-    """Instruction sets that matter here and that the CPU has: avx2, avx512, bf16, amx."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return set()
-    words = next((set(line.split(":")[1].split()) for line in text.splitlines() if line.startswith("flags")), set())
-    names = {"avx2": "avx2", "avx512f": "avx512", "avx512_bf16": "bf16", "amx_bf16": "amx"}
-    return {name for flag, name in names.items() if flag in words}
+        reason, _, fix = device.note.partition("; running on the CPU. ")
+        yield _check("PyTorch", "WARN", f"{value}: {reason}; runs on the CPU, much slower", fix)
 
 
 def _cpu() -> Iterator[Check]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        from medform.compute.device import cpu_flags, measured_gflops, usable_cores
+    except Exception:  # PyTorch does not import, which the check before this one says
+        yield _check("CPU", "WARN", f"{os.cpu_count()} cores; not measured without PyTorch")
+        return
     flags = cpu_flags()
-    if Path("/proc/cpuinfo").exists():
-        said = ", ".join(f"{name} {'yes' if name in flags else 'no'}" for name in ("avx2", "avx512", "bf16"))
-        slow = platform.machine() in ("x86_64", "AMD64") and "avx2" not in flags
-    else:
-        said, slow = "instruction sets not known here", False
+    said, slow = "instruction sets not known here", False
+    if flags is not None:
+        wanted = {"avx2": "avx2", "avx512": "avx512f", "bf16": "avx512_bf16"}
+        if platform.machine() not in ("x86_64", "AMD64"):
+            wanted = {"bf16": "bf16"}
+        said = ", ".join(f"{name} {'yes' if flag in flags else 'no'}" for name, flag in wanted.items())
+        slow = "avx2" in wanted and "avx2" not in flags
     fix = "expect training to be several times slower than planned." if slow else None
-    yield _check("CPU", "WARN" if slow else "OK", f"{cores} cores; {said}", fix)
-    if importlib.util.find_spec("torch") is None:
-        return
-    try:
-        speed = gflops_per_core()
-    except Exception as error:
-        yield _check("CPU speed", "WARN", f"not measured: {error}")
-        return
-    slow = speed < 20
-    fix = "close other programs; plans count on 60 GFLOP/s a core." if slow else None
+    yield _check("CPU", "WARN" if slow else "OK", f"{usable_cores()} cores; {said}", fix)
+    speed = measured_gflops()
+    slow = speed < PLANNED_GFLOPS / 3
+    fix = f"close other programs; plans count on {PLANNED_GFLOPS:.0f} GFLOP/s a core." if slow else None
     yield _check("CPU speed", "WARN" if slow else "OK", f"{speed:.0f} GFLOP/s a core (fp32, one thread)", fix)
-
-
-def gflops_per_core(size: int = 768, rounds: int = 5) -> float:
-    """Best of ``rounds`` fp32 products of two (size, size) matrices in one thread, in 10^9 operations a CPU-second."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        matrix = torch.ones(size, size)
-        matrix @ matrix  # the first product sets up the library
-        best = min(_seconds(lambda: matrix @ matrix) for _ in range(rounds))
-    finally:
-        torch.set_num_threads(threads)
-    return 2 * size**3 / best / 1e9
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.thread_time()
-    work()
-    return max(time.thread_time() - began, 1e-6)
 
 
 def _memory() -> Check:
@@ -175,7 +134,9 @@ def _memory() -> Check:
     if total is None:
         return _check("RAM", "OK", "not known here")
     low = total < 4e9
-    fix = "the shipped recipes need up to 4 GB; use fewer --workers and a smaller image size." if low else None
+    fix = (
+        "the shipped recipes need up to 4 GB; use fewer --workers and a smaller image size." if low else None
+    )
     return _check("RAM", "WARN" if low else "OK", f"{total / 1e9:.1f} GB for this process", fix)
 
 
@@ -252,7 +213,10 @@ def _extras() -> Iterator[Check]:
     except importlib.metadata.PackageNotFoundError:
         yield _check("Extras", "WARN", "medform itself is not installed", "pip install . in its folder")
         return
-    needs = [re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", text) for text in facts.get_all("Requires-Dist") or ()]
+    needs = [
+        re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", text)
+        for text in facts.get_all("Requires-Dist") or ()
+    ]
     for extra in facts.get_all("Provides-Extra") or ():
         missing = [need[1] for need in needs if need and need[2] == extra and not _installed(need[1])]
         value = f"not installed (optional): {', '.join(missing)}" if missing else "installed"
@@ -276,7 +240,7 @@ def _folder_checks(path: Path) -> Iterator[Check]:
         raise InputError(
             "neither a store (cohort.json) nor a run (run.json).",
             where=str(path),
-            fix="pass the folder that -o of `medform ingest` or `medform run` named, or no path for the machine.",
+            fix="pass the folder that -o of `medform ingest` or `medform run` named, or nothing.",
         )
 
 
@@ -291,16 +255,23 @@ def _store(path: Path) -> Check:
 
 
 def _run(path: Path) -> Iterator[Check]:
-    from medform.reporting.run_files import read_run
+    from medform.reporting.run_files import FINISHED, read_run
 
     try:
         files = read_run(path)
     except MedformError as error:
         yield _check("Run", "FAIL", str(error), "run again with --resume; --overwrite starts anew.")
         return
-    done = files.facts.status in ("done", "complete", "completed", "finished")
+    done = files.facts.status in FINISHED
     fix = None if done else "go on with --resume."
-    yield _check("Run", "OK" if done else "WARN", f"status {files.facts.status}, recipe {files.facts.recipe}", fix)
-    yield _check("Scores", "OK" if files.rows else "WARN", f"{len(files.rows)} rows", None if files.rows else "medform evaluate RUN")
+    yield _check(
+        "Run", "OK" if done else "WARN", f"status {files.facts.status}, recipe {files.facts.recipe}", fix
+    )
+    yield _check(
+        "Scores",
+        "OK" if files.rows else "WARN",
+        f"{len(files.rows)} rows",
+        None if files.rows else "medform evaluate RUN",
+    )
     if (path / "store" / "cohort.json").is_file():
         yield _store(path / "store")

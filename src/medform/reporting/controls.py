@@ -1,4 +1,6 @@
-"""The control table of a task, its paired differences in words, the verdict and what a reader must not overlook."""
+"""The control table of a task, its paired differences in words, the verdict and what a reader must not
+overlook.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medform.reporting.run_files import RunFacts, TaskFacts
-from medform.reporting.words import COMPARISONS, METRICS, MODELS, between, interval, model_words, number, signed
+from medform.reporting.words import (
+    COMPARISONS,
+    METRICS,
+    MODELS,
+    between,
+    interval,
+    model_words,
+    number,
+    signed,
+)
 from medform.runs.scores import ScoreRow, detectable_of, difference_in_words
 
-__all__ = ["Difference", "TaskScores", "Verdict", "chance_of", "differences", "task_scores", "verdict", "warnings"]
+__all__ = [
+    "Difference",
+    "TaskScores",
+    "Verdict",
+    "chance_of",
+    "differences",
+    "task_scores",
+    "verdict",
+    "warnings",
+]
+
+# What it means where one of these scores as well as the model that is to be quoted.
+TELLING_CONTROLS = {
+    "intensity_stats": "grey values and the number of slices alone do as well, so it may be the scanner "
+    "or the protocol that is read",
+    "shuffled_pairs": "rows of other patients do as well, so it is not the pairing of image and table "
+    "that counts",
+    "random_encoder": "an untrained network does as well",
+}
 
 
 @dataclass(frozen=True)
 class TaskScores:
-    """The cross-validated rows of one task: model -> metric -> row, models and metrics in the order to be shown."""
+    """The cross-validated rows of one task: model -> metric -> row, models and metrics in the order to be
+    shown.
+    """
 
     task: TaskFacts
     models: list[str]
@@ -32,7 +63,9 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class Difference:
-    """One paired difference: the question, which models, the answer with figures, ``tone`` (gain, loss, none)."""
+    """One paired difference: the question, which models, the answer with figures, ``tone`` (gain, loss,
+    none).
+    """
 
     question: str
     models: str
@@ -75,7 +108,9 @@ def task_scores(
 
 
 def chance_of(metric: str, task: TaskFacts) -> float | None:
-    """What a guess scores: 0.5 for AUROC and balanced accuracy, the prevalence p for AUPRC, p (1 - p) for Brier."""
+    """What a guess scores: 0.5 for AUROC and balanced accuracy, the prevalence p for AUPRC, p (1 - p) for
+    Brier.
+    """
     share = task.prevalence
     if metric in ("auroc", "balanced_accuracy", "auroc_z_adjusted", "c_index"):
         return 0.5
@@ -102,7 +137,10 @@ def differences(rows: Sequence[ScoreRow], task: TaskFacts, detectable: float | N
 
 def _difference(row: ScoreRow, detectable: float | None) -> Difference:
     first, second = row.model.split(" - ", 1)
-    question = COMPARISONS.get(row.model) or f"Is {model_words(first).label} better than {model_words(second).label}?"
+    question = (
+        COMPARISONS.get(row.model)
+        or f"Is {model_words(first).label} better than {model_words(second).label}?"
+    )
     tone = tone_of(row)
     answer = re.sub(r"-(?=\d)", "−", difference_in_words(row, detectable))
     if row.model == "image_only - imagenet_encoder" and tone == "none":
@@ -111,7 +149,7 @@ def _difference(row: ScoreRow, detectable: float | None) -> Difference:
 
 
 def tone_of(row: ScoreRow | None) -> str:
-    """gain or loss where the interval of a difference leaves out zero, none where it holds it, else unknown."""
+    """gain or loss where the interval of a difference leaves out zero, none where it does not."""
     if row is None or row.value is None or row.ci_low is None or row.ci_high is None:
         return "unknown"
     return "gain" if row.ci_low > 0 else "loss" if row.ci_high < 0 else "none"
@@ -123,7 +161,9 @@ def unseen_below(detectable: float | None) -> str:
 
 
 def verdict(rows: Sequence[ScoreRow], scores: TaskScores, facts: RunFacts) -> Verdict:
-    """One sentence on a task: the aligned score with its interval, the image alone, and what the difference says."""
+    """One sentence on a task: the aligned score with its interval, the image alone, and what the difference
+    says.
+    """
     name = scores.task.name
     aligned, alone = scores.row("aligned"), scores.row("image_only")
     if aligned is None:
@@ -148,18 +188,27 @@ def verdict(rows: Sequence[ScoreRow], scores: TaskScores, facts: RunFacts) -> Ve
     )
     tone = tone_of(pair)
     if tone == "gain":
-        sentence += f"; alignment helps on this cohort ({signed(pair.value)} {between(pair.ci_low, pair.ci_high)})"
+        sentence += (
+            f"; alignment helps on this cohort ({signed(pair.value)} {between(pair.ci_low, pair.ci_high)})"
+        )
     elif tone == "loss":
-        sentence += f"; alignment makes it worse here ({signed(pair.value)} {between(pair.ci_low, pair.ci_high)})"
+        sentence += (
+            f"; alignment makes it worse here ({signed(pair.value)} {between(pair.ci_low, pair.ci_high)})"
+        )
     elif tone == "none":
-        sentence += "; this cohort does not show a benefit of alignment" + unseen_below(facts.detectable.get(name, detectable_of(pair)))
+        sentence += "; this cohort does not show a benefit of alignment" + unseen_below(
+            facts.detectable.get(name, detectable_of(pair))
+        )
     else:
         sentence += "; whether alignment helps cannot be said from this run"
     return Verdict(scores.task, sentence + ".", tone)
 
 
 def _without_alignment(scores: TaskScores) -> str:
-    best = next((model for model in (scores.selected, "image_only", *scores.models) if model and scores.row(model)), None)
+    best = next(
+        (model for model in (scores.selected, "image_only", *scores.models) if model and scores.row(model)),
+        None,
+    )
     row = scores.row(best) if best else None
     if row is None or best is None:
         return f"On {scores.task.name} nothing could be scored; the reason stands in the notes of the table."
@@ -176,7 +225,11 @@ def warnings(scores: TaskScores) -> list[str]:
     if aligned is None or aligned.value is None:
         return []
     label = model_words(aligned.model).label
-    if aligned.ci_low is not None and aligned.ci_high is not None and aligned.ci_low <= 0.5 <= aligned.ci_high:
+    if (
+        aligned.ci_low is not None
+        and aligned.ci_high is not None
+        and aligned.ci_low <= 0.5 <= aligned.ci_high
+    ):
         found.append(f"The interval of “{label}” holds 0.50: the score cannot be told from guessing.")
     null = scores.row("permuted_labels")
     if null is not None and null.ci_high is not None and aligned.value <= null.ci_high:
@@ -184,15 +237,19 @@ def warnings(scores: TaskScores) -> list[str]:
             f"Labels shuffled at random reach up to {number(null.ci_high)} (97.5 % quantile): "
             f"“{label}” with {number(aligned.value)} lies within what chance gives at this n."
         )
-    for control, meaning in (
-        ("intensity_stats", "grey values and the number of slices alone do as well, so a scanner or protocol may be what is read"),
-        ("shuffled_pairs", "rows of other patients do as well, so it is not the pairing of image and table that counts"),
-        ("random_encoder", "an untrained network does as well"),
-    ):
+    for control, meaning in TELLING_CONTROLS.items():
         row = scores.row(control)
         if row is not None and row.value is not None and row.value >= aligned.value:
-            found.append(f"“{model_words(control).label}” scores {number(row.value)}, not less than “{label}”: {meaning}.")
+            name = model_words(control).label
+            found.append(f"“{name}” scores {number(row.value)}, not less than “{label}”: {meaning}.")
     table, image = scores.row("table_logistic"), aligned
-    if table is not None and table.value is not None and image.value is not None and table.value > image.value:
-        found.append(f"The table alone scores {number(table.value)}: where it can be had, it says more than the image.")
+    if (
+        table is not None
+        and table.value is not None
+        and image.value is not None
+        and table.value > image.value
+    ):
+        found.append(
+            f"The table alone scores {number(table.value)}: where it can be had, it says more than the image."
+        )
     return found

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["COLOURS", "Picture", "plain", "publish", "publish_svg", "sheet"]
 
 INK, MUTED, RULE = "#1b2430", "#55616c", "#d5dade"
-# Each at least 4.5 : 1 on white, and told apart by marker and dash as well, so that no reading rests on colour alone.
+# Each at least 4.5 : 1 on white, and told apart by marker and dash as well, so that no reading rests on
+# colour alone.
 COLOURS = {"image": "#0b5c7a", "table": "#8a5a00", "both": "#6a3d8f", "control": "#66717b", "red": "#b3261e"}
-# Drawn at the size of a phone's screen (an inch is 96 px), so that text is never scaled down: two or three figures
-# stand side by side on a desk.
+# Drawn at the size of a phone's screen (an inch is 96 px), so that text is never scaled down: two or three
+# figures stand side by side on a desk.
 WIDE_INCH, NARROW_INCH = 4.1, 3.4
 
 STYLE = {
@@ -55,7 +56,9 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the page: ``svg`` to be inlined, ``title`` above, ``caption`` below, ``alt`` for who cannot see it."""
+    """A figure of the page: ``svg`` to be inlined, ``title`` above, ``caption`` below, ``alt`` for who cannot
+    see it.
+    """
 
     name: str
     svg: str
@@ -76,17 +79,27 @@ def sheet(height_inch: float, width_inch: float = WIDE_INCH) -> Iterator[tuple[F
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # the browser has it
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing", category=UserWarning
+        )  # the browser has it
         figure = Figure(figsize=(width_inch, height_inch), layout="constrained")
         yield figure, figure.add_subplot()
 
 
 def publish(
-    run: Path, name: str, figure: Figure, rows: Sequence[Mapping[str, Any]], title: str, caption: str, alt: str
+    run: Path,
+    name: str,
+    figure: Figure,
+    rows: Sequence[Mapping[str, Any]],
+    title: str,
+    caption: str,
+    alt: str,
 ) -> Picture:
     """Save a figure as ``figures/NAME.svg`` with its data as ``figures/NAME.csv``; call it inside `sheet`."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(
+        buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
     return publish_svg(run, name, buffer.getvalue(), rows, title, caption, alt)
 
 
@@ -111,8 +124,10 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def inline(svg: str, name: str) -> str:
-    """The SVG element alone, without prolog, namespaces and metadata; its ids carry ``name``, so that they stay
-    unique in a page of many figures. Nothing in it is announced to a screen reader, the figure around it is."""
+    """The SVG element alone, without prolog, namespaces and metadata; its ids carry ``name``, so that they
+    stay unique in a page of many figures. Nothing in it is announced to a screen reader, the figure around it
+    is.
+    """
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     element = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", element)
@@ -120,6 +135,8 @@ def inline(svg: str, name: str) -> str:
     element = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', element)
     element = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", element)
     element = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', element)
-    element = re.sub(r'(width|height)="([\d.]+)pt"', lambda m: f'{m[1]}="{float(m[2]) * 96 / 72:.0f}"', element)
+    element = re.sub(
+        r'(width|height)="([\d.]+)pt"', lambda m: f'{m[1]}="{float(m[2]) * 96 / 72:.0f}"', element
+    )
     element = element.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
     return re.sub(r"\n\s*", "\n", element).strip()

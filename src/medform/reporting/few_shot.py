@@ -16,7 +16,9 @@ PAIR = "aligned - image_only"
 
 @dataclass(frozen=True)
 class Point:
-    """AUROC of one model at ``shots`` labelled patients a class; ``overlapping`` where draws share most patients."""
+    """AUROC of one model at ``shots`` labelled patients a class; ``overlapping`` where draws share most
+    patients.
+    """
 
     shots: int
     value: float
@@ -27,7 +29,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """The lines of one task and one kind of supports; ``impossible`` are the k that the classes are too small for."""
+    """The lines of one task and one kind of supports; ``impossible`` are the k that the classes are too small
+    for.
+    """
 
     task: str
     supports: str
@@ -67,7 +71,9 @@ class Panel:
 
 
 def panels(rows: Sequence[ScoreRow], task: str) -> list[Panel]:
-    """Panels of a task in the order aligned, out_of_fold, unseen; logistic readout, AUROC, paired rows left out."""
+    """Panels of a task in the order aligned, out_of_fold, unseen; logistic readout, AUROC, paired rows left
+    out.
+    """
     chosen = [row for row in rows if _belongs(row, task) and row.model in FEW_SHOT_MODELS]
     found = []
     for supports, (title, _) in SUPPORTS.items():
@@ -75,7 +81,9 @@ def panels(rows: Sequence[ScoreRow], task: str) -> list[Panel]:
         lines = {model: _line([row for row in mine if row.model == model]) for model in FEW_SHOT_MODELS}
         lines = {model: line for model, line in lines.items() if line}
         if lines:
-            pairs = [row for row in rows if _belongs(row, task) and row.model == PAIR and row.supports == supports]
+            pairs = [
+                row for row in rows if _belongs(row, task) and row.model == PAIR and row.supports == supports
+            ]
             gain = {point.shots: point for point in _line(pairs)}
             impossible = {row.shots for row in mine if row.value is None and row.shots is not None}
             found.append(Panel(task, supports, title, lines, tuple(sorted(impossible)), gain))

@@ -33,7 +33,11 @@ OTHER_LINE = (COLOURS["control"], "-", ".")
 
 def slug(text: str) -> str:
     """A task's or model's name as part of a file name: letters, digits and hyphens."""
-    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in text).strip("-").lower()
+    return (
+        "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in text)
+        .strip("-")
+        .lower()
+    )
 
 
 def chance_line(axes: Axes, value: float, along: str = "y") -> None:
@@ -43,7 +47,9 @@ def chance_line(axes: Axes, value: float, along: str = "y") -> None:
 
 
 def draw_controls(run: Path, scores: TaskScores, metric: str, chance: float | None) -> Picture | None:
-    """One metric of every model as a dot with its interval, the chance line dotted, permuted labels as a band."""
+    """One metric of every model as a dot with its interval, the chance line dotted, permuted labels as a
+    band.
+    """
     rows = [row for model in scores.models if (row := scores.row(model, metric)) is not None]
     if not rows:
         return None
@@ -57,9 +63,17 @@ def draw_controls(run: Path, scores: TaskScores, metric: str, chance: float | No
             kind = model_words(row.model).kind
             colour = COLOURS[kind]
             if row.ci_low is not None and row.ci_high is not None:
-                axes.plot([row.ci_low, row.ci_high], [place, place], color=colour, solid_capstyle="butt", linewidth=1.6)
+                axes.plot(
+                    [row.ci_low, row.ci_high],
+                    [place, place],
+                    color=colour,
+                    solid_capstyle="butt",
+                    linewidth=1.6,
+                )
             filled = colour if kind != "control" else "white"
-            axes.plot(row.value, place, marker="o", markersize=5.5, markerfacecolor=filled, markeredgecolor=colour)
+            axes.plot(
+                row.value, place, marker="o", markersize=5.5, markerfacecolor=filled, markeredgecolor=colour
+            )
         axes.set_yticks(range(len(rows)), [plain(model_words(row.model).label) for row in rows])
         axes.tick_params(axis="y", length=0)
         for label, row in zip(axes.get_yticklabels(), rows, strict=True):
@@ -70,10 +84,18 @@ def draw_controls(run: Path, scores: TaskScores, metric: str, chance: float | No
         axes.grid(axis="x", color=RULE, linewidth=0.6)
         axes.set_axisbelow(True)
         data = [
-            {"model": r.model, "value": r.value, "ci_low": r.ci_low, "ci_high": r.ci_high, "n_patients": r.n_patients}
+            {
+                "model": r.model,
+                "value": r.value,
+                "ci_low": r.ci_low,
+                "ci_high": r.ci_high,
+                "n_patients": r.n_patients,
+            }
             for r in rows
         ]
-        text = "; ".join(f"{model_words(r.model).label} {number(r.value)} {interval(r.ci_low, r.ci_high)}" for r in rows)
+        text = "; ".join(
+            f"{model_words(r.model).label} {number(r.value)} {interval(r.ci_low, r.ci_high)}" for r in rows
+        )
         return publish(
             run,
             f"controls-{slug(scores.task.name)}-{metric}",
@@ -88,8 +110,11 @@ def draw_controls(run: Path, scores: TaskScores, metric: str, chance: float | No
 
 def draw_roc(run: Path, task: str, curves: pd.DataFrame) -> Picture | None:
     """ROC curves of the models worth comparing; ``curves`` are the rows of one task, x and y in [0, 1]."""
-    shown = [model for model in ("aligned", "image_only", "embeddings", "fused", "table_logistic")
-             if (curves["model"] == model).any()]
+    shown = [
+        model
+        for model in ("aligned", "image_only", "embeddings", "fused", "table_logistic")
+        if (curves["model"] == model).any()
+    ]
     if not shown:
         return None
     with sheet(3.1, NARROW_INCH) as (figure, axes):
@@ -97,8 +122,12 @@ def draw_roc(run: Path, task: str, curves: pd.DataFrame) -> Picture | None:
         for model in shown:
             colour, dash, _ = LINES[model]
             line = curves[curves["model"] == model]
-            axes.plot(line["x"], line["y"], color=colour, linestyle=dash, label=plain(model_words(model).label))
-        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="False positive rate", ylabel="True positive rate")
+            axes.plot(
+                line["x"], line["y"], color=colour, linestyle=dash, label=plain(model_words(model).label)
+            )
+        axes.set(
+            xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="False positive rate", ylabel="True positive rate"
+        )
         axes.set_aspect("equal")
         axes.legend(loc="lower right")
         data = curves[curves["model"].isin(shown)].drop(columns=["name"]).to_dict("records")
@@ -128,9 +157,16 @@ def draw_few_shot(run: Path, panel: Panel, limits: tuple[float, float]) -> Pictu
             x = [place[point.shots] + (shift - (len(panel.lines) - 1) / 2) * 0.13 for point in line]
             for position, point in zip(x, line, strict=True):
                 if point.ci_low is not None and point.ci_high is not None:
-                    axes.plot([position] * 2, [point.ci_low, point.ci_high], color=colour, linewidth=1.1, alpha=0.75)
+                    axes.plot(
+                        [position] * 2, [point.ci_low, point.ci_high], color=colour, linewidth=1.1, alpha=0.75
+                    )
             axes.plot(
-                x, [point.value for point in line], color=colour, linestyle=dash, marker=marker, markersize=4.5,
+                x,
+                [point.value for point in line],
+                color=colour,
+                linestyle=dash,
+                marker=marker,
+                markersize=4.5,
                 label=plain(model_words(model).label),
             )
         axes.set_xticks(range(len(shots)), [str(k) for k in shots])
@@ -162,7 +198,14 @@ def draw_training(
         for points in lines:
             steps = [row["step"] for row in points]
             values = [row[key] for row in points]
-            axes.plot(steps, values, color=COLOURS["image"], linewidth=1.1, alpha=0.8, marker="" if len(steps) > 1 else "o")
+            axes.plot(
+                steps,
+                values,
+                color=COLOURS["image"],
+                linewidth=1.1,
+                alpha=0.8,
+                marker="" if len(steps) > 1 else "o",
+            )
             if key == "loss" and any(row.get("chance") is not None for row in points):
                 chance = [row.get("chance", math.nan) for row in points]
                 axes.plot(steps, chance, color=MUTED, linewidth=1, linestyle=(0, (1.5, 2)))
@@ -177,7 +220,10 @@ def draw_training(
             for points in lines
             for row in points
         ]
-        note = {"loss": " Dotted: the loss of a guess.", "effective_rank": " Red: below 2 the features have collapsed."}
+        note = {
+            "loss": " Dotted: the loss of a guess.",
+            "effective_rank": " Red: below 2 the features have collapsed.",
+        }
         ends = ", ".join(number(points[-1][key]) for points in lines)
         return publish(
             run,

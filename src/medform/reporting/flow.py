@@ -85,7 +85,7 @@ class _Box:
 
 def counted(number: int, unit: str) -> str:
     """A count with its unit: 1 patient, 2,041 slices."""
-    singular = {"patients": "patient", "slices": "slice", "files": "file"}.get(unit, unit)
+    singular = unit if unit == "series" else unit.removesuffix("s")
     return f"{number:,} {singular if number == 1 else unit}"
 
 
@@ -111,7 +111,9 @@ def excluded_after(flow: Flow) -> list[list[Exclusion]]:
 
 
 def draw_flow(flow: Flow) -> str:
-    """The flow as an SVG text, 400 px wide: steps downwards on the left, exclusions to the right of their arrow."""
+    """The flow as an SVG text, 400 px wide: steps downwards on the left, exclusions to the right of their
+    arrow.
+    """
     y, parts = 2, []
     for number, (step, exclusions) in enumerate(zip(flow.steps, excluded_after(flow), strict=True)):
         box = _step_box(step)

@@ -26,13 +26,15 @@ __all__ = [
     "write_montage",
 ]
 
-FLAT = 0.95  # entropy above this share of its maximum: the weights are those of a mean, and say nothing of slices
+FLAT = 0.95  # entropy above this share of its maximum: the weights are those of a mean
 TILE_PX = 160
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One slice: ``png`` relative to the run folder, ``index`` in the stack, ``z_mm`` (None: unknown), its weight."""
+    """One slice: ``png`` relative to the run folder, ``index`` in the stack, ``z_mm`` (None: unknown), its
+    weight.
+    """
 
     png: str
     index: int
@@ -42,8 +44,9 @@ class Tile:
 
 @dataclass(frozen=True)
 class MontagePatient:
-    """``tiles``: the slices of highest weight, highest first. ``profile``: the weight of every slice, feet to head;
-    it sums to 1. ``entropy_ratio``: entropy of the weights over its maximum ln(n), 1 where n is 1."""
+    """``tiles``: the slices of highest weight, highest first. ``profile``: the weight of every slice, feet to
+    head; it sums to 1. ``entropy_ratio``: entropy of the weights over its maximum ln(n), 1 where n is 1.
+    """
 
     pseudonym: str
     tiles: tuple[Tile, ...]
@@ -92,8 +95,9 @@ def draw_montage(
 ) -> Montage | None:
     """Choose test patients, write their tiles and ``montage.json``; None where ``model`` has no attention.
 
-    ``attention`` has the columns of ``attention.parquet`` with weights of test patients (patient_id, fold, model, seed,
-    slice_id, weight). Patients are taken in the cohort's own order, which is a hash, half of each class of ``task``.
+    ``attention`` has the columns of ``attention.parquet`` with weights of test patients (patient_id, fold,
+    model, seed, slice_id, weight). Patients are taken in the cohort's own order, which is a hash, half of
+    each class of ``task``.
     """
     rows = attention[attention["model"] == model]
     if rows.empty:
@@ -105,7 +109,14 @@ def draw_montage(
     chosen = _both_classes(order, labels, patients)
     pseudonyms = cohort.patients.set_index("patient_id")["pseudonym"]
     entries = tuple(
-        _entry(run, cohort, rows[rows["patient_id"] == patient], str(pseudonyms[patient]), _word(labels, patient), tiles)
+        _entry(
+            run,
+            cohort,
+            rows[rows["patient_id"] == patient],
+            str(pseudonyms[patient]),
+            _word(labels, patient),
+            tiles,
+        )
         for patient in chosen
     )
     montage = Montage(model, entries, int(rows["fold"].min()), task)
@@ -131,7 +142,9 @@ def _word(labels: pd.Series | None, patient: str) -> str | None:
 def _entry(
     run: Path, cohort: Cohort, rows: pd.DataFrame, pseudonym: str, label: str | None, count: int
 ) -> MontagePatient:
-    slices = cohort.slices.merge(rows[["slice_id", "weight"]], on="slice_id").sort_values(["series_id", "index"])
+    slices = cohort.slices.merge(rows[["slice_id", "weight"]], on="slice_id").sort_values(
+        ["series_id", "index"]
+    )
     weights = slices["weight"].to_numpy(float)
     top = slices.sort_values(["weight", "index"], ascending=[False, True]).head(count)
     tiles = []
@@ -140,7 +153,9 @@ def _entry(
         _write_tile(run / name, cohort.open(str(row.series_id)).slice(int(row.index)), cohort.window)
         z_mm = float(row.position_mm)
         tiles.append(Tile(name, int(row.index), float(row.weight), z_mm if np.isfinite(z_mm) else None))
-    return MontagePatient(pseudonym, tuple(tiles), tuple(float(w) for w in weights), entropy_ratio(weights), label)
+    return MontagePatient(
+        pseudonym, tuple(tiles), tuple(float(w) for w in weights), entropy_ratio(weights), label
+    )
 
 
 def _write_tile(path: Path, image: np.ndarray, window: tuple[float, float]) -> None:

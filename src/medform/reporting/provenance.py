@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medform.reporting.run_files import RunFacts
+from medform.reporting.run_files import FINISHED, RunFacts
 from medform.runs.scores import ScoreRow
 
 __all__ = ["Banner", "PlanRow", "banners", "plan_rows", "provenance_rows"]
@@ -42,7 +42,9 @@ NAMES = {
 
 
 def banners(facts: RunFacts, rows: Sequence[ScoreRow]) -> list[Banner]:
-    """What limits every figure below: transductive training, one fold, collapse, an encoder that never learnt."""
+    """What limits every figure below: transductive training, one fold, collapse, an encoder that never
+    learnt.
+    """
     found = []
     if facts.transductive:
         found.append(
@@ -62,24 +64,30 @@ def banners(facts: RunFacts, rows: Sequence[ScoreRow]) -> list[Banner]:
             )
         )
     for collapse in facts.collapsed:
-        found.append(Banner("amber", f"Collapsed and stopped: {_collapse(collapse)}. Its features say little or nothing."))
+        found.append(
+            Banner(
+                "amber", f"Collapsed and stopped: {_collapse(collapse)}. Its features say little or nothing."
+            )
+        )
     noted = [*facts.notes, *(row.note for row in rows if row.note)]
     if any("encoder_untrained" in note for note in noted):
         found.append(
             Banner(
                 "amber",
-                "The image encoder is practically untrained (encoder_untrained): it was run for a few steps only. "
-                "The figures show that the method runs, not how well it works.",
+                "The image encoder is practically untrained (encoder_untrained): it was run for a few "
+                "steps only. The figures show that the method runs, not how well it works.",
             )
         )
-    if facts.status not in ("done", "complete", "completed", "finished", "unknown"):
-        found.append(Banner("amber", f"The run's status is “{facts.status}”: parts of this page may be missing."))
+    if facts.status not in (*FINISHED, "unknown"):
+        found.append(
+            Banner("amber", f"The run's status is “{facts.status}”: parts of this page may be missing.")
+        )
     return found
 
 
 def _collapse(collapse: Any) -> str:
     if isinstance(collapse, Mapping):
-        return ", ".join(f"{key} {value}" for key, value in collapse.items())
+        return ", ".join(f"{key} {value}" for key, value in collapse.items() if value is not None)
     return str(collapse)
 
 
@@ -121,7 +129,7 @@ def provenance_rows(facts: RunFacts) -> list[tuple[str, str]]:
     cohort = facts.cohort
     device = facts.device
     if isinstance(device, Mapping):
-        device = ", ".join(f"{key} {value}" for key, value in device.items())
+        device = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in device.items())
     rows = [
         ("Cohort", cohort.get("name")),
         ("Cohort digest", cohort.get("digest")),

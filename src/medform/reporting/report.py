@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medform.reporting import words
 from medform.reporting.controls import (
     Difference,
@@ -21,7 +23,13 @@ from medform.reporting.controls import (
 )
 from medform.reporting.drawing import Picture, publish_svg
 from medform.reporting.few_shot import Panel, common_limits, panels
-from medform.reporting.figures import draw_attention_profile, draw_controls, draw_few_shot, draw_roc, draw_training
+from medform.reporting.figures import (
+    draw_attention_profile,
+    draw_controls,
+    draw_few_shot,
+    draw_roc,
+    draw_training,
+)
 from medform.reporting.flow import Flow, counted, draw_flow, flow_rows
 from medform.reporting.montage import FLAT, MontagePatient, entropy_ratio
 from medform.reporting.provenance import banners, plan_rows, provenance_rows
@@ -64,11 +72,13 @@ class AttentionPatient:
 
 
 def make_report(run: Path, images: bool = True) -> Path:
-    """Write ``RUN/report.html`` and ``RUN/figures/*.svg|csv`` from the files of the run alone; returns the page's path.
+    """Write ``RUN/report.html`` and ``RUN/figures/*.svg|csv`` from the files of the run alone; returns the
+    page's path.
 
-    ``images=False`` leaves out every picture of a patient. The page asks for nothing from any network, stays below
-    `MOST_BYTES` (patients of the montage are left out until it does, and it says so), and is the same bytes each time.
-    Raises `InputError` where ``run`` is no run folder or one of its files is broken or of a newer version.
+    ``images=False`` leaves out every picture of a patient. The page asks for nothing from any network, stays
+    below `MOST_BYTES` (patients of the montage are left out until it does, and it says so), and is the same
+    bytes each time. Raises `InputError` where ``run`` is no run folder or one of its files is broken or of a
+    newer version.
     """
     files = read_run(run)
     content = _content(files, images)
@@ -88,7 +98,9 @@ def _render(content: dict[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     here = Path(__file__).parent
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
     environment.globals.update(words=words, chance_of=chance_of, counted=counted)
     template = environment.from_string((here / "template.html").read_text(encoding="utf-8"))
     return template.render(css=(here / "report.css").read_text(encoding="utf-8"), **content)
@@ -130,7 +142,12 @@ def _task_facts(facts: RunFacts, rows: Sequence[ScoreRow]) -> list[TaskFacts]:
 
 def _task_section(files: RunFiles, task: TaskFacts) -> TaskSection:
     scores = task_scores(files.rows, task, files.facts.selected.get(task.name))
-    shown = [row for model in scores.models for metric in scores.metrics if (row := scores.cells[model].get(metric))]
+    shown = [
+        row
+        for model in scores.models
+        for metric in scores.metrics
+        if (row := scores.cells[model].get(metric))
+    ]
     few_shot = panels(files.rows, task.name)
     limits = common_limits(few_shot)
     return TaskSection(
@@ -183,7 +200,9 @@ def _training(files: RunFiles) -> list[tuple[str, list[Picture]]]:
     lines: dict[str, dict[tuple[Any, Any], list[dict[str, Any]]]] = {}
     for row in files.log:
         if row.get("variant", MAIN) == MAIN and row.get("fold") is not None:
-            lines.setdefault(str(row["stage"]), {}).setdefault((row["fold"], row.get("seed", 0)), []).append(row)
+            lines.setdefault(str(row["stage"]), {}).setdefault((row["fold"], row.get("seed", 0)), []).append(
+                row
+            )
     found = []
     for stage, by_fold in lines.items():
         ordered = [by_fold[key] for key in sorted(by_fold)]
@@ -209,21 +228,23 @@ def _data_address(path: Path) -> str | None:
 
 
 def _attention_words(files: RunFiles) -> str | None:
-    """How even the attention is over all patients, from attention.parquet; None where there is no attention."""
+    """How even the attention is over all patients; None where there is no attention."""
     if files.attention is None or files.montage is None:
         return None
     rows = files.attention[files.attention["model"] == files.montage.model]
     if rows.empty:
         return None
-    ratios = rows.groupby(["fold", "seed", "patient_id"], sort=True)["weight"].apply(lambda w: entropy_ratio(w.to_numpy()))
+    bags = rows.groupby(["fold", "seed", "patient_id"], sort=True)["weight"]
+    ratios = np.array([entropy_ratio(weights.to_numpy()) for _, weights in bags])
     flat = int((ratios > FLAT).sum())
     text = (
-        f"Over {len(ratios)} bags the entropy of the weights is {ratios.median():.3f} of its maximum (median); "
-        f"it is above {FLAT} in {flat} of them."
+        f"Over {len(ratios)} bags the entropy of the weights is {np.median(ratios):.3f} of its maximum "
+        f"(median); it is above {FLAT} in {flat} of them."
     )
     if flat > len(ratios) / 2:
         text += (
-            " Such weights are those of a plain mean: the slices below are the highest of a flat profile and do not "
-            "show where the model looked. This is the rule where attention starts even, as in medform-small."
+            " Such weights are those of a plain mean: the slices below are the highest of a flat profile and "
+            "do not show where the model looked. This is the rule where attention starts even, as in "
+            "medform-small."
         )
     return text

@@ -16,7 +16,11 @@ from medform.runs.scores import ScoreRow, read_scores
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RunFacts", "RunFiles", "TaskFacts", "read_run"]
+FINISHED = (
+    "complete",
+    "folds",
+)  # a run whose folds are done is whole, whether or not a final model was asked for
+__all__ = ["FINISHED", "RunFacts", "RunFiles", "TaskFacts", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,10 @@ class TaskFacts:
 class RunFacts:
     """What ``run.json`` says that a reader of the report should know.
 
-    ``planned`` and ``spent`` hold numbers, or mappings of numbers by stage, under free names (cpu_minutes, steps,
-    passes, wall_minutes, peak_memory_gb). ``folds_run`` are the folds that were run, ``folds`` how many there are.
-    ``detectable`` maps a task to the smallest difference in AUROC that its n could have shown.
+    ``planned`` and ``spent`` hold numbers, or mappings of numbers by stage, under free names (cpu_minutes,
+    steps, passes, wall_minutes, peak_memory_gb). ``folds_run`` are the folds that were run, ``folds`` how
+    many there are. ``warnings`` are those of the plan. ``detectable`` maps a task to the smallest difference
+    in AUROC that its n could have shown.
     """
 
     status: str = "unknown"
@@ -59,6 +64,7 @@ class RunFacts:
     tasks: tuple[TaskFacts, ...] = ()
     detectable: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     transductive: bool = False
     folds: int | None = None
     folds_run: tuple[int, ...] = ()
@@ -83,7 +89,8 @@ class RunFiles:
 def read_run(folder: Path) -> RunFiles:
     """Read a run folder.
 
-    Raises `InputError` where there is no ``run.json``, where it is of a newer version, or where a file is broken.
+    Raises `InputError` where there is no ``run.json``, where it is of a newer version, or where a file is
+    broken.
     """
     facts = _read_facts(folder)
     scores = folder / "scores.json"
@@ -103,7 +110,7 @@ def read_run(folder: Path) -> RunFiles:
 def _read_facts(folder: Path) -> RunFacts:
     tree = RunFolder(folder).record()
     known = {name: tree[name] for name in RunFacts.__dataclass_fields__ if tree.get(name) is not None}
-    for name in ("argv", "notes", "folds_run", "collapsed"):
+    for name in ("argv", "notes", "warnings", "folds_run", "collapsed"):
         known[name] = tuple(known.get(name, ()))
     known["tasks"] = tuple(
         TaskFacts(**{key: task[key] for key in TaskFacts.__dataclass_fields__ if key in task})

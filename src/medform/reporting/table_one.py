@@ -21,8 +21,9 @@ MOST_LEVELS = 12  # a column with more levels is shown by their number
 class Cell:
     """One column in one group: ``missing`` of its patients have no value; the rest are summed up.
 
-    Numbers carry ``median``, ``q1``, ``q3``; categories and booleans carry ``levels`` (level, patients), most frequent
-    first; anything else (dates, text, many levels) carries only ``distinct``, the number of different values.
+    Numbers carry ``median``, ``q1``, ``q3``; categories and booleans carry ``levels`` (level, patients), most
+    frequent first; anything else (dates, text, many levels) carries only ``distinct``, the number of
+    different values.
     """
 
     missing: int
@@ -48,8 +49,8 @@ class TableOneColumn:
 class TableOne:
     """``groups`` maps a group's name to its number of patients, in the order to be shown.
 
-    In cross-validation every patient is a test patient once, so the usual groups are "all", then "test of fold 1"
-    and so on; a run of one fold has "training", "validation", "test".
+    In cross-validation every patient is a test patient once, so the usual groups are "all", then "test of
+    fold 1" and so on; a run of one fold has "training", "validation", "test".
     """
 
     groups: dict[str, int]
@@ -75,8 +76,9 @@ def summarise(
 ) -> TableOne:
     """Sum up a typed table (index: patient id) by groups of patient ids.
 
-    Only the columns named in ``roles`` are summed up, in that order, and never an `id`. A patient of a group who has
-    no row in the table counts as missing in every column. No value of a text or date column is written.
+    Only the columns named in ``roles`` are summed up, in that order, and never an `id`. A patient of a group
+    who has no row in the table counts as missing in every column. No value of a text or date column is
+    written.
     """
     columns = []
     for name, role in roles.items():
@@ -108,6 +110,8 @@ def _cell(column: pd.Series, ids: Sequence[str], kind: str) -> Cell:
         texts = values.map({True: "yes", False: "no"}) if kind == "boolean" else values.astype(str)
         found = texts.value_counts()
         if len(found) <= MOST_LEVELS:
-            ordered = sorted(((str(level), int(n)) for level, n in found.items()), key=lambda pair: (-pair[1], pair[0]))
+            ordered = sorted(
+                ((str(level), int(n)) for level, n in found.items()), key=lambda pair: (-pair[1], pair[0])
+            )
             return Cell(missing, levels=tuple(ordered))
     return Cell(missing, distinct=int(values.nunique()))

@@ -38,6 +38,7 @@ Names = Callable[[Sequence[int]], Sequence[str]]
 
 COLLAPSED_RANK = 2.0  # centred effective rank below which 64 slices lie on a line
 COLLAPSED_LOGS = 2  # in a row
+SMALL_NETWORK = 1_000_000  # weights
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,21 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def _fitting_threads(objective: Objective) -> Iterator[None]:
+    """One thread for a small network: sharing out its pieces costs more (measured: six times) than its work.
+
+    The choice depends on the network alone, so that sums are made in the same order in every run.
+    """
+    before = torch.get_num_threads()
+    if sum(parameter.numel() for parameter in objective.parameters()) < SMALL_NETWORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class _Batches:
     """The loader's batches on the device, the next one made in a thread while the step runs."""
 
@@ -130,7 +146,7 @@ class _Batches:
 
 @dataclass
 class _Course:
-    """What the loop knows beside the weights: steps done, logs in a row that looked collapsed, the step last saved."""
+    """What the loop knows beside the weights: steps done, logs in a row that looked collapsed, last save."""
 
     step: int = 0
     collapsed: int = 0
@@ -171,7 +187,7 @@ def fit(
     loop = _Loop(objective, module, wrapped, optimizer_config, settings, fabric, folder, log, course)
     batches = _Batches(loader, fabric.device, settings.steps)
     try:
-        with _stop_signals() as asked:
+        with _stop_signals() as asked, _fitting_threads(objective):
             return loop.run(batches, asked, monitor, names, progress)
     except KeyboardInterrupt:
         raise Interrupted(
@@ -305,7 +321,7 @@ class _Loop:
         )
 
     def _stop_not_finite(self, what: str, batch: Batch, names: Names | None) -> None:
-        """Say which patients were in the batch. Nothing is saved: statistics of norms may already be spoilt."""
+        """Name the patients of the batch. Nothing is saved: statistics of norms may already be spoilt."""
         codes = sorted({int(code) for block in batch.values() for code in block.patient})
         shown = [str(name) for name in (names(codes) if names else [f"number {code}" for code in codes])]
         listed = ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -25,8 +25,8 @@ MASK_FOLDERS = {
 class FolderLayout:
     """The first folder in which the files differ names the patient.
 
-    ``volumes`` are files that hold a whole scan (NIfTI), ``pictures`` single slices. Without any folder a volume
-    is a patient, named like the file, and all pictures are one patient, named like ``root_name``.
+    ``volumes`` are files that hold a whole scan (NIfTI), ``pictures`` single slices. Without any folder a
+    volume is a patient, named like the file, and all pictures are one patient, named like ``root_name``.
     """
 
     name = "folders"
@@ -37,21 +37,27 @@ class FolderLayout:
         self._shared = len(common_folder(scans))
         self._pictures = frozenset(pictures)
 
+    def folder(self, file: str) -> str | None:
+        """The first folder that tells a file apart from others; None where it lies in the folder of all."""
+        below = PurePosixPath(file).parts[self._shared :]
+        return below[0] if len(below) > 1 else None
+
     def place(self, file: str) -> Place:
-        """Patient by the first folder that tells files apart, series by the whole folder (pictures) or the file.
+        """Patient by the first folder that tells files apart, series by the whole folder (pictures) or
+        the file.
 
         `NotScan` for what lies in a folder of masks.
         """
         parts = PurePosixPath(file).parts
         if _among_masks(file):
             raise NotScan("in a folder of masks")
-        below = parts[self._shared :]
+        folders = "/".join(parts[:-1])
         picture = file in self._pictures
-        series = "/".join(parts[:-1]) if picture else file
-        if len(below) > 1:
-            return Place(below[0], series or self._root_name, "/".join(parts[:-1]))
+        series = (folders or self._root_name) if picture else file
+        if (patient := self.folder(file)) is not None:
+            return Place(patient, series, folders)
         if picture:
-            return Place(parts[-2] if len(parts) > 1 else self._root_name, series or self._root_name)
+            return Place(parts[-2] if folders else self._root_name, series)
         return Place(stem(file), series)
 
 

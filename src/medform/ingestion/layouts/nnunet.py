@@ -1,4 +1,5 @@
-"""nnU-Net: ``imagesTr/CASE_0000.nii.gz`` with ``dataset.json`` (channel_names); label maps lie in ``labelsTr``."""
+"""nnU-Net: ``imagesTr/CASE_0000.nii.gz`` with ``dataset.json`` (channel_names); label maps lie in
+``labelsTr``."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def recognise(root: Path, files: Iterable[str]) -> bool:
 
 
 class NnunetLayout:
-    """Case and channel from the file name; the channel's name, where ``dataset.json`` has one, is the modality."""
+    """Case and channel from the file name; the channel's name, where ``dataset.json`` has one, is the
+    modality."""
 
     name = "nnunet"
 

@@ -20,9 +20,9 @@ __all__ = ["index_series"]
 def index_series(file: CohortFile, root: Path, files: dict[str, FoundFile]) -> list[FoundSeries]:
     """One series a patient from ``images.index``; pictures that it does not name are a quarantined series.
 
-    ``root`` is the folder of the images and ``files`` what lies there, by path; masks change their kind in it to
-    ``other``. Raises `InputError` with every fault of the index: missing columns, orders that are no numbers or stand
-    twice, no file found at all.
+    ``root`` is the folder of the images and ``files`` what lies there, by path; masks change their kind
+    in it to ``other``. Raises `InputError` with every fault of the index: missing columns, orders that
+    are no numbers or stand twice, no file found at all.
     """
     assert file.images.index is not None
     table = read_table(file.path(file.images.index))
@@ -58,7 +58,8 @@ def _below(root: Path, cohort_root: Path) -> PurePosixPath:
 
 
 def _rows(table: RawTable, index: Index, base: PurePosixPath) -> list[tuple[str, float, int, SliceSource]]:
-    """(patient, order, line of the file, source) of every row; all faults of the index in one `InputError`."""
+    """(patient, order, line of the file, source) of every row; all faults of the index in one
+    `InputError`."""
     wanted = [index.patient, index.order, index.file, *([index.mask] if index.mask else [])]
     problems = [*table.problems, *_missing_columns(table, wanted)]
     if problems:
