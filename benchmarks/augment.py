@@ -1,8 +1,8 @@
-"""Two augmented views a slice: medform's kernel beside lightly's SimCLR transform and batched torch, one thread.
+"""Two augmented views a slice: medform's kernel beside lightly's transform and batched torch, one thread.
 
 Peers: ``lightly`` works on RGB uint8 through PIL with colour jitter, which is what its users run on CT today;
-``torch`` is the kernel's own augmentation in batched operations (`medform.inputs.augment.augment_tensor`). CPU
-time of the process, variants interleaved; ratio = median of the rounds' ratios, low and high their extremes.
+``torch`` is the kernel's own augmentation in batched operations (`augment_tensor`). CPU time of the process,
+variants interleaved; ratio = median of the rounds' ratios, low and high their extremes.
 
     python benchmarks/augment.py [--json] [--rounds 5]
 
@@ -38,7 +38,7 @@ def chest_like(side: int) -> np.ndarray:
 
 
 def variants(size: int, source: int) -> dict[str, Callable[[int], Any]]:
-    """Name -> function of the round's number that makes 2 x SLICES views of ``size`` from slices of ``source``."""
+    """Name -> function of the round's number: 2 x SLICES views of ``size`` from slices of ``source``."""
     from lightly.transforms import SimCLRTransform
     from PIL import Image
 

@@ -198,7 +198,7 @@ def test_exit_code_and_words_of_what_can_go_wrong(
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.proves("A.input", "U7")
+@pytest.mark.proves("A.input")
 def test_interrupted_run_is_told_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

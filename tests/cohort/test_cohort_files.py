@@ -49,7 +49,10 @@ def test_shipped_cohort_files_type_their_tables_and_have_no_refused_leak(
     leaks = find_leaks(file, table)
     refuse_leaks(leaks, name)
     if name == "ct_ich":  # patient numbers are sorted by diagnosis
-        assert {(leak.task, leak.how) for leak in leaks} >= {("haemorrhage", "id_number"), ("haemorrhage", "row_order")}
+        assert {(leak.task, leak.how) for leak in leaks} >= {
+            ("haemorrhage", "id_number"),
+            ("haemorrhage", "row_order"),
+        }
     assert pd.api.types.is_float_dtype(table[features[0]].dtype)
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,8 +58,8 @@ def test_a_batch_of_one_patient_is_refused_and_nothing_to_train_on_too() -> None
 
 
 @pytest.fixture
-def store(make_cohort: Make, chests: dict[str, list[np.ndarray]]) -> SliceStore:
-    return working_slices(make_cohort(chests, intercept=-1024.0), 32)
+def store(make_cohort: Make, chests: dict[str, list[np.ndarray]], tmp_path: Path) -> SliceStore:
+    return working_slices(make_cohort(chests, intercept=-1024.0), 32, tmp_path / "cache")
 
 
 def slice_loader(
@@ -150,6 +151,13 @@ def test_a_patient_without_a_modality_has_no_row_in_it_and_is_still_there(patien
     assert whole["image"].patient.tolist() == [code for code in range(patients) if code != 2]
     for block in (batch["clinical"], whole["clinical"]):
         assert block.value["table"][:, 0].tolist() == block.patient.tolist()
+
+
+def test_a_patient_without_any_modality_is_in_no_batch() -> None:
+    nobody = PatientLoader(sources(4), np.array([0, 3, 77]), batch=2, seed=0)
+    assert nobody.patients.tolist() == [0, 3] and nobody.steps_per_epoch == 1
+    with pytest.raises(InputError, match="nothing to train on"):
+        PatientLoader(sources(4), np.array([77]), batch=2, seed=0)
 
 
 def test_a_modality_that_nobody_of_the_batch_has_is_left_out() -> None:

@@ -88,6 +88,18 @@ def test_a_cohort_is_shrunk_once_and_the_file_is_named_by_what_is_in_it(
         first.pixels[0] = 0
 
 
+@pytest.mark.proves("A.tests", "R34")
+def test_poisoned_test_slices_change_no_cached_slice_of_anybody_else(
+    make_cohort: Make, chests: Slices, tmp_path: Path
+) -> None:
+    clean = working_slices(make_cohort(chests), 20, tmp_path / "cache")
+    chests["P4"] = [np.full((40, 40), 32000, np.int16) for _ in chests["P4"]]
+    poisoned = working_slices(make_cohort(chests), 20, tmp_path / "cache")
+    others = clean.rows(["P1", "P2", "P3", "P5"])
+    assert np.array_equal(poisoned.pixels[others], clean.pixels[others])
+    assert clean.slice_ids == poisoned.slice_ids and clean.scale == poisoned.scale
+
+
 def test_a_slice_keeps_its_key_in_a_smaller_cohort(make_cohort: Make, chests: Slices) -> None:
     cohort = make_cohort(chests)
     store = working_slices(cohort, 20)

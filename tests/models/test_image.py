@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from torch import nn
 
 from medform.compute.seed import generator
 from medform.errors import InputError
 from medform.interfaces import Block
-from medform.models.image import ImageTower, TimmConfig
+from medform.models.image import ImageTower, ModuleConfig, TimmConfig
 
 
 def tower(model: str = "resnet10t", **options: object) -> ImageTower:
@@ -19,6 +20,41 @@ def tower(model: str = "resnet10t", **options: object) -> ImageTower:
 def block(image: torch.Tensor) -> Block:
     ids = torch.arange(len(image))
     return Block({"image": image}, patient=ids, item=ids)
+
+
+@pytest.mark.proves("A4.1")
+@pytest.mark.parametrize(
+    "model", ["resnet10t", "mobilenetv3_small_050", "convnext_atto", "test_efficientnet"]
+)
+def test_any_family_takes_one_channel_and_learns(model: str) -> None:
+    built = tower(model).train()
+    vector = built(block(torch.rand(2, 1, 64, 64))).pooled
+    assert vector.shape == (2, built.width)
+    vector.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in built.parameters())
+
+
+class OwnEncoder(nn.Module):
+    """A user's own: nothing of medform in it."""
+
+    def __init__(self, channels: int, name: str = "plain") -> None:
+        super().__init__()
+        self.layer1 = nn.Conv2d(1, channels, 3)
+        self.name = name
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.layer1(image).mean((2, 3))
+
+
+@pytest.mark.proves("A4.1")
+def test_a_users_own_module_is_a_tower_with_arguments_written_as_yaml() -> None:
+    config = ModuleConfig.model_validate({"module": f"{__name__}:OwnEncoder", "channels": "5", "std": "0.25"})
+    model = config.build(generator(0)).eval()
+    assert model.width == 5
+    image = torch.rand(3, 1, 16, 16)
+    torch.testing.assert_close(model(block(image)).pooled, model.encoder((image - 0.5) / 0.25))
+    assert model.slice_vector(image, [1, "head"]).shape == (3, 10)
+    assert ModuleConfig.model_validate(config.model_dump()).model_extra == {"channels": "5"}
 
 
 @pytest.mark.proves("A4.1", "D12")

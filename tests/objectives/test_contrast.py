@@ -1,8 +1,11 @@
-"""The one contrastive loss against closed forms, a slow loop in float64, a peer's NT-Xent, the InfoNCE formula."""
+"""The one contrastive loss against closed forms, a slow loop in float64, a peer's NT-Xent, the InfoNCE
+formula.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from torch.nn import functional as F
 from medform.compute.seed import generator
 from medform.objectives.contrast import (
     RelativeTemperature,
+    Similarity,
     Temperature,
     alignment,
     chance,
@@ -60,14 +64,14 @@ def slow(
     st.booleans(),
 )
 def test_it_equals_the_definition_computed_pair_by_pair(
-    m: int, n: int, seed: int, similarity: str, soft: bool
+    m: int, n: int, seed: int, similarity: Similarity, soft: bool
 ) -> None:
     random = generator(seed)
     a, b = (torch.randn(rows, 3, generator=random, dtype=torch.float64) for rows in (m, n))
     target = torch.rand(m, n, generator=random, dtype=torch.float64)
     target = target * (target > 0.5) if soft else target > 0.6
     candidate = torch.rand(m, n, generator=random) > 0.2
-    found = contrast(a, b, target, 0.5, candidate, similarity)  # type: ignore[arg-type]
+    found = contrast(a, b, target, 0.5, candidate, similarity)
     assert float(found) == pytest.approx(slow(a, b, target, 0.5, candidate, similarity), rel=1e-9, abs=1e-12)
 
 
@@ -98,28 +102,26 @@ def test_by_patient_it_is_symmetric_infonce() -> None:
 
 @pytest.mark.proves("A.tests")
 @pytest.mark.parametrize("similarity", ["cosine", "distance"])
-def test_closed_forms(similarity: str) -> None:
+def test_closed_forms(similarity: Similarity) -> None:
     n, eye = 6, torch.eye(6, dtype=torch.bool)
     same = torch.ones(2 * n, 4)
     item = torch.arange(n).repeat(2)
     others = ~torch.eye(2 * n, dtype=torch.bool)
     target = (item[:, None] == item) & others
-    collapsed = contrast(same, same, target, 0.1, others, similarity)  # type: ignore[arg-type]
+    collapsed = contrast(same, same, target, 0.1, others, similarity)
     assert float(collapsed) == pytest.approx(math.log(2 * n - 1), abs=1e-5)
     assert chance(target, others) == pytest.approx(math.log(2 * n - 1))
     # orthogonal unit vectors: cosine 1 and 0, squared distance 0 and 2; both give 1/tau between them
     basis = torch.eye(n)
     wanted = math.log(math.exp(1 / 0.5) + n - 1) - 1 / 0.5
-    assert float(contrast(basis, basis, eye, 0.5, similarity=similarity)) == pytest.approx(wanted, abs=1e-6)  # type: ignore[arg-type]
+    assert float(contrast(basis, basis, eye, 0.5, similarity=similarity)) == pytest.approx(wanted, abs=1e-6)
     # m identical rows of the other side cannot be told apart: ln m is the floor
     twins = torch.cat([basis, basis])
-    floor = contrast(basis, twins, torch.cat([eye, torch.zeros_like(eye)], 1), 0.01, similarity=similarity)  # type: ignore[arg-type]
+    floor = contrast(basis, twins, torch.cat([eye, torch.zeros_like(eye)], 1), 0.01, similarity=similarity)
     assert float(floor) == pytest.approx(math.log(2), abs=1e-5)
     assert float(
         contrast(basis, twins, torch.cat([eye, eye], 1), 0.01, similarity=similarity)
-    ) == pytest.approx(  # type: ignore[arg-type]
-        math.log(2), abs=1e-5
-    )
+    ) == pytest.approx(math.log(2), abs=1e-5)
 
 
 @pytest.mark.proves("A5.3")
@@ -149,7 +151,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     target = torch.rand(4, 5, generator=random, dtype=torch.float64)
     target[1] = 0.0
     candidate = torch.rand(4, 5, generator=random) > 0.3
-    for similarity in ("cosine", "distance"):
+    for similarity in get_args(Similarity):
         assert torch.autograd.gradcheck(
             lambda a, b, tau, kind=similarity: contrast(a, b, target, tau, candidate, kind), (a, b, tau)
         )
@@ -159,9 +161,9 @@ def test_gradients_are_those_of_finite_differences() -> None:
 def test_extreme_logits_and_half_precision_stay_finite() -> None:
     a = 1e3 * torch.randn(6, 4, generator=generator(0))
     target = torch.eye(6, dtype=torch.bool)
-    for similarity in ("cosine", "distance"):
+    for similarity in get_args(Similarity):
         leaf = a.clone().requires_grad_()
-        loss = contrast(leaf, a.flip(0), target, 1e-3, similarity=similarity)  # type: ignore[arg-type]
+        loss = contrast(leaf, a.flip(0), target, 1e-3, similarity=similarity)
         loss.backward()
         assert torch.isfinite(loss)
         assert leaf.grad is not None

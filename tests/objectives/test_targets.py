@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medform.errors import InputError
 from medform.objectives.targets import (
     Ids,
     Negatives,
@@ -64,12 +65,15 @@ def test_a_batch_of_one_patient_keeps_its_negatives_and_says_so() -> None:
 
 def test_what_a_switch_needs_and_does_not_find_is_an_error() -> None:
     ids = Ids(torch.zeros(2, dtype=torch.long), torch.arange(2))
-    with pytest.raises(ValueError, match="slice index"):
+    with pytest.raises(InputError, match="slice index"):
         between_views(ids, Positives(same_patient_within=1), Negatives())
-    with pytest.raises(ValueError, match="in mm"):
+    with pytest.raises(InputError, match="positions in mm"):
         between_views(ids, Positives(same_patient_within="5 mm"), Negatives())
-    with pytest.raises(ValueError, match="height"):
+    with pytest.raises(InputError, match="height"):
         between_views(ids, Positives(), Negatives(position="matched"))
+    nowhere = Ids(ids.patient, ids.item, z_mm=torch.full((2,), float("nan")))
+    with pytest.raises(InputError, match="positions in mm"):
+        between_views(nowhere, Positives(same_patient_within="5 mm"), Negatives())
     unknown = Ids(ids.patient, ids.item, z_mm=torch.tensor([0.0, float("nan")]))
     pairs = between_views(unknown, Positives(same_patient_within="5 mm"), Negatives())
     assert not pairs.target.any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ def _rows() -> list[ScoreRow]:
             rows.append(_row(task, model, "brier", 0.3 - value / 8, 0.03))
             if model in ("aligned", "image_only", "shuffled_pairs"):
                 rows.append(_row(task, model, "auroc", value - 0.02, 0.12, readout="centroid"))
+        share = positive / TASKS[task][0]
+        for metric, value in (("auprc", share), ("balanced_accuracy", 0.5), ("brier", share * (1 - share))):
+            guess = _row(task, "chance", metric, value, 0.0, readout=None, note="chance")
+            rows.append(replace(guess, ci_low=None, ci_high=None))
         for pair, value in PAIRS.items():
             rows.append(_row(task, pair, "auroc", value, 0.08, p_value=0.4))
         for supports, gain in (("aligned", 0.05), ("out_of_fold", 0.02), ("unseen", 0.03)):
@@ -125,7 +130,9 @@ def _curves() -> pd.DataFrame:
                     {"name": f"roc/{task}/{model}", "model": model, "x": x, "y": x ** (1 / level - 1)}
                 )
             )
-    return pd.concat(frames).assign(ci_low=np.nan, ci_high=np.nan)
+    curves = pd.concat(frames)
+    low, high = (curves["y"] - 0.1).clip(lower=0), (curves["y"] + 0.1).clip(upper=1)
+    return curves.assign(ci_low=low, ci_high=high)
 
 
 def _tile(random: np.random.Generator, size: int = 128) -> Image.Image:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from medform.reporting.controls import chance_of, differences, task_scores, verdict, warnings
+from medform.reporting.controls import differences, task_scores, verdict, warnings
 from medform.reporting.run_files import RunFacts, TaskFacts
 from medform.runs.scores import ScoreRow
 
@@ -24,7 +24,7 @@ def row(
 
 def said(*rows: ScoreRow, detectable: float | None = 0.14) -> str:
     facts = RunFacts(detectable={} if detectable is None else {"histology": detectable})
-    return verdict(rows, task_scores(rows, TASK), facts).sentence
+    return verdict(task_scores(rows, TASK), facts).sentence
 
 
 ALIGNED, ALONE = row("aligned", 0.71, 0.58, 0.83), row("image_only", 0.69, 0.56, 0.81)
@@ -78,7 +78,7 @@ def test_every_null_difference_says_what_could_not_have_been_seen() -> None:
         row("own - other", -0.2, -0.3, -0.1),
         row("aligned - image_only", 0.01, -0.07, 0.09, readout="centroid"),
     ]
-    found = differences(rows, TASK, 0.14)
+    found = differences(task_scores(rows, TASK), 0.14)
     assert [difference.tone for difference in found] == ["none", "gain", "loss"]
     assert (
         "a difference below 0.14 could not have been seen" in found[0].answer and "−0.05" in found[0].answer
@@ -119,11 +119,7 @@ def test_table_keeps_a_fixed_order_and_sets_centroid_rows_apart() -> None:
     assert scores.centroid["aligned"].value == 0.66 and scores.row("aligned") is ALIGNED
 
 
-def test_chance_is_the_guess_that_knows_the_prevalence() -> None:
-    assert [chance_of(metric, TASK) for metric in ("auroc", "auprc", "brier", "hd95")] == [
-        0.5,
-        0.25,
-        0.1875,
-        None,
-    ]
-    assert chance_of("auprc", TaskFacts("t")) is None
+def test_chance_rows_become_the_chance_line_and_no_row_of_the_table() -> None:
+    rows = [ALIGNED, row("chance", 0.25, metric="auprc", readout=None, note="chance")]
+    scores = task_scores(rows, TASK)
+    assert scores.models == ["aligned"] and scores.chance == {"auroc": 0.5, "auprc": 0.25}

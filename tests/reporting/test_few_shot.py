@@ -40,3 +40,13 @@ def test_panels_separate_supports_and_name_impossible_and_overlapping_draws() ->
     low, high = common_limits([aligned, unseen])
     assert low == pytest.approx(0.46 + 0.02 - 0.0, abs=0.03) and high == pytest.approx(0.87)
     assert panels(rows, "other") == []
+
+
+def test_image_alone_stands_beside_supports_out_of_fold_with_its_own_draws() -> None:
+    rows = [
+        row("image_only", 5, 0.6),
+        row("aligned", 5, 0.7),
+        row("aligned", 5, 0.65, supports="out_of_fold"),
+    ]
+    _, out_of_fold = panels(rows, "t")
+    assert [point.value for point in out_of_fold.lines["image_only"]] == [0.6]

@@ -94,8 +94,8 @@ def test_verdict_says_what_a_null_could_not_have_seen(whole: BeautifulSoup) -> N
     verdict = whole.select_one(".verdict")
     assert verdict is not None
     assert verdict.get_text() == (
-        "On histology, aligned scores 0.71 [0.59, 0.83] of 1 (chance 0.50); image alone 0.69; this cohort does "
-        "not show a benefit of alignment; a difference below 0.14 could not have been seen."
+        "On histology, aligned scores 0.71 [0.59, 0.83] of 1 (chance 0.50); image alone 0.69; this cohort "
+        "does not show a benefit of alignment; a difference below 0.14 could not have been seen."
     )
 
 

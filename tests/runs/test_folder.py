@@ -20,6 +20,12 @@ def everything(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
+def test_a_refusal_before_anything_was_written_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError), RunFolder(tmp_path / "deep" / "run").lock():
+        raise InputError("wrong column.")
+    assert not (tmp_path / "deep" / "run").exists()
+
+
 def test_a_file_is_written_whole_from_bytes_text_or_a_function(tmp_path: Path) -> None:
     write_atomically(tmp_path / "new" / "a", b"\x00\x01")
     write_atomically(tmp_path / "new" / "b", "größer")
@@ -74,11 +80,12 @@ def test_a_run_begins_goes_on_and_starts_anew(tmp_path: Path) -> None:
         write_atomically(run.stage("pretrain", fold=0) / "model.safetensors", b"weights")
         write_atomically(run.path / "notes of the user.txt", "mine")
         write_atomically(run.path / "store" / "cohort.json", "{}")
+        write_atomically(run.path / "scores.json", "[]")
         assert run.begin(IDENTITY, resume=True) is True
         assert run.stage("pretrain", fold=0).is_dir()
         assert run.begin(IDENTITY, overwrite=True) is False
     left = everything(run.path)
-    assert not any(name.startswith("folds") for name in left)
+    assert not any(name.startswith(("folds", "scores")) for name in left)
     assert left["notes of the user.txt"] == b"mine" and "store/cohort.json" in left
 
 
@@ -115,6 +122,26 @@ def test_another_configuration_cohort_or_version_is_refused_with_the_difference(
     assert everything(tmp_path) == before
     assert run.begin(other, overwrite=True) is False
     assert run.identity() == other
+
+
+def test_killed_while_overwriting_a_run_can_only_be_overwritten_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path)
+    run.begin(IDENTITY)
+    write_atomically(run.stage("pretrain", fold=0) / "stage.json", "{}")
+
+    def kill(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_module.shutil, "rmtree", kill)
+        with pytest.raises(KeyboardInterrupt):
+            run.begin(IDENTITY, overwrite=True)
+    with pytest.raises(InputError, match="half overwritten -> 0.1.0"):
+        run.begin(IDENTITY, resume=True)
+    assert run.begin(IDENTITY, overwrite=True) is False
+    assert set(everything(tmp_path)) == {"run.json", "recipe.yaml"}
 
 
 def test_a_folder_of_somebody_else_is_never_touched(tmp_path: Path) -> None:

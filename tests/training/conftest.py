@@ -72,8 +72,7 @@ def fabric() -> Fabric:
     return Fabric(accelerator="cpu", devices=1)
 
 
-@pytest.fixture
-def store() -> SliceStore:
+def noise_store() -> SliceStore:
     """24 noise slices of 8 patients."""
     random = np.random.default_rng(0)
     patient = np.repeat(np.arange(8), 3)
@@ -89,6 +88,11 @@ def store() -> SliceStore:
         key=np.arange(24) * 7919,
         digest="noise",
     )
+
+
+@pytest.fixture
+def store() -> SliceStore:
+    return noise_store()
 
 
 @dataclass

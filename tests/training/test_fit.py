@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +69,68 @@ def test_a_killed_run_ends_with_the_bits_and_lines_of_an_undisturbed_one(
     assert weights(resumed) == weights(whole)
     assert lines(bench.folder / "a" / "metrics.jsonl") == lines(bench.folder / "whole" / "metrics.jsonl")
     assert dict(again.logs) == dict(ended.logs)
+
+
+KILLED_PROCESS = """
+import os, signal, sys
+from pathlib import Path
+from lightning_fabric import Fabric
+from tests.training.conftest import Bench, TinySimclr, noise_store
+step, folder = int(sys.argv[1]), Path(sys.argv[2])
+bench = Bench(noise_store(), Fabric(accelerator="cpu", devices=1), folder)
+kill = lambda done, _: os.kill(os.getpid(), signal.SIGKILL) if done >= step else None
+bench.run(TinySimclr(), progress=kill)
+"""
+
+
+def end_by_kill_9(folder: Path, step: int) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", KILLED_PROCESS, str(step), str(folder)]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+@pytest.mark.proves("U7", "R43")
+def test_a_process_ended_by_kill_9_is_gone_on_with_by_another(bench: Any, simclr: Make) -> None:
+    end_by_kill_9(bench.folder, 10)
+    resumed, whole = simclr(seed=99), simclr()
+    bench.run(resumed)
+    bench.run(whole, "whole")
+    assert weights(resumed) == weights(whole)
+    assert lines(bench.folder / "a" / "metrics.jsonl") == lines(bench.folder / "whole" / "metrics.jsonl")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_twenty_kills_in_a_row_leave_no_trace(bench: Any, simclr: Make, random: np.random.Generator) -> None:
+    for step in sorted(random.integers(1, 14, 20).tolist()):
+        end_by_kill_9(bench.folder, step)
+    resumed, whole = simclr(), simclr()
+    bench.run(resumed)
+    bench.run(whole, "whole")
+    assert weights(resumed) == weights(whole)
+
+
+@pytest.mark.proves("U7", "A.input")
+def test_a_full_disk_stops_with_the_earlier_checkpoint_whole(
+    bench: Any, simclr: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if target.name == "step-000000008.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medform.runs.folder.os.replace", full)
+        with pytest.raises(MedformError, match="(?s)the disk is full.*free some space.*--resume"):
+            bench.run(simclr())
+    assert [path.name for path in (bench.folder / "a").glob("*step*")] == ["step-000000004.safetensors"]
+    resumed, whole = simclr(seed=99), simclr()
+    bench.run(resumed)
+    bench.run(whole, "whole")
+    assert weights(resumed) == weights(whole)
 
 
 def test_every_logged_line_has_what_a_reader_needs(bench: Any, simclr: Make) -> None:
@@ -191,9 +256,7 @@ def test_an_interrupt_finishes_the_step_saves_it_and_goes_on_from_there(
         if done == 5:
             os.kill(os.getpid(), number)
 
-    with pytest.raises(
-        Interrupted, match=r"(?s)interrupted after step [56] of 14, which is saved.*--resume"
-    ) as caught:
+    with pytest.raises(Interrupted, match=r"(?s)interrupted; [56] of 14 steps are saved.*--resume") as caught:
         bench.run(simclr(), progress=interrupt)
     assert caught.value.exit_code == 130 and signal.getsignal(number) is before
     resumed, whole = simclr(seed=8), simclr()

@@ -80,6 +80,21 @@ def test_the_papers_schedule_has_five_warm_up_epochs_and_ends_at_1e_8() -> None:
     assert learning_rate(config, 1e-4, 399, 400, warmup) == 1e-8
 
 
+@pytest.mark.proves("D21")
+def test_settings_given_as_text_mean_what_they_say() -> None:
+    tree = {
+        "lr": "3e-4",
+        "clip": None,
+        "warmup": {"steps": "0"},
+        "weight_decay": "0",
+        "betas": ["0.9", "0.95"],
+    }
+    config = parse(OptimizerConfig, tree)
+    assert (config.lr, config.clip, config.weight_decay, config.betas) == (3e-4, None, 0.0, (0.9, 0.95))
+    warmup = config.warmup.count(10, 1)
+    assert warmup == 0 and learning_rate(config, 3e-4, 0, 10, warmup) == 3e-4
+
+
 def test_a_constant_schedule_stays() -> None:
     config = OptimizerConfig(schedule="constant", warmup=WarmUp(steps=2))
     assert [learning_rate(config, 1.0, step, 5, 2) for step in range(5)] == [0.5, 1, 1, 1, 1]

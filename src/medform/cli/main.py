@@ -137,9 +137,8 @@ def phantom(
 ) -> None:
     """Write a synthetic hospital: DICOM, tables, genes, masks, and truth.json that says what was planted."""
     truth = medform.phantom(out, patients=patients, seed=seed, options=settings(set_), overwrite=overwrite)
-    finish(
-        truth, json, said=f"{out}: a synthetic hospital of {patients} patients.\nNext: medform check {out}"
-    )
+    said = f"{out}: a synthetic hospital of {patients} patients."
+    finish(truth, json, said=f"{said}\nNext: medform check {out / 'images'} --table {out / 'clinical.xlsx'}")
 
 
 @app.command()

@@ -20,6 +20,13 @@ from typing import Any
 __all__ = ["exit_code", "prepare", "show", "simple"]
 
 
+class _Messages(logging.Handler):
+    """Prints a message to what stderr is at that moment: a progress bar takes it over while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def prepare(debug: bool) -> None:
     """Send the package's messages to stderr, and let no console's encoding stop a result from being shown."""
     for stream in (sys.stdout, sys.stderr):
@@ -27,8 +34,7 @@ def prepare(debug: bool) -> None:
         if reconfigure is not None:
             reconfigure(errors="replace")
     logger = logging.getLogger("medform")
-    logger.handlers = [handler := logging.StreamHandler(sys.stderr)]
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [_Messages()]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False
 
@@ -37,8 +43,6 @@ def simple(value: Any) -> Any:
     """``value`` as what JSON knows; NaN and infinity become null."""
     if hasattr(value, "as_json"):
         return simple(value.as_json())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: simple(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): simple(item) for key, item in value.items()}
     if isinstance(value, str | bool | int | None):
@@ -51,6 +55,8 @@ def simple(value: Any) -> Any:
         return simple(value.to_dict("records"))
     if hasattr(value, "tolist"):  # a numpy scalar or array
         return simple(value.tolist())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: simple(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Sequence | set | frozenset):
         return [simple(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
     return str(value)

@@ -259,9 +259,8 @@ class CohortWriter:
             (self.root / "cohort.json").unlink(missing_ok=True)
             for name in ("parts", "voxels", "masks", "splits", "previews"):
                 shutil.rmtree(self.root / name, ignore_errors=True)
-        for folder in (self.root, self.root / "parts", self.root / "voxels", self.root / "masks"):
-            for leftover in folder.glob(f"*{PARTIAL}"):
-                leftover.unlink()
+        for leftover in sorted(self.root.rglob(f"*{PARTIAL}")):
+            leftover.unlink()
 
     def is_complete(self, series_id: str, inputs: str) -> bool:
         """`series_complete` in this store."""

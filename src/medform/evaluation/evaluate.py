@@ -13,6 +13,7 @@ import pandas as pd
 
 from medform.cohort.split import Split
 from medform.errors import InputError, Problem, nearest
+from medform.evaluation.attention import attention_cases
 from medform.evaluation.curves import roc_curves
 from medform.evaluation.few_shot import few_shot, held_out_patients
 from medform.evaluation.fusion import fuse
@@ -26,7 +27,7 @@ from medform.evaluation.probe import (
     select_models,
     validation_cases,
 )
-from medform.evaluation.retrieval import retrieval_cases
+from medform.evaluation.retrieval import Similarity, retrieval_cases
 from medform.evaluation.rows import tallied_rows
 from medform.evaluation.settings import EvaluationSettings
 from medform.evaluation.tally import gather
@@ -69,6 +70,8 @@ def evaluate(
     cohort_name: str = "cohort",
     *,
     projections: pd.DataFrame | None = None,
+    similarity: Similarity = "distance",
+    attention: pd.DataFrame | None = None,
     notes: Mapping[str, str] | None = None,
     sink: Sink | None = None,
     progress: Callable[[str], None] | None = None,
@@ -77,10 +80,11 @@ def evaluate(
 
     embeddings: frame of ``embeddings.parquet``; labels: index patient_id, one float column of 0, 1 or NaN a
     task. direct: predictions of models that predict themselves, with columns task, model, fold, seed, part
-    (validation or test), patient_id, y_prob. projections: image and table in the aligned space, with
-    columns patient_id, fold, model, seed, modality (image or clinical), vector, of test patients; they give
-    the retrieval rows. notes: model -> remark on all its rows. sink: called with each chunk of predictions
-    (a `PredictionWriter`), which are then not kept. progress: called with a line of text at each step.
+    (validation or test), patient_id, y_prob. projections: both sides of the aligned space, with columns
+    patient_id, fold, model, seed, modality (image or clinical), vector, of test patients; they give the
+    retrieval rows, by ``similarity`` (that of the recipe's objective). notes: model -> remark on all its
+    rows. sink: called with each chunk of predictions (a `PredictionWriter`), which are then not kept.
+    progress: called with a line of text at each step.
 
     Raises `InputError` for vectors that do not fit the split, a table of labels without usable values, or a
     primary task of one class. A secondary task that cannot be scored has rows with a null value and a note.
@@ -96,22 +100,12 @@ def evaluate(
     held_out = held_out_patients(vectors, strata, settings)
     cases: list[dict[str, Any]] = []
     kept: list[pd.DataFrame] = []
-    write = sink or kept.append
-
-    def chunks() -> Iterator[pd.DataFrame]:
-        """The rows are made from the very chunks that are written, so they can be made again from the
-        file.
-        """
-        for outcome in _outcomes(vectors, targets, held_out, settings, direct, progress):
-            cases.extend(outcome.cases)
-            for frame in outcome.predictions:
-                if len(frame):
-                    write(frame)
-                    yield frame
-
-    tallies = gather(chunks())
+    outcomes = _outcomes(vectors, targets, held_out, settings, direct, progress)
+    tallies = gather(_written(outcomes, cases, sink or kept.append))
     if projections is not None:
-        cases.extend(_retrieval(projections, cohort_name))
+        cases.extend(_retrieval(projections, cohort_name, similarity))
+    if attention is not None:
+        cases.extend(attention_cases(cohort_name, attention))
     found = case_frame(cases)
     rows = tallied_rows(tallies, found, settings, notes=notes)
     return Evaluation(
@@ -122,6 +116,18 @@ def evaluate(
         selected=select_models(found, labels),
         detectable=detectable_differences(labels, rows),
     )
+
+
+def _written(
+    outcomes: Iterator[Outcome], cases: list[dict[str, Any]], write: Callable[[pd.DataFrame], object]
+) -> Iterator[pd.DataFrame]:
+    """The chunks as they are written: rows are made from these very chunks, so the file gives them again."""
+    for outcome in outcomes:
+        cases.extend(outcome.cases)
+        for frame in outcome.predictions:
+            if len(frame):
+                write(frame)
+                yield frame
 
 
 def _targets(labels: pd.DataFrame, settings: EvaluationSettings, cohort: str) -> list[Target]:
@@ -200,7 +206,7 @@ def _direct(predictions: pd.DataFrame, target: Target) -> Outcome:
     return outcome
 
 
-def _retrieval(projections: pd.DataFrame, cohort: str) -> Iterator[dict[str, Any]]:
+def _retrieval(projections: pd.DataFrame, cohort: str, similarity: Similarity) -> Iterator[dict[str, Any]]:
     """Cases of every model, fold and seed with at least two patients who have both sides."""
     sides: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
     names = ("model", "fold", "seed", "modality", "patient_id", "vector")
@@ -215,7 +221,7 @@ def _retrieval(projections: pd.DataFrame, cohort: str) -> Iterator[dict[str, Any
             pair = [
                 np.stack([np.asarray(side[one], dtype=np.float64) for one in ids]) for side in (image, table)
             ]
-            yield from retrieval_cases(cohort, model, fold, seed, ids, pair[0], pair[1])
+            yield from retrieval_cases(cohort, model, fold, seed, ids, pair[0], pair[1], similarity)
 
 
 def detectable_differences(labels: pd.DataFrame, rows: Sequence[ScoreRow] = ()) -> dict[str, float]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from medform.cohort.split import patient_order, stratified_share
-from medform.evaluation.predictions import prediction_frame
+from medform.evaluation.predictions import coded, prediction_frame
 from medform.evaluation.probe import Outcome, Target, probe_name
 from medform.evaluation.settings import EvaluationSettings
 from medform.evaluation.vectors import Readout, Rows, Supports, Vectors, readout_of
@@ -205,15 +205,13 @@ def _predict(
         task=target.task,
         protocol="few_shot",
         model=probe_name(model),
-        readout=pd.Categorical.from_codes(
-            joined["readout"], categories=pd.Index(["logistic", "centroid"], dtype=object)
-        ),
+        readout=coded(joined["readout"], ["logistic", "centroid"]),
         shots=shots,
         supports=supports,
         draw=joined["draw"],
         fold=joined["fold"],
         seed=joined["seed"],
-        patient_id=pd.Categorical.from_codes(joined["patient"], categories=pd.Index(known, dtype=object)),
+        patient_id=coded(joined["patient"], known),
         y_true=joined["y"],
         y_prob=joined["p"],
     )

@@ -25,6 +25,7 @@ __all__ = [
     "PREDICTION_COLUMNS",
     "PredictionWriter",
     "case_frame",
+    "coded",
     "concat_predictions",
     "prediction_frame",
     "read_predictions",
@@ -46,14 +47,22 @@ def _category(values: Any, size: int) -> pd.Categorical:
     if isinstance(values, pd.Categorical):
         return values
     if values is None:
-        return pd.Categorical.from_codes(
-            np.full(size, -1, dtype=np.int8), categories=pd.Index([], dtype=object)
-        )
+        return coded(np.full(size, -1), [])
     if isinstance(values, str):
-        return pd.Categorical.from_codes(
-            np.zeros(size, dtype=np.int8), categories=pd.Index([values], dtype=object)
-        )
-    return pd.Categorical(np.asarray(values, dtype=object))
+        return coded(np.zeros(size), [values])
+    codes, names = pd.factorize(np.asarray(values, dtype=object))
+    return coded(codes, [str(name) for name in names])
+
+
+def coded(codes: Any, names: Sequence[str]) -> pd.Categorical:
+    """A text column from codes (n,) into ``names``, -1 for null.
+
+    The names are plain objects: pandas 2 and 3 would infer different text types, which do not unite.
+    """
+    small = np.int8 if len(names) < 128 else np.int32
+    return pd.Categorical.from_codes(
+        np.asarray(codes).astype(small), categories=pd.Index(list(names), dtype=object)
+    )
 
 
 def _whole(values: Any, size: int, dtype: str) -> Any:
@@ -87,17 +96,24 @@ def prediction_frame(size: int, **columns: Any) -> pd.DataFrame:
 
 def concat_predictions(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The rows of all frames in order, categories united (plain ``concat`` would make text of them)."""
-    from pandas.api.types import union_categoricals
-
     if not frames:
         return prediction_frame(0, y_true=[], y_prob=[])
     columns: dict[str, Any] = {}
     for name in PREDICTION_COLUMNS:
         if name in TEXT:
-            columns[name] = union_categoricals([_category(frame[name].array, len(frame)) for frame in frames])
+            columns[name] = _united([_category(frame[name].array, len(frame)) for frame in frames])
         else:
             columns[name] = pd.concat([frame[name] for frame in frames], ignore_index=True)
     return pd.DataFrame(columns, columns=list(PREDICTION_COLUMNS))
+
+
+def _united(parts: Sequence[pd.Categorical]) -> pd.Categorical:
+    place: dict[str, int] = {}
+    codes = []
+    for part in parts:
+        known = [place.setdefault(str(name), len(place)) for name in part.categories]
+        codes.append(np.array([*known, -1])[part.codes])  # the code -1 of a null takes the last entry
+    return coded(np.concatenate(codes), list(place))
 
 
 def case_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -206,4 +222,4 @@ def _from_arrow(name: str, column: Any) -> Any:
     if name not in TEXT:
         return column.to_pandas() if name in REAL else pd.array(column.to_pylist(), dtype=WHOLE[name])
     codes = column.indices.fill_null(-1).to_numpy()
-    return pd.Categorical.from_codes(codes, categories=pd.Index(column.dictionary.to_pylist(), dtype=object))
+    return coded(codes, column.dictionary.to_pylist())

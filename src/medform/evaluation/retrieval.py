@@ -17,10 +17,11 @@ from medform.metrics.bootstrap import SMALL_CLASS, percentile_interval, resample
 from medform.metrics.ranking import match_ranks
 from medform.runs.scores import ScoreRow
 
-__all__ = ["retrieval_cases", "retrieval_rows"]
+__all__ = ["Similarity", "retrieval_cases", "retrieval_rows"]
 
 Array = NDArray[np.float64]
 RANK, CANDIDATES = "rank", "candidates"
+Similarity = Literal["distance", "cosine"]
 
 
 def retrieval_cases(
@@ -31,7 +32,7 @@ def retrieval_cases(
     patient_ids: list[str],
     image: ArrayLike,
     table: ArrayLike,
-    similarity: Literal["distance", "cosine"] = "distance",
+    similarity: Similarity = "distance",
 ) -> list[dict[str, Any]]:
     """Cases of both directions: the rank of each patient's partner among the test patients of one fold.
 

@@ -56,15 +56,23 @@ class _Patients:
     positive: list[str]
     negative: list[str]
     counts: Resamples
+    undefined: str | None
+    """Why nothing can be said of these patients, or None."""
 
     @classmethod
-    def of(cls, truth: Mapping[str, float], settings: EvaluationSettings) -> _Patients:
+    def of(
+        cls, truth: Mapping[str, float], unscored: Mapping[str, float], settings: EvaluationSettings
+    ) -> _Patients:
         order = patient_order(truth, settings.seed)
         positive = [one for one in order if truth[one] == 1]
         negative = [one for one in order if truth[one] != 1]
-        return cls(
-            positive, negative, resample(len(positive), len(negative), settings.bootstrap, settings.seed)
-        )
+        reason = None
+        if len({*truth.values(), *unscored.values()}) < 2:
+            reason = "undefined: one class only"
+        elif not positive or not negative:
+            reason = "undefined: patients of both classes could not be scored"
+        counts = resample(len(positive), len(negative), settings.bootstrap, settings.seed)
+        return cls(positive, negative, counts, reason)
 
     def __len__(self) -> int:
         return len(self.positive) + len(self.negative)
@@ -73,15 +81,6 @@ class _Patients:
     def weights(self) -> Array:
         """Multiplicities (B, P + N), positives first."""
         return np.concatenate([self.counts.positive, self.counts.negative], axis=1)
-
-    @property
-    def undefined(self) -> str | None:
-        """Why nothing can be said of these patients, or None."""
-        if len(self) == 0:
-            return "undefined: no patient was scored"
-        if not self.positive or not self.negative:
-            return "undefined: one class only"
-        return None
 
     @property
     def small(self) -> bool:
@@ -154,8 +153,8 @@ def _blank(key: Key, metric: str, n: int, **values: object) -> ScoreRow:
 def _rows_of(tally: Tally, settings: EvaluationSettings, pools: Mapping[tuple, _Pool]) -> Iterator[ScoreRow]:
     """AUROC, and for whole test sets the other figures, of one model under one condition."""
     key = tally.key
-    patients = _Patients.of(tally.truth, settings)
-    lost = len(tally.unscored - set(tally.truth))
+    patients = _Patients.of(tally.truth, tally.unscored, settings)
+    lost = len(set(tally.unscored) - set(tally.truth))
     notes = [_overlap(key, pools), f"{lost} patients without a score" if lost else None]
     shared = {"seeds": len(tally.seeds), "n_draws": len(tally.draws) if key.shots is not None else None}
     if key.model == "permuted_labels":
@@ -261,7 +260,7 @@ def _difference_rows(
             if second is None:
                 continue
             common = {one: value for one, value in first.truth.items() if one in second.truth}
-            patients = _Patients.of(common, settings)
+            patients = _Patients.of(common, {**first.unscored, **second.unscored}, settings)
             line = replace(key, model=f"{first_name} - {second_name}")
             yield from _differences(line, first, second, patients, [_overlap(key, pools)])
 

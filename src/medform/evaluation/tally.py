@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medform.metrics.ranking import Concordance, average_precisions, concordance, macro_f1s
+from medform.metrics.ranking import Concordance, average_precisions, concordance, macro_f1s, stratified_auroc
 
 __all__ = ["FIGURES", "Key", "Tally", "gather"]
 
@@ -84,15 +84,22 @@ class Tally:
 
     key: Key
     truth: dict[str, float] = field(default_factory=dict)
-    unscored: set[str] = field(default_factory=set)
+    unscored: dict[str, float] = field(default_factory=dict)
     draws: set[int] = field(default_factory=set)
     seeds: set[int] = field(default_factory=set)
     blocks: list[_Block] = field(default_factory=list)
-    single: dict[int, list[tuple[str, float]]] = field(default_factory=dict)
+    single: dict[int, list[tuple[str, int, float]]] = field(default_factory=dict)
+    """Seed -> patient, fold and probability of every prediction of a whole test set."""
     permuted: dict[tuple[int, int], list[float]] = field(default_factory=dict)
 
     def concordance(self, positive: Sequence[str], negative: Sequence[str]) -> Concordance:
         """Mean concordance of the given patients, in the given order."""
+        alone = self._one_score_each({*positive, *negative})
+        if alone is not None:
+            ids = [*positive, *negative]
+            labels = np.arange(len(ids)) < len(positive)
+            fold, probability = zip(*(alone[one] for one in ids), strict=True) if ids else ((), ())
+            return stratified_auroc(labels, probability, np.array(fold))
         row = {one: number for number, one in enumerate(positive)}
         column = {one: number for number, one in enumerate(negative)}
         total = np.zeros((len(positive), len(negative)))
@@ -108,12 +115,20 @@ class Tally:
         matrix = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
         return Concordance(matrix, count / max(float(count.max(initial=0.0)), 1.0))
 
+    def _one_score_each(self, ids: set[str]) -> dict[str, tuple[int, float]] | None:
+        """Fold and score of each patient, where each of ``ids`` has one of whole test sets; else None."""
+        if len(self.single) != 1:
+            return None
+        rows = next(iter(self.single.values()))
+        found = {one: (fold, probability) for one, fold, probability in rows}
+        return found if len(found) == len(rows) and ids <= set(found) else None
+
     def figure(self, metric: str, positive: Sequence[str], negative: Sequence[str], weights: Array) -> Array:
         """A figure of `FIGURES` (B,) under weights (B, P + N) of the patients, averaged over seeds."""
         place = {one: number for number, one in enumerate([*positive, *negative])}
         values = []
         for rows in self.single.values():
-            chosen = [(place[one], probability) for one, probability in rows if one in place]
+            chosen = [(place[one], probability) for one, _, probability in rows if one in place]
             index = np.array([number for number, _ in chosen])
             probability = np.array([probability for _, probability in chosen])
             values.append(FIGURES[metric](index < len(positive), probability, weights[:, index]))
@@ -146,7 +161,12 @@ def gather(chunks: Iterable[pd.DataFrame]) -> dict[Key, Tally]:
             rows = order[begin:end]
             first: Any = chunk.iloc[int(rows[0])]
             key = _key(first)
-            _add(tallies.setdefault(key, Tally(key)), columns.take(rows), int(first["seed"]))
+            _add(
+                tallies.setdefault(key, Tally(key)),
+                columns.take(rows),
+                int(first["fold"]),
+                int(first["seed"]),
+            )
     return tallies
 
 
@@ -197,12 +217,13 @@ class _Columns:
         return [str(self.names[code]) for code in codes]
 
 
-def _add(tally: Tally, columns: _Columns, seed: int) -> None:
+def _add(tally: Tally, columns: _Columns, fold: int, seed: int) -> None:
     """Add the predictions of one fold and seed."""
     tally.seeds.add(seed)
     tally.draws.update(np.unique(columns.draw).tolist())
     missing = np.isnan(columns.probability)
-    tally.unscored.update(columns.ids(np.unique(columns.patient[missing])))
+    lost = columns.take(np.flatnonzero(missing))
+    tally.unscored.update(zip(columns.ids(lost.patient), lost.truth.tolist(), strict=True))
     columns = columns.take(np.flatnonzero(~missing))
     if tally.key.model == "permuted_labels":
         _add_permuted(tally, columns, seed)
@@ -211,8 +232,8 @@ def _add(tally: Tally, columns: _Columns, seed: int) -> None:
     else:
         _add_patients(tally, columns)
         if tally.key.shots is None:
-            rows = zip(columns.ids(columns.patient), columns.probability.tolist(), strict=True)
-            tally.single.setdefault(seed, []).extend(rows)
+            pairs = zip(columns.ids(columns.patient), columns.probability.tolist(), strict=True)
+            tally.single.setdefault(seed, []).extend((one, fold, probability) for one, probability in pairs)
 
 
 def _runs(columns: _Columns) -> Iterable[_Columns]:

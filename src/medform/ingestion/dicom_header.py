@@ -119,9 +119,34 @@ def _frames(dataset: FileDataset, pixels: PixelElement | None, name: str) -> lis
     per_frame = _items(dataset, "PerFrameFunctionalGroupsSequence")
     findings = tuple(_encoding_findings(dataset, pixels, name, count))
     if len(per_frame) == count and not any(finding.effect == "quarantine" for finding in findings):
-        groups = [[per_frame[frame], *shared[:1]] for frame in range(count)]
+        groups = [(per_frame[frame], *shared[:1]) for frame in range(count)]
         return [_image(dataset, name, frame, count, groups[frame], findings) for frame in range(count)]
-    return [_image(dataset, name, 0, count, [], findings)]
+    return [_image(dataset, name, 0, count, (), findings)]
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Functional groups of one frame, its own before the shared ones, with the data set itself behind
+    them."""
+
+    dataset: Dataset
+    groups: tuple[Dataset, ...]
+
+    def items(self, sequence: str) -> list[Dataset]:
+        """Items of a group sequence, the frame's own first; empty for a file of one image."""
+        return [item for group in self.groups for item in _items(group, sequence)]
+
+    def numbers(self, sequence: str, tag: str, count: int) -> tuple[float, ...] | None:
+        """The first that is given among the frame's groups, else that of the data set."""
+        for item in self.items(sequence):
+            if (values := _numbers(item, tag, count)) is not None:
+                return values
+        return _numbers(self.dataset, tag, count)
+
+    def text(self, sequence: str, tag: str, default: str) -> str:
+        """The first text that is given among the frame's groups, else that of the data set."""
+        found = (_text(item, tag) for item in self.items(sequence))
+        return next(filter(None, found), _text(self.dataset, default))
 
 
 def _image(
@@ -129,32 +154,14 @@ def _image(
     name: str,
     frame: int,
     frames: int,
-    groups: list[Dataset],
+    groups: tuple[Dataset, ...],
     findings: tuple[Finding, ...],
 ) -> DicomImage:
     """Plain values of one frame; ``groups`` are its functional groups, its own before the shared ones."""
-
-    def nested(sequence: str, tag: str, count: int) -> tuple[float, ...] | None:
-        for group in groups:
-            for item in _items(group, sequence):
-                if (values := _numbers(item, tag, count)) is not None:
-                    return values
-        return _numbers(dataset, tag, count)
-
-    slope = nested("PixelValueTransformationSequence", "RescaleSlope", 1)
-    intercept = nested("PixelValueTransformationSequence", "RescaleIntercept", 1)
-    transformed = [item for group in groups for item in _items(group, "PixelValueTransformationSequence")]
-    rescale_type = next((_text(item, "RescaleType") for item in transformed), _text(dataset, "RescaleType"))
-    context = [item for group in groups for item in _items(group, "FrameContentSequence")]
-    acquisition = [
-        _text(dataset, tag) for tag in ("AcquisitionNumber", "TemporalPositionIdentifier", "EchoTime")
-    ]
-    if context:
-        acquisition[0] = _text(context[0], "FrameAcquisitionNumber") or acquisition[0]
-        acquisition[1] = _text(context[0], "TemporalPositionIndex") or acquisition[1]
-    position = nested("PlanePositionSequence", "ImagePositionPatient", 3)
-    orientation = nested("PlaneOrientationSequence", "ImageOrientationPatient", 6)
-    spacing = nested("PixelMeasuresSequence", "PixelSpacing", 2)
+    of_frame = _Groups(dataset, groups)
+    transform, content = "PixelValueTransformationSequence", "FrameContentSequence"
+    slope = of_frame.numbers(transform, "RescaleSlope", 1)
+    intercept = of_frame.numbers(transform, "RescaleIntercept", 1)
     instance = _text(dataset, "SOPInstanceUID") or name
     return DicomImage(
         file=name,
@@ -172,7 +179,12 @@ def _image(
         study_date=_text(dataset, "StudyDate"),
         image_type=tuple(part.strip().upper() for part in _text(dataset, "ImageType").split("\\")),
         instance_number=_integer(dataset, "InstanceNumber", 0),
-        acquisition=(*acquisition, _text(dataset, "AcquisitionTime")),
+        acquisition=(
+            of_frame.text(content, "FrameAcquisitionNumber", "AcquisitionNumber"),
+            of_frame.text(content, "TemporalPositionIndex", "TemporalPositionIdentifier"),
+            _text(dataset, "EchoTime"),
+            _text(dataset, "AcquisitionTime"),
+        ),
         rows=_integer(dataset, "Rows", 0),
         columns=_integer(dataset, "Columns", 0),
         samples=_integer(dataset, "SamplesPerPixel", 1),
@@ -181,10 +193,10 @@ def _image(
         signed=bool(_integer(dataset, "PixelRepresentation", 0)),
         slope=slope[0] if slope else None,
         intercept=intercept[0] if intercept else None,
-        rescale_type=rescale_type,
-        position=position,
-        orientation=orientation,
-        pixel_spacing=spacing,
+        rescale_type=of_frame.text(transform, "RescaleType", "RescaleType"),
+        position=of_frame.numbers("PlanePositionSequence", "ImagePositionPatient", 3),
+        orientation=of_frame.numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6),
+        pixel_spacing=of_frame.numbers("PixelMeasuresSequence", "PixelSpacing", 2),
         padding=_padding(dataset),
         enhanced=bool(groups),
         findings=findings,

@@ -251,7 +251,7 @@ def _task_section(table: _Table | None) -> str:
             candidates.append((one.spec.type != "boolean", one, values))
     candidates.sort(key=lambda candidate: candidate[0])
     lines = [
-        "# Tasks: set role: label for the column that is to be predicted, and take away the # here. Without a",
+        "# Tasks: set role: label for the column that is to be predicted, and remove the # here. Without a",
         "# task there is pre-training and alignment, and no score.",
         "# tasks:",
     ]

@@ -20,6 +20,7 @@ from medform.ingestion.select import select_series
 from medform.ingestion.store_series import SeriesTask, crashed_series, store_series
 from medform.ingestion.units import unit_by_range
 from medform.ingestion.workers import Progress, run_all, silent
+from medform.runs.folder import RunFolder
 
 __all__ = ["ingest", "ingest_scan"]
 
@@ -190,7 +191,7 @@ def _refuse_unusable(plan: Plan) -> None:
 def _write(
     sources: _Sources, out: Path, workers: int, progress: Progress, resume: bool, overwrite: bool
 ) -> Cohort:
-    """Store the chosen series, then the tables; ``cohort.json`` last."""
+    """Write the store unless it is finished; one process at a time, which the lock beside it sees to."""
     if not resume and not overwrite and (out / "parts").is_dir() and not (out / "cohort.json").is_file():
         raise InputError(
             "a store was begun here and not finished.",
@@ -198,11 +199,20 @@ def _write(
             consequence="Nothing was changed.",
             fix="continue it with --resume, or begin anew with --overwrite.",
         )
-    writer = CohortWriter(out, sources.file, inputs=sources.digest(), overwrite=overwrite)
-    if writer.finished:
-        cohort = Cohort.read(out)
-        _refuse_changed(cohort, sources)
-        return cohort
+    absolute = out.resolve()
+    with RunFolder(absolute.with_name(f".{absolute.name}.lock")).lock():
+        writer = CohortWriter(out, sources.file, inputs=sources.digest(), overwrite=overwrite)
+        if not writer.finished:
+            _fill(writer, sources, workers, progress)
+            return Cohort.read(out)
+    cohort = Cohort.read(out)
+    _refuse_changed(cohort, sources)
+    return cohort
+
+
+def _fill(writer: CohortWriter, sources: _Sources, workers: int, progress: Progress) -> None:
+    """Store the chosen series, then the tables; ``cohort.json`` last."""
+    out = writer.root
     seen: set[str] = set()
     tasks = []
     for one in sources.chosen:
@@ -227,7 +237,6 @@ def _write(
         undeclared=clinical.undeclared,
         notes=clinical.notes,
     )
-    return Cohort.read(out)
 
 
 def _refuse_changed(cohort: Cohort, sources: _Sources) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from medform.cohort.cohort_file import Select
 from medform.cohort.quarantine import Quarantined
-from medform.errors import InputError
+from medform.errors import InputError, Problem
 from medform.ingestion.found_series import FoundSeries
 
 __all__ = ["Selection", "select_series"]
@@ -96,24 +96,29 @@ def _rank(series: FoundSeries, rule: str) -> tuple[float, str]:
 
 def _several(open_cases: dict[str, list[FoundSeries]], select: Select) -> InputError:
     """The error that shows the candidates of the first patients, a line each."""
-    lines = []
-    for patient, candidates in list(open_cases.items())[:MOST_SHOWN]:
-        lines.append(f"  {patient}:")
-        for one in candidates:
-            thickness = one.spacing_mm[0] if one.spacing_mm else None
-            spacing = f"{thickness:.2f} mm" if thickness else "spacing unknown"
-            lines.append(
-                f"    {one.shape[0]} slices, {spacing}, {one.modality or '-'}, description '{one.description}',"
-                f" kernel '{one.kernel}', date {one.date or 'unknown'}, series {one.series_id}"
-            )
-    hidden = len(open_cases) - MOST_SHOWN
-    more = f"\n  and {hidden} more patients" if hidden > 0 else ""
+    shown = [
+        Problem(_described(one), value=patient)
+        for patient, candidates in list(open_cases.items())[:MOST_SHOWN]
+        for one in candidates
+    ]
+    if len(open_cases) > MOST_SHOWN:
+        shown.append(Problem(f"and {len(open_cases) - MOST_SHOWN} more patients."))
     who = "1 patient has" if len(open_cases) == 1 else f"{len(open_cases)} patients have"
-    several = f"{who} several candidate series"
-    decided = f" that images.select.rule: {select.rule} does not tell apart" if select.rule else ""
+    undecided = f" that images.select.rule: {select.rule} does not tell apart" if select.rule else ""
     return InputError(
-        f"{several}{decided}:\n" + "\n".join(lines) + more,
+        f"{who} several candidate series{undecided}.",
         consequence="Nothing was written.",
-        fix="set images.select (modality, description or kernel pattern, and rule: thinnest, most_slices,"
-        " first_visit or all) in the cohort file.",
+        fix="set images.select in the cohort file: modality, description or kernel (patterns), and rule:"
+        " thinnest, most_slices, first_visit or all.",
+        problems=shown,
+    )
+
+
+def _described(series: FoundSeries) -> str:
+    """What tells a series from others, in one line."""
+    thickness = series.spacing_mm[0] if series.spacing_mm else None
+    spacing = f"{thickness:.2f} mm" if thickness else "spacing unknown"
+    return (
+        f"{series.shape[0]} slices, {spacing}, {series.modality or '-'}, '{series.description}',"
+        f" kernel '{series.kernel}', date {series.date or 'unknown'}, series {series.series_id}"
     )

@@ -17,7 +17,7 @@ from medform.cohort.files import file_stem, write_bytes
 from medform.cohort.writer import SeriesRecord, SliceRecord, series_complete, write_series
 from medform.ingestion.found_series import Finding, FoundSeries, Refused
 from medform.ingestion.preview import PreviewTap
-from medform.ingestion.voxels import VoxelPass, file_digests, masks_of
+from medform.ingestion.voxels import VoxelPass, crashed, file_digests, masks_of
 
 __all__ = ["SeriesTask", "crashed_series", "store_series"]
 
@@ -76,8 +76,7 @@ def store_series(task: SeriesTask) -> FoundSeries:
 
 def crashed_series(task: SeriesTask) -> FoundSeries:
     """The result for a series whose reading ended the process that read it."""
-    reason = "decoding it ended the process that tried."
-    return task.series.with_findings([Finding("crashed", "quarantine", reason, task.series.files[0])])
+    return crashed(task.series)
 
 
 def _again(first: NDArray[Any], rest: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:

@@ -21,7 +21,7 @@ from medform.ingestion.found_series import Finding, FoundSeries, Refused, SliceS
 from medform.ingestion.nifti import read_nifti_slices
 from medform.ingestion.slices import read_mask, read_picture
 
-__all__ = ["AIR_HU", "VoxelPass", "examine", "file_digests", "masks_of"]
+__all__ = ["AIR_HU", "VoxelPass", "crashed", "examine", "file_digests", "masks_of"]
 
 AIR_HU = -1000.0
 AIR_RANGE = (-1024.0, -950.0)
@@ -104,6 +104,12 @@ class VoxelPass:
             )
             raise Refused(Finding("values_beyond_type", "quarantine", reason, source.file, "BitsStored"))
         return converted
+
+
+def crashed(series: FoundSeries) -> FoundSeries:
+    """The series when reading its voxels ended the process that read them."""
+    reason = "decoding it ended the process that tried."
+    return series.with_findings([Finding("crashed", "quarantine", reason, series.files[0])])
 
 
 def examine(root: Path, series: FoundSeries) -> FoundSeries:

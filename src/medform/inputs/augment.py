@@ -60,9 +60,7 @@ Bounds = Annotated[
 
 
 class AugmentConfig(Config):
-    """How far views may differ. Defaults: medform-mgi.md 2.6 (our values; the paper publishes none), and a
-    cut-out.
-    """
+    """How far two views of a slice may differ. The paper publishes nothing here; the defaults are ours."""
 
     crop: Bounds = (0.5, 1.0)  # share of the area that is kept
     aspect: Bounds = (0.9, 1.1)  # width / height of the crop
@@ -106,9 +104,7 @@ def _uniforms(
     view: Int[np.ndarray, " m"],
     count: int,
 ) -> Float[np.ndarray, "m count"]:
-    """``count`` numbers in [0, 1) a row: SplitMix64 streams that start at a hash of (seed, epoch, sample,
-    view).
-    """
+    """``count`` numbers in [0, 1) a row: SplitMix64 from a hash of (seed, epoch, sample, view)."""
     state = np.full(len(sample), seed & _MASK, np.uint64)
     for key in (epoch, sample, view):
         state = _mix(state + _GAMMA) ^ np.asarray(key, np.int64).astype(np.uint64)
@@ -218,9 +214,7 @@ def _plan(table: Float32[np.ndarray, "m p"], source: int, size: int, to_unit: tu
 
 @cache
 def _noise_pool() -> Float32[np.ndarray, " pool"]:
-    """Standard normals, the same in every process; the end repeats the beginning so that any row can be read
-    on.
-    """
+    """Standard normals, the same in every process; the end repeats the beginning, to be read on past it."""
     pool = np.random.Generator(np.random.PCG64(20250122)).standard_normal(_POOL, dtype=np.float32)
     pool = np.concatenate([pool, pool[:_LARGEST]])
     pool.setflags(write=False)
@@ -279,9 +273,7 @@ def augment_tensor(
     to_unit: tuple[float, float],
     size: int,
 ) -> Float[Tensor, "m 1 size size"]:
-    """`augment` in torch on the device of ``pixels`` (one source a view): the same views to 1e-3, median
-    1e-6.
-    """
+    """`augment` in torch, on the device of ``pixels`` (one a view): the same to 1e-3, median 1e-6."""
     device, count = pixels.device, len(pixels)
     plan = _plan(table, pixels.shape[-1], size, to_unit)
 

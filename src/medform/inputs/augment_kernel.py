@@ -37,14 +37,17 @@ def _read_only(kind: str, dimensions: int) -> str:
     return f"Array({kind}, {dimensions}, 'C', readonly=True)"
 
 
-@_jit(*(f"void({_read_only(kind, 2)}, float32[::1], float32[:, ::1])" for kind in _IMAGES))
-def _sample(image: np.ndarray, affine: np.ndarray, out: np.ndarray) -> None:
-    """Bilinear samples of ``image`` (H, W) at x = a0 + a1 column + a2 row, y = a3 + a4 column + a5 row; edges
-    repeat.
+@_jit(*(f"void({_read_only(kind, 2)}, float32[::1], float32[::1], float32[:, ::1])" for kind in _IMAGES))
+def _sample(image: np.ndarray, affine: np.ndarray, source: np.ndarray, out: np.ndarray) -> None:
+    """Bilinear samples of ``image`` (H, W) at x = a0 + a1 column + a2 row, y = a3 + a4 column + a5 row.
+
+    Edges repeat. ``source`` (H x W,) is scratch: floats can be gathered in vectors, 16-bit integers cannot.
     """
     height, width = image.shape
     size = out.shape[0]
-    pixels = image.reshape(-1)
+    stored = image.reshape(-1)
+    for place in range(stored.shape[0]):
+        source[place] = np.float32(stored[place])
     last_x, last_y = np.float32(width - 1), np.float32(height - 1)
     last_left, last_top = np.float32(width - 2), np.float32(height - 2)
     step_x, step_y = affine[1], affine[4]
@@ -54,7 +57,6 @@ def _sample(image: np.ndarray, affine: np.ndarray, out: np.ndarray) -> None:
     for row in range(size):
         start_x = affine[0] + affine[2] * np.float32(row)
         start_y = affine[3] + affine[5] * np.float32(row)
-        # where to read is worked out for a whole row first: without reads that loop runs in vectors
         for column in range(size):
             x = min(max(start_x + step_x * np.float32(column), np.float32(0)), last_x)
             y = min(max(start_y + step_y * np.float32(column), np.float32(0)), last_y)
@@ -62,11 +64,11 @@ def _sample(image: np.ndarray, affine: np.ndarray, out: np.ndarray) -> None:
             share_x[column], share_y[column] = x - np.float32(left), y - np.float32(top)
             corner[column] = top * stride + left
         line = out[row]
-        for column in range(size):
+        for column in range(size):  # unsigned places need no check for negative ones
             upper = np.uint64(corner[column])
             lower = upper + np.uint64(stride)
-            a, b = np.float32(pixels[upper]), np.float32(pixels[upper + np.uint64(1)])
-            c, d = np.float32(pixels[lower]), np.float32(pixels[lower + np.uint64(1)])
+            a, b = source[upper], source[upper + np.uint64(1)]
+            c, d = source[lower], source[lower + np.uint64(1)]
             above = a + share_x[column] * (b - a)
             line[column] = above + share_y[column] * (c + share_x[column] * (d - c) - above)
 
@@ -114,9 +116,7 @@ def _blur(image: np.ndarray, taps: np.ndarray, radius: int, across: np.ndarray, 
 
 @_jit(f"void(float32[:, ::1], float32, int64[::1], {_read_only('float32', 1)})")
 def _noise(image: np.ndarray, deviation: float, offset: np.ndarray, pool: np.ndarray) -> None:
-    """In place: add ``deviation`` times the pool's normals, each pixel row from its own offset, and clip to
-    [0, 1].
-    """
+    """In place: add ``deviation`` times normals of the pool, from each row's own offset; clip to [0, 1]."""
     one, zero = np.float32(1), np.float32(0)
     for row in range(image.shape[0]):
         line = image[row]
@@ -150,9 +150,10 @@ def warp_views(
     size = out.shape[1]
     across = np.empty((size, size), np.float32)
     padded = np.empty(size + taps.shape[1], np.float32)
+    source = np.empty(pixels.shape[1] * pixels.shape[2], np.float32)
     for view in range(out.shape[0]):
         image = out[view]
-        _sample(pixels[rows[view]], affine[view], image)
+        _sample(pixels[rows[view]], affine[view], source, image)
         _tone(image, tone[view])
         if radius[view] > 0:
             _blur(image, taps[view], radius[view], across, padded)

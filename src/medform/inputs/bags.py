@@ -1,6 +1,4 @@
-"""A patient's slices as one bag: packed one after another at their true length, never padded, never drawn
-again.
-"""
+"""A patient's slices as one bag: packed at their true length, never padded, never drawn twice."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The clinical table as numbers, fitted on training patients: fill, scale, clip, one-hot, and what was not as
-trained.
+"""The clinical table as numbers, fitted on training patients, and what of a new row is not as in training.
 
 The core is numpy; missing stays missing up to here, where it is filled and, where it was common, flagged.
 """
@@ -27,9 +26,7 @@ _OPEN = ("category", "set")
 
 
 class ClinicalInputConfig(Config):
-    """``clip``: standard deviations at which a number is cut off; ``flag_above``: missing share that earns a
-    flag.
-    """
+    """``clip``: standard deviations at which a number is cut off; ``flag_above``: missing share to flag."""
 
     kind: Literal["clinical"] = "clinical"
     clip: Annotated[float, Field(gt=0)] = 3.5
@@ -85,9 +82,7 @@ class FittedColumn:
 
 @dataclass(frozen=True)
 class EncodedTable:
-    """Encoded rows: ``values`` (n, q) float32 of ``patient_ids``; patients without any value are not among
-    them.
-    """
+    """Encoded rows: ``values`` (n, q) of ``patient_ids``; patients without any value are not among them."""
 
     patient_ids: tuple[str, ...]
     names: tuple[str, ...]
@@ -96,9 +91,7 @@ class EncodedTable:
 
 
 def _numbers(values: pd.Series, column: FittedColumn | ColumnSpec, name: str) -> Float[np.ndarray, " n"]:
-    """A numeric column as float64, NaN where missing; an ordinal becomes the place of its level, unknown
-    levels NaN.
-    """
+    """A numeric column as float64, NaN where missing; of an ordinal the level's place, NaN if unknown."""
     if column.type == "ordinal":
         place = {level: float(rank) for rank, level in enumerate(column.levels or ())}
         return np.array(
@@ -169,9 +162,7 @@ def _fit_column(name: str, spec: ColumnSpec, values: pd.Series, config: Clinical
 
 @dataclass(frozen=True)
 class TableEncoder:
-    """Typed table rows to (n, q) numbers. Columns are matched by name; whatever their order, the result is
-    the same.
-    """
+    """Typed table rows to (n, q) numbers. Columns are matched by name, whatever their order."""
 
     columns: tuple[FittedColumn, ...]
     clip: float
@@ -231,9 +222,7 @@ class TableEncoder:
         return tuple(column.name for column in self.columns if not column.varies)
 
     def encode(self, frame: pd.DataFrame) -> EncodedTable:
-        """Encode any rows; each depends on itself alone. A column that is not there counts as missing, and is
-        named.
-        """
+        """Encode any rows; each depends on itself alone. An absent column counts as missing, and is named."""
         present = [column.name for column in self.columns if column.name in frame.columns]
         rows: pd.DataFrame = frame.loc[:, present].dropna(how="all")
         patient_ids = tuple(str(name) for name in rows.index)

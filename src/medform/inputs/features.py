@@ -1,5 +1,4 @@
-"""What is fitted between an encoder's slice vectors and what the heads and probes see, always on training
-patients.
+"""What is fitted, on training patients, between an encoder's slice vectors and the heads and probes.
 
 Slice vector -> mean with its neighbours -> standardised, clipped -> principal components (alignment-pilot.md
 2, 6).
@@ -42,7 +41,7 @@ class FeatureInputConfig(Config):
 def smooth_neighbours(
     raw: Float32[np.ndarray, "t d"], series: Int[np.ndarray, " t"]
 ) -> Float32[np.ndarray, "t d"]:
-    """(previous + 2 own + next) / 4 along each series; at an end, where one is missing, (2 own + other) / 3.
+    """(previous + 2 own + next) / 4 along each series; (2 own + other) / 3 at an end.
 
     Rows of a series lie together, in the order of the slices.
     """
@@ -95,9 +94,7 @@ class FeatureMap:
         training: Bool[np.ndarray, " t"],
         config: FeatureInputConfig,
     ) -> Self:
-        """Fit on the rows that ``training`` marks; the others are not looked at. Raises ValueError without
-        any.
-        """
+        """Fit on the rows that ``training`` marks and look at no other. Raises ValueError without any."""
         if not training.any():
             raise ValueError("there is no training slice to fit on")
         seen = raw[training]
@@ -117,9 +114,7 @@ class FeatureMap:
     def apply(
         self, raw: Float32[np.ndarray, "t d"], series: Int[np.ndarray, " t"]
     ) -> Float32[np.ndarray, "t k"]:
-        """Features of any slices. Clipping leaves a small mean, which is kept: bags are centred where they
-        are used.
-        """
+        """Features of any slices, not centred again after clipping: bags are centred where they are used."""
         rows = self._standard(smooth_neighbours(raw, series) if self.smooth else raw)
         return (rows if self.components is None else rows @ self.components).astype(np.float32)
 

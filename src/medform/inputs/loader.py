@@ -97,9 +97,7 @@ class EpochSampler:
 
 
 class SliceLoader:
-    """Batches of two views of single slices: one block with 2 M rows, first all first views, then all second
-    ones.
-    """
+    """Batches of two views of single slices: one block, first all first views, then all second ones."""
 
     views = 2
 
@@ -123,9 +121,7 @@ class SliceLoader:
         return self.sampler.steps_per_epoch
 
     def batch(self, step: int) -> Batch:
-        """Views of ``step``'s slices, (2 M, 1, size, size) in [0, 1]; ``item`` is equal for two views of a
-        slice.
-        """
+        """Views of ``step``'s slices, (2 M, 1, size, size) in [0, 1]; two views of a slice share ``item``."""
         epoch, places = self.sampler.at(step)
         rows = np.tile(self.rows[places], self.views)
         view = np.repeat(np.arange(self.views), len(places))
@@ -168,17 +164,14 @@ class RowSource:
         return Block(value={self.name: values}, patient=code, item=code, cohort=torch.zeros_like(code))
 
     def reassigned(self, owner: Mapping[int, int]) -> RowSource:
-        """The same rows in other hands: patient p gets the row of ``owner[p]`` (its own where p is not
-        named).
-        """
+        """The same rows in other hands: patient p gets the row of ``owner[p]``, else keeps its own."""
         inverse = {old: new for new, old in owner.items()}
         codes = np.array([inverse.get(int(code), int(code)) for code in self.codes], np.int64)
         return RowSource(self.values, codes, self.name)
 
 
 def mismatch(patients: Codes, seed: int) -> dict[int, int]:
-    """A random assignment in which every one of ``patients`` gets another one's row (a single patient keeps
-    its own).
+    """A random assignment in which each of ``patients`` gets another one's row (a single one its own).
 
     One cycle through all of them (Sattolo 1986), so that no pair of the shuffled control is a true pair.
     """
@@ -194,8 +187,8 @@ def mismatch(patients: Codes, seed: int) -> dict[int, int]:
 class PatientLoader:
     """Batches of patients over several modalities; each block holds the patients that have the modality.
 
-    ``pairing="shuffled"`` is the control: the rows of every table go to other training patients, seeded;
-    those of labels (a `RowSource` called "label") stay.
+    ``pairing="shuffled"`` is the control: the rows of every table (a `RowSource` called "table") go to other
+    training patients, seeded; labels stay. ``batch`` counts patients.
     """
 
     def __init__(
@@ -206,6 +199,8 @@ class PatientLoader:
         seed: int,
         pairing: Literal["matched", "shuffled"] = "matched",
     ) -> None:
+        there = [source.block(patients).patient.numpy() for source in sources.values()]
+        patients = patients[np.isin(patients, np.concatenate(there))]  # one without anything teaches nothing
         self.patients = patients
         self.sources = dict(sources)
         self.sampler = EpochSampler(len(patients), batch, seed, least=2)

@@ -30,9 +30,7 @@ Side = Annotated[int, Field(ge=16, le=1024)]
 
 
 class SliceInputConfig(Config):
-    """Two augmented views of single slices. ``size``: side of a view; ``source``: side that views are cut
-    from.
-    """
+    """Two augmented views of single slices. ``size``: side of a view; ``source``: of what it is cut from."""
 
     kind: Literal["slices"] = "slices"
     size: Side = 128
@@ -48,9 +46,7 @@ class SliceInputConfig(Config):
 
 @dataclass(frozen=True)
 class Scale:
-    """What a stored integer means: value = stored x ``slope`` + ``intercept``, and ``window`` is mapped to
-    [0, 1].
-    """
+    """What stored integers mean: value = stored x ``slope`` + ``intercept``; ``window`` becomes [0, 1]."""
 
     slope: float
     intercept: float
@@ -85,9 +81,7 @@ def _storage(unit: str, window: tuple[float, float]) -> tuple[Scale, np.dtype]:
 
 @lru_cache(maxsize=16)
 def _weights(before: int, after: int) -> Float32[np.ndarray, "after before"]:
-    """Each output pixel as a weighted mean of input pixels: their overlap when shrinking, linear when
-    enlarging.
-    """
+    """Each output pixel as weights of input pixels: their overlap when shrinking, else linear."""
     edges = np.arange(after + 1) * (before / after)
     if after <= before:
         left, right = np.arange(before), np.arange(before) + 1
@@ -169,9 +163,7 @@ def _rows_of(cohort: Cohort) -> Iterator[tuple[str, int]]:
 
 
 def _digest(cohort: Cohort, size: int, scale: Scale, kind: np.dtype) -> str:
-    """Names the pixels that `working_slices` makes: voxel files, which of their slices, rescale and working
-    size.
-    """
+    """Names the pixels of `working_slices`: voxel files, which of their slices, rescale, working size."""
     voxels = dict(zip(cohort.series["series_id"], cohort.series["sha256"], strict=True))
     hashed = hashlib.sha256()
     rescale = zip(cohort.slices["slope"], cohort.slices["intercept"], strict=True)

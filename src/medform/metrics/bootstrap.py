@@ -7,7 +7,6 @@ fold.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -32,7 +31,6 @@ __all__ = [
     "quadratic_resamples",
     "resample",
     "resample_counts",
-    "resampled",
     "sign_p_value",
 ]
 
@@ -88,7 +86,21 @@ def _ratio(top: Array, bottom: Array) -> Array:
 
 
 def auroc_resamples(scores: Concordance, counts: Resamples) -> Array:
-    """Fold-stratified AUROC (B,) of every resample; NaN where a resample has no pair to compare."""
+    """Fold-stratified AUROC (B,) of every resample; NaN where a resample has no pair to compare.
+
+    With a `Ranking` a compiled pass of n steps a resample; otherwise, and as its plain twin, the matrix
+    product.
+    """
+    if scores.ranking is not None:
+        from medform.metrics.bootstrap_kernel import weighted_aurocs
+
+        found = np.empty(len(counts.positive))
+        ranked = scores.ranking
+        weighted_aurocs(
+            np.ascontiguousarray(counts.positive), np.ascontiguousarray(counts.negative), ranked.is_positive,
+            ranked.place, ranked.tie_end, ranked.fold_end, found,
+        )  # fmt: skip
+        return found
     top = ((counts.positive @ (scores.matrix * scores.pairs)) * counts.negative).sum(axis=1)
     bottom = ((counts.positive @ scores.pairs) * counts.negative).sum(axis=1)
     return _ratio(top, bottom)
@@ -242,10 +254,3 @@ def _paired_delong(first: Concordance, second: Concordance, value: float) -> Pai
     z = float(norm.ppf((1 + LEVEL) / 2))
     interval = Interval(max(-1.0, value - z * error), min(1.0, value + z * error), "delong_logit")
     return PairedDifference(value, interval, float(2 * norm.sf(abs(value) / error)), error)
-
-
-def resampled(figure: Callable[[Array], Array], positives: int, counts: Resamples) -> Interval | None:
-    """Percentile interval of any figure of weights: ``figure`` maps (B, P + N) to (B,), positives first."""
-    if min(positives, counts.negative.shape[1]) < SMALL_CLASS:
-        return None
-    return percentile_interval(figure(np.concatenate([counts.positive, counts.negative], axis=1)))

@@ -285,11 +285,23 @@ def logistic_scores(pool: Array, queries: Array, supports: NDArray[np.intp], y: 
     if d <= m:
         weight, bias = solve_primal(pool[supports], labels, c)
         return weight @ queries.T + bias[:, None]
-    gram = pool @ pool.T
-    coefficients, bias = solve_dual(gram[supports[:, :, None], supports[:, None, :]], labels, c)
+    coefficients, bias = solve_dual(_kernels(pool, supports), labels, c)
+    if len(labels) < len(pool):
+        weight = (coefficients[:, None, :] @ pool[supports])[:, 0]
+        return weight @ queries.T + bias[:, None]
     spread = np.zeros((len(labels), len(pool)))
     np.add.at(spread, (np.arange(len(labels))[:, None], supports), coefficients)
     return spread @ (pool @ queries.T) + bias[:, None]
+
+
+def _kernels(pool: Array, supports: NDArray[np.intp]) -> Array:
+    """Inner products (B, m, m) of each problem's rows, by whichever way multiplies less."""
+    count, m = supports.shape
+    if count * m * m < len(pool) ** 2:
+        rows = pool[supports]
+        return rows @ rows.transpose(0, 2, 1)
+    gram = pool @ pool.T
+    return gram[supports[:, :, None], supports[:, None, :]]
 
 
 def centroid_scores(pool: Array, queries: Array, supports: NDArray[np.intp], y: ArrayLike) -> Array:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["alignment", "effective_rank", "retrieval_at_1", "uniformity"]
+__all__ = ["alignment", "effective_rank", "uniformity"]
 
 
 def _vectors(values: ArrayLike) -> NDArray[np.float64]:
@@ -60,14 +60,3 @@ def uniformity(vectors: ArrayLike, temperature: float = 2.0) -> float:
     above = np.triu_indices(len(rows), k=1)
     squared = np.maximum(2 - 2 * (rows @ rows.T)[above], 0.0)
     return float(np.log(np.exp(-temperature * squared).mean()))
-
-
-def retrieval_at_1(first: ArrayLike, second: ArrayLike) -> float:
-    """Share of rows of ``first`` (n, d) whose own partner in ``second`` (n, d) has the highest cosine;
-    chance is 1/n.
-
-    Of tied partners each counts its share, so collapsed vectors give chance, not 1.
-    """
-    similarity = _unit(_vectors(first)) @ _unit(_vectors(second)).T
-    best = similarity >= similarity.max(axis=1, keepdims=True) - 1e-12
-    return float((np.diagonal(best) / best.sum(axis=1)).mean())

@@ -189,8 +189,7 @@ class ImageTower(Tower):
         return self
 
     def normalise(self, image: Float[Tensor, "m c h w"]) -> Float[Tensor, "m c h w"]:
-        """What the backbone sees. Done before the first padding, so borders are as in the original network.
-        """
+        """What the backbone sees. Before its first padding, so borders are as in the original network."""
         return (image - self.mean) / self.std
 
     def forward(self, block: Block) -> Encoded:

@@ -33,8 +33,7 @@ class ProjectionHead(nn.Module):
 
 
 class ProjectionConfig(Config):
-    """A projection MLP. ``hidden`` None: as wide as the tower. ``width``: of the vectors that are compared.
-    """
+    """A projection MLP. ``hidden`` None: as wide as the tower. ``width``: of what is compared."""
 
     kind: Literal["projection"] = "projection"
     hidden: int | None = Field(default=None, ge=1)

@@ -11,11 +11,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from enum import IntEnum
 from itertools import combinations
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -47,6 +50,22 @@ FEWEST_PAIRS = 8
 """Below this many patients with both modalities canonical directions are noise, and heads start at random."""
 
 HeadStart = Literal["cca", "random"]
+
+
+class StartProblem(IntEnum):
+    """Why a closed-form start was asked for and not made; the number is stored with the weights."""
+
+    NONE = 0
+    FEW_PAIRS = 1
+    NO_DIRECTIONS = 2
+    NO_SPREAD = 3
+
+
+PROBLEM_WORDS = {
+    StartProblem.FEW_PAIRS: f"fewer than {FEWEST_PAIRS} patients have both modalities",
+    StartProblem.NO_DIRECTIONS: "the frozen tower had no closed-form start itself",
+    StartProblem.NO_SPREAD: "all patients are equal on one side",
+}
 
 
 class AlignConfig(Config):
@@ -96,8 +115,10 @@ class Align(Objective):
     """A batch holds a block a modality; a patient without a modality has no row in its block.
 
     ``start_used`` is ``cca`` or ``random`` after `start`, ``start_note`` says why it is not what was asked
-    for.
+    for. Both are stored with the weights, so that a resumed run says the same.
     """
+
+    start_state: Tensor
 
     def __init__(self, towers: Mapping[str, Tower], config: AlignConfig, start: HeadStart) -> None:
         super().__init__()
@@ -114,12 +135,24 @@ class Align(Objective):
         self.image = IMAGE if IMAGE in towers else next(iter(towers))
         self.config = config
         self.temperature = Temperature(config.temperature)
-        self.start_used: HeadStart = "random"
-        self.start_note: str | None = None
+        self.register_buffer("start_state", torch.zeros(2, dtype=torch.long))  # heads are from cca; problem
         self._wanted_start: HeadStart = start
         self._frozen: set[str] = set()
         if start == "cca":
             self._linear_heads()  # refused now, not after the slices were encoded
+
+    @property
+    def start_used(self) -> HeadStart:
+        """What the heads began at."""
+        return "cca" if int(self.start_state[0]) else "random"
+
+    @property
+    def start_note(self) -> str | None:
+        """One sentence where a closed-form start was asked for and not made, else None."""
+        problem = StartProblem(int(self.start_state[1]))
+        if problem is StartProblem.NONE:
+            return None
+        return f"heads start at random, not at the canonical directions: {PROBLEM_WORDS[problem]}."
 
     def freeze(self, modality: str) -> None:
         """Let a modality's tower stay as it is: no gradient, no dropout, and the others are fitted to it.
@@ -165,65 +198,59 @@ class Align(Objective):
         return vectors
 
     def _linear_heads(self) -> tuple[BagTower, nn.Linear, str, LinearTower]:
-        """The image tower and its head, the other modality's name and tower; `InputError` if they are not
-        linear.
+        """The image tower and its head, the other modality's name and tower.
+
+        Raises `InputError` where they are not linear, or wider than there are directions.
         """
         others = [modality for modality in self.towers if modality != self.image]
-        image = self.towers[self.image]
-        table = self.towers[others[0]] if len(others) == 1 else None
-        if (
-            isinstance(image, BagTower)
-            and isinstance(table, LinearTower)
-            and isinstance(image.head, nn.Linear)
-        ):
-            return image, image.head, others[0], table
-        raise InputError(
-            "a closed-form start needs an image bag with a linear head and one linear tower beside it.",
-            where="start.heads",
-            consequence="Nothing was started.",
-            fix="set start.heads to random, or use linear heads.",
-        )
+        image, table = self.towers[self.image], self.towers[others[0]]
+        head = image.head if isinstance(image, BagTower) else None
+        if len(others) > 1 or not isinstance(image, BagTower) or not isinstance(table, LinearTower):
+            raise _no_closed_form("it needs an image bag and one linear tower beside it")
+        if not isinstance(head, nn.Linear):
+            raise _no_closed_form("the image bag needs a linear head")
+        if table.width > (most := min(head.in_features, table.head.in_features)):
+            raise _no_closed_form(
+                f"these inputs have {most} directions, and the heads a width of {table.width}"
+            )
+        return image, head, others[0], table
 
     def _start_heads(self, batch: Batch, fitted: Mapping[str, Tensor]) -> None:
         _, head, other, table = self._linear_heads()
         x, t = self._paired(batch, other, fitted)
-        problem = None
-        if len(x) < FEWEST_PAIRS and other not in self._frozen:
-            problem = f"{len(x)} patients have both {self.image} and {other}, fewer than {FEWEST_PAIRS}"
-        elif other in self._frozen and bool(table.directions.isnan().any()):
-            problem = f"the frozen {other} tower had no closed-form start itself"
+        frozen = other in self._frozen
+        problem = StartProblem.NONE
+        if frozen and bool(table.directions.isnan().any()):
+            problem = StartProblem.NO_DIRECTIONS
+        elif len(x) < (2 if frozen else FEWEST_PAIRS):
+            problem = StartProblem.FEW_PAIRS
+        elif torch.equal(x, x[:1].expand_as(x)) or torch.equal(t, t[:1].expand_as(t)):
+            problem = StartProblem.NO_SPREAD
         else:
-            try:
-                self._fit_heads(x, t, head, table, frozen=other in self._frozen)
-            except ValueError as error:
-                problem = str(error)
-        self.start_used = "cca" if problem is None else "random"
-        if problem is not None:
-            self.start_note = f"heads start at random, not at the canonical directions: {problem}"
-            logger.warning("%s", self.start_note)
+            self._fit_heads(x, t, head, table, frozen)
+        made = problem is StartProblem.NONE
+        self.start_state.copy_(torch.tensor([made, problem]))
+        if not made:
+            logger.warning("%s (%d pairs)", self.start_note, len(x))
 
     def _fit_heads(self, x: Tensor, t: Tensor, head: nn.Linear, table: LinearTower, frozen: bool) -> None:
-        def copied(weight: object, parameter: Tensor) -> None:
-            parameter.copy_(torch.as_tensor(weight, dtype=torch.float64).T)
-
+        """Copy the closed form from pairs ``x`` (n, e) and ``t`` (n, q) into the image head, and the
+        table's too.
+        """
         if frozen:
             directions = table.directions.double().cpu().numpy()
             # on the pairs of the full alignment this ridge regression is that alignment's own image head
-            ones = torch.ones(directions.shape[1]).numpy()
-            copied(
-                refit_image_head(x.numpy(), t.numpy(), directions, ones, self.config.ridge_image), head.weight
-            )
+            unscaled = np.ones(directions.shape[1])
+            weight = refit_image_head(x.numpy(), t.numpy(), directions, unscaled, self.config.ridge_image)
+            _set_linear(head, weight)
             return
         found = cca(x.numpy(), t.numpy(), self.config.ridge_image, self.config.ridge_table, table.width)
-        if found.wx.shape[1] != table.width:
-            raise ValueError(
-                f"{found.wx.shape[1]} canonical directions exist for heads of width {table.width}"
-            )
-        copied(found.wx, head.weight)
-        copied(found.wt, table.head.weight)
-        singular = torch.as_tensor(found.singular)
-        scaled = torch.as_tensor(found.wt)
-        table.directions.copy_(torch.where(singular > 0, scaled / singular.clamp_min(1e-300), 0.0))
+        _set_linear(head, found.wx)
+        _set_linear(table.head, found.wt)
+        directions = np.divide(
+            found.wt, found.singular, out=np.zeros_like(found.wt), where=found.singular > 0
+        )
+        table.directions.copy_(torch.from_numpy(directions))
 
     def _paired(self, batch: Batch, other: str, fitted: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Bags and table rows of the patients who have both, row by row: (n, e) and (n, q) in float64 on
@@ -295,3 +322,19 @@ class Align(Objective):
     def after_step(self) -> None:
         """Keep a learnt temperature within its range."""
         self.temperature.clamp()
+
+
+def _set_linear(layer: nn.Linear, weight: NDArray[np.float64]) -> None:
+    """Make ``layer`` multiply by ``weight`` (in, out) and add nothing."""
+    layer.weight.copy_(torch.from_numpy(weight.T))
+    if layer.bias is not None:
+        layer.bias.zero_()
+
+
+def _no_closed_form(why: str) -> InputError:
+    return InputError(
+        f"no closed-form start is possible: {why}.",
+        where="start.heads",
+        consequence="Nothing was started.",
+        fix="set start.heads to random, or change the towers.",
+    )

@@ -1,5 +1,4 @@
-"""SimCLR (Chen 2020): two views of one slice are nearer to each other than to all other views of the batch.
-"""
+"""SimCLR (Chen 2020): two views of one slice are nearer to each other than to other views of the batch."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medform.compute.ranks import gather
 from medform.config import Config
+from medform.errors import InputError
 from medform.interfaces import Block
 
 __all__ = ["Ids", "Negatives", "Pairs", "Positives", "across", "between_views", "identical_rows", "kernel"]
@@ -55,8 +56,7 @@ class Negatives(Config):
 
 @dataclass(frozen=True)
 class Ids:
-    """What `Block` says of its items, of all ranks. ``height`` is the relative height in the stack, 0 to 1.
-    """
+    """What `Block` says of its items, of all ranks. ``height``: relative, in the stack, 0 to 1."""
 
     patient: Int[Tensor, " m"]
     item: Int[Tensor, " m"]
@@ -118,23 +118,32 @@ def between_views(ids: Ids, positives: Positives, negatives: Negatives) -> Pairs
 
 
 def _near(ids: Ids, reach: Reach) -> Bool[Tensor, "m m"]:
-    """Slices of one patient within ``reach``. A position in mm that is unknown is near to nothing."""
+    """Slices of one patient within ``reach``. A slice of unknown position is near to none but itself."""
     same_patient = ids.patient[:, None] == ids.patient
     if isinstance(reach, str):
-        if ids.z_mm is None:
-            raise ValueError(f"a distance of {reach} needs the positions of the slices in mm.")
+        if ids.z_mm is None or bool(ids.z_mm.isnan().all()):
+            raise _unknown(
+                f"a distance of {reach} between slices", "positions in mm", "count in slices instead"
+            )
         return same_patient & ((ids.z_mm[:, None] - ids.z_mm).abs() <= float(reach.removesuffix("mm")))
     if ids.z is None:
-        raise ValueError("a distance in slices needs the slice index of every item.")
+        raise _unknown("a distance in slices", "slice index", "leave the rule about near slices out")
     return same_patient & ((ids.z[:, None] - ids.z).abs() <= reach)
 
 
 def _like_height(ids: Ids) -> Bool[Tensor, "m m"]:
     if ids.height is None:
-        raise ValueError(
-            "`position: matched` needs the relative height of every slice in the block's `height`."
-        )
+        raise _unknown("negatives at a matched position", "relative height", "set negatives.position to any")
     return (ids.height[:, None] - ids.height).abs() <= MATCHED_HEIGHT
+
+
+def _unknown(rule: str, what: str, fix: str) -> InputError:
+    return InputError(
+        f"{rule} cannot be had: the slices come without their {what}.",
+        where="objective",
+        consequence="The stage was not trained.",
+        fix=f"{fix}.",
+    )
 
 
 def identical_rows(table: Float[Tensor, "n q"]) -> Bool[Tensor, "n n"]:

@@ -78,7 +78,7 @@ def check(
     object of design 7. Raises `InputError` where there is no such path, or no table in the file.
     """
     from medform.ingestion.plan import ReadSettings, plan_folder
-    from medform.ingestion.voxels import examine
+    from medform.ingestion.voxels import crashed, examine
     from medform.ingestion.workers import run_all, silent
 
     progress = progress or silent
@@ -89,7 +89,7 @@ def check(
         workers=workers,
         progress=progress,
         what="series",
-        crashed=_crashed,
+        crashed=crashed,
     )
     problems = _file_problems(plan)
     tables: list[dict[str, Any]] = []
@@ -110,13 +110,6 @@ def check(
         tables=tables,
         problems=[_problem_entry(problem) for problem in problems],
     )
-
-
-def _crashed(series: FoundSeries) -> FoundSeries:
-    from medform.ingestion.found_series import Finding
-
-    reason = "decoding it ended the process that tried."
-    return series.with_findings([Finding("crashed", "quarantine", reason, series.files[0])])
 
 
 def _series_entry(series: FoundSeries) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def _imagenet() -> Check:
 
 def _decoders() -> Iterator[Check]:
     try:
-        from pydicom.pixels import get_decoder
+        from pydicom.pixels.decoders.base import get_decoder
     except ImportError as error:
         yield _check("DICOM", "FAIL", f"pydicom does not import: {error}", "pip install 'pydicom>=3,<4'")
         return

@@ -21,6 +21,7 @@ __all__ = ["evaluate", "evaluate_run"]
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
+FEWEST_STEPS = 200  # of an encoder from a random start, below which its rows say `encoder_untrained`
 
 
 def evaluate(
@@ -74,7 +75,7 @@ def evaluate_run(
         return []
     primary = next((task.name for task in cohort.tasks if task.primary), None)
     settings = recipe.evaluation.model_copy(update={"primary": primary})
-    optional = {name: folder.path / f"{name}.parquet" for name in ("direct", "projections")}
+    optional = {name: folder.path / f"{name}.parquet" for name in ("direct", "projections", "attention")}
     frames = {name: pd.read_parquet(path) if path.is_file() else None for name, path in optional.items()}
     split = cohort.split()
     with PredictionWriter(folder.path / "predictions.parquet") as writer:
@@ -86,6 +87,8 @@ def evaluate_run(
             frames["direct"],
             cohort.name,
             projections=frames["projections"],
+            similarity=_similarity(recipe),
+            attention=frames["attention"],
             notes=_notes(folder, recipe),
             sink=writer,
             progress=lambda line: logger.debug("%s", line),
@@ -99,11 +102,56 @@ def evaluate_run(
     return rows
 
 
+def _similarity(recipe: Recipe) -> Any:
+    """How the recipe compares image and table."""
+    from medform.pipeline.stages import pair_stage
+
+    found = pair_stage(recipe)
+    return getattr(found[1].objective, "similarity", "distance") if found else "distance"
+
+
 def _notes(folder: RunFolder, recipe: Recipe) -> dict[str, str]:
-    """Remarks on whole models: what every row of them should say."""
+    """Remarks on whole models: an encoder that took next to no step from a random start is not a trained one."""
+    from medform.pipeline.stages import image_stage
+
+    _, stage = image_stage(recipe)
+    steps = stage.budget.steps
+    if stage.start.image in (None, "random") and steps is not None and steps < FEWEST_STEPS:
+        names = ("aligned", "image_only", "random_start", "shuffled_pairs", "attention_unaligned", "supervised_mil")
+        return dict.fromkeys(names, "encoder_untrained")
     return {}
 
 
 def _slice_rows(folder: RunFolder, cohort: Cohort, settings: Any, writer: Any) -> list[ScoreRow]:
-    """Slice probes of the encoders, where the cohort has labels of slices."""
-    return []
+    """Slice probes of the encoders beside position, thumbnail and intensity, where slices have labels."""
+    import numpy as np
+
+    from medform.evaluation.rows import score_rows
+    from medform.evaluation.shortcuts import position_vectors, slice_statistics, thumbnail
+    from medform.evaluation.slice_probe import slice_probe
+    from medform.runs.arrays import read_arrays
+
+    if not cohort.slice_tasks:
+        return []
+    split, slices = cohort.split(), cohort.slices
+    features: dict[str, Any] = {"position_only": position_vectors(list(slices["series_id"]), list(slices["index"]))}
+    statistics, thumbnails = [], []
+    for series_id, rows in slices.groupby("series_id", sort=False):
+        series = cohort.open(str(series_id))
+        for index in rows["index"]:
+            image = series.slice(int(index))
+            statistics.append(slice_statistics(image))
+            thumbnails.append(thumbnail(image))
+    features["intensity_stats"], features["thumbnail_16"] = np.stack(statistics), np.stack(thumbnails)
+    for fold in range(len(split.folds)):
+        path = folder.path / "folds" / str(fold) / "slices.safetensors"
+        if path.is_file():
+            for model, array in read_arrays(path)[0].items():
+                features.setdefault(model, {})[fold] = array.astype(np.float64)
+    frames = []
+    for task in cohort.slice_tasks:
+        labels = cohort.slice_labels(task.name)
+        frames += slice_probe(features, slices, labels, split, settings, cohort_name=cohort.name, task=task.name)
+    for frame in frames:
+        writer(frame)
+    return score_rows(frames, None, settings) if frames else []

@@ -19,6 +19,7 @@ from medform.pipeline.stages import (
     Group,
     ImageSide,
     Pairing,
+    feature_input,
     image_side,
     is_alignment,
     pair,
@@ -26,6 +27,7 @@ from medform.pipeline.stages import (
     train_encoder,
 )
 from medform.runs.arrays import write_arrays
+from medform.runs.folder import write_json
 from medform.training.infer import embeddings
 
 if TYPE_CHECKING:
@@ -86,6 +88,12 @@ def run_fold(bench: Bench, group: Group, recipe: Recipe, labels: pd.DataFrame, p
     if encoded is not None:
         result.embeddings.append(_table_rows(group, encoded))
     known = labels[primary] if primary is not None else None
+    everybody = bench.imaged(group.everybody)
+    statistics = bench.intensity(feature_input(recipe).size)
+    vectors = np.stack([statistics[patient] for patient in everybody])
+    result.embeddings.append(_rows(group, "intensity_stats", "aligned", recipe.seeds[0], everybody, vectors))
+    if table is not None:
+        _keep_encoder(bench, group, recipe.seeds[0], table[0])
     for seed in recipe.seeds:
         sides: dict[str, ImageSide] = {}
         for name in [MAIN, *(variant for variant in recipe.variants if variant not in SUPPORTS)]:
@@ -179,6 +187,11 @@ def _run_variant(
     if "unseen" in recipe.variants:
         inner = recipe.variant(*names, "unseen")
         result.embeddings += _unseen(bench, group, inner, name, model, seed, side, table, train, labels)
+
+
+def _keep_encoder(bench: Bench, group: Group, seed: int, encoder: TableEncoder) -> None:
+    """What was fitted on the table, for the model folder."""
+    write_json(bench.folder.stage("embedding", MAIN, seed, group.fold) / "columns.json", encoder.to_json())
 
 
 def _keep_join(bench: Bench, group: Group, name: str, seed: int, joined: Joined) -> None:

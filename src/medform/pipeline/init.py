@@ -44,6 +44,7 @@ def init(
         Path(path), None if table is None else Path(table), out.resolve().parent, progress
     )
     tree = read_yaml(text, str(out))
-    parse_cohort_file(tree, str(out), out.resolve().parent / str(tree.get("root") or "."), text)
+    root = (out.resolve().parent / str(tree.get("root") or ".")).resolve()
+    parse_cohort_file(tree, str(out), root, text)
     write_bytes(out, text.encode())
     return out

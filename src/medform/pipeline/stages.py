@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medform.config import digest
+from medform.evaluation.shortcuts import intensity_statistics
 from medform.inputs.bags import BagSource
 from medform.inputs.features import FeatureInputConfig, FeatureMap, ImageOnly, mean_bags
 from medform.inputs.loader import PatientLoader, RowSource, SliceLoader
@@ -59,6 +60,7 @@ class Bench:
     threads: int = 1
     progress: Progress | None = None
     _slices: dict[int, SliceStore] = field(default_factory=dict, repr=False)
+    _intensity: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def slices(self, size: int) -> SliceStore:
         """The cohort's slices at a working size, made once."""
@@ -73,6 +75,15 @@ class Bench:
     @cached_property
     def _with_images(self) -> frozenset[str]:
         return frozenset(self.cohort.slices["patient_id"])
+
+    def intensity(self, size: int) -> dict[str, np.ndarray]:
+        """Intensity statistics and bag size (11,) of every patient with images, made once."""
+        if not self._intensity:
+            store = self.slices(size)
+            for patient in self.imaged(store.patient_ids):
+                rows = store.rows([patient])
+                self._intensity[patient] = intensity_statistics(image[0] for image in store.images(rows))
+        return self._intensity
 
     @cached_property
     def _pseudonyms(self) -> list[str]:

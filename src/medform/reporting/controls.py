@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from medform.reporting.run_files import RunFacts, TaskFacts
 from medform.reporting.words import (
+    CHANCE,
     COMPARISONS,
     METRICS,
     MODELS,
@@ -25,7 +26,6 @@ __all__ = [
     "Difference",
     "TaskScores",
     "Verdict",
-    "chance_of",
     "differences",
     "task_scores",
     "verdict",
@@ -53,6 +53,8 @@ class TaskScores:
     metrics: list[str]
     cells: dict[str, dict[str, ScoreRow]]
     centroid: dict[str, ScoreRow]  # model -> its AUROC with the nearest-class-mean readout
+    pairs: dict[str, ScoreRow]  # "a - b" -> the paired difference in AUROC
+    chance: dict[str, float]  # metric -> what a guess scores on these patients
     selected: str | None = None
 
     def row(self, model: str, metric: str = "auroc") -> ScoreRow | None:
@@ -91,48 +93,35 @@ def in_order(names: Sequence[str]) -> list[str]:
 def task_scores(
     rows: Sequence[ScoreRow], task: TaskFacts, selected: str | None = None, protocol: str = "cross_validation"
 ) -> TaskScores:
-    """Sort the rows of one task and protocol into a table; paired differences are left out of it."""
+    """Sort the rows of one task and protocol into a table, and its paired differences beside it."""
     cells: dict[str, dict[str, ScoreRow]] = {}
     centroid: dict[str, ScoreRow] = {}
+    pairs: dict[str, ScoreRow] = {}
+    chance = {"auroc": 0.5}
     for row in rows:
-        if row.task != task.name or row.protocol != protocol or " - " in row.model:
+        if row.task != task.name or row.protocol != protocol:
             continue
-        if row.readout == "centroid":
-            if row.metric == "auroc":
-                centroid[row.model] = row
+        if row.model == CHANCE:
+            if row.value is not None:
+                chance[row.metric] = row.value
             continue
-        cells.setdefault(row.model, {})[row.metric] = row
+        paired, nearest_mean, area = " - " in row.model, row.readout == "centroid", row.metric == "auroc"
+        if not paired and not nearest_mean:
+            cells.setdefault(row.model, {})[row.metric] = row
+        elif not paired and area:
+            centroid[row.model] = row
+        elif paired and area and not nearest_mean and row.value is not None:
+            pairs[row.model] = row
     found = {metric for metrics in cells.values() for metric in metrics}
     metrics = [metric for metric in METRICS if metric in found] + sorted(found - set(METRICS))
-    return TaskScores(task, in_order(list(cells)), metrics, cells, centroid, selected)
+    return TaskScores(task, in_order(list(cells)), metrics, cells, centroid, pairs, chance, selected)
 
 
-def chance_of(metric: str, task: TaskFacts) -> float | None:
-    """What a guess scores: 0.5 for AUROC and balanced accuracy, the prevalence p for AUPRC, p (1 - p) for
-    Brier.
-    """
-    share = task.prevalence
-    if metric in ("auroc", "balanced_accuracy", "auroc_z_adjusted", "c_index"):
-        return 0.5
-    if metric == "auprc":
-        return share
-    return share * (1 - share) if metric == "brier" and share is not None else None
-
-
-def differences(rows: Sequence[ScoreRow], task: TaskFacts, detectable: float | None) -> list[Difference]:
+def differences(scores: TaskScores, detectable: float | None) -> list[Difference]:
     """Every paired difference in AUROC of a task, in words, nulls with what could not have been seen."""
-    found = {
-        row.model: row
-        for row in rows
-        if row.task == task.name
-        and row.protocol == "cross_validation"
-        and " - " in row.model
-        and row.metric == "auroc"
-        and row.readout != "centroid"
-        and row.value is not None
-    }
-    names = [name for name in COMPARISONS if name in found] + sorted(set(found) - set(COMPARISONS))
-    return [_difference(found[name], detectable) for name in names]
+    names = [name for name in COMPARISONS if name in scores.pairs]
+    names += sorted(set(scores.pairs) - set(COMPARISONS))
+    return [_difference(scores.pairs[name], detectable) for name in names]
 
 
 def _difference(row: ScoreRow, detectable: float | None) -> Difference:
@@ -160,48 +149,31 @@ def unseen_below(detectable: float | None) -> str:
     return "" if detectable is None else f"; a difference below {number(detectable)} could not have been seen"
 
 
-def verdict(rows: Sequence[ScoreRow], scores: TaskScores, facts: RunFacts) -> Verdict:
-    """One sentence on a task: the aligned score with its interval, the image alone, and what the difference
-    says.
-    """
+def verdict(scores: TaskScores, facts: RunFacts) -> Verdict:
+    """One sentence on a task: the aligned score with its interval, the image alone, what the difference
+    says."""
     name = scores.task.name
     aligned, alone = scores.row("aligned"), scores.row("image_only")
     if aligned is None:
         return Verdict(scores.task, _without_alignment(scores), "unknown")
-    sentence = (
-        f"On {name}, aligned scores {number(aligned.value)} {interval(aligned.ci_low, aligned.ci_high)} of 1 "
-        f"(chance 0.50)"
-    )
+    score = f"{number(aligned.value)} {interval(aligned.ci_low, aligned.ci_high)}"
+    sentence = f"On {name}, aligned scores {score} of 1 (chance 0.50)"
     if alone is not None:
         sentence += f"; image alone {number(alone.value)}"
-    pair = next(
-        (
-            row
-            for row in rows
-            if row.task == name
-            and row.model == "aligned - image_only"
-            and row.protocol == "cross_validation"
-            and row.metric == "auroc"
-            and row.readout != "centroid"
-        ),
-        None,
-    )
+    pair = scores.pairs.get("aligned - image_only")
     tone = tone_of(pair)
-    if tone == "gain":
-        sentence += (
-            f"; alignment helps on this cohort ({signed(pair.value)} {between(pair.ci_low, pair.ci_high)})"
+    if pair is None or tone == "unknown":
+        return Verdict(
+            scores.task, f"{sentence}; whether alignment helps cannot be said from this run.", tone
         )
-    elif tone == "loss":
-        sentence += (
-            f"; alignment makes it worse here ({signed(pair.value)} {between(pair.ci_low, pair.ci_high)})"
-        )
-    elif tone == "none":
-        sentence += "; this cohort does not show a benefit of alignment" + unseen_below(
-            facts.detectable.get(name, detectable_of(pair))
-        )
-    else:
-        sentence += "; whether alignment helps cannot be said from this run"
-    return Verdict(scores.task, sentence + ".", tone)
+    figures = f"({signed(pair.value)} {between(pair.ci_low, pair.ci_high)})"
+    unseen = unseen_below(facts.detectable.get(name, detectable_of(pair)))
+    said = {
+        "gain": f"alignment helps on this cohort {figures}",
+        "loss": f"alignment makes it worse here {figures}",
+        "none": f"this cohort does not show a benefit of alignment{unseen}",
+    }
+    return Verdict(scores.task, f"{sentence}; {said[tone]}.", tone)
 
 
 def _without_alignment(scores: TaskScores) -> str:

@@ -28,7 +28,7 @@ COLOURS = {"image": "#0b5c7a", "table": "#8a5a00", "both": "#6a3d8f", "control":
 # figures stand side by side on a desk.
 WIDE_INCH, NARROW_INCH = 4.1, 3.4
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "medform",
     "font.family": "sans-serif",

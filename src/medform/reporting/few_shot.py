@@ -79,6 +79,11 @@ def panels(rows: Sequence[ScoreRow], task: str) -> list[Panel]:
     for supports, (title, _) in SUPPORTS.items():
         mine = [row for row in chosen if row.supports == supports]
         lines = {model: _line([row for row in mine if row.model == model]) for model in FEW_SHOT_MODELS}
+        if supports == "out_of_fold" and not lines["image_only"]:
+            # the same patients and draws; a model without alignment has nothing that could have seen them
+            lines["image_only"] = _line(
+                [r for r in chosen if (r.model, r.supports) == ("image_only", "aligned")]
+            )
         lines = {model: line for model, line in lines.items() if line}
         if lines:
             pairs = [

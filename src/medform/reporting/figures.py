@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medform.reporting.controls import TaskScores
 from medform.reporting.drawing import COLOURS, INK, MUTED, NARROW_INCH, RULE, Picture, plain, publish, sheet
@@ -14,7 +14,6 @@ from medform.reporting.montage import MontagePatient
 from medform.reporting.words import interval, metric_name, model_words, number
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = ["draw_attention_profile", "draw_controls", "draw_few_shot", "draw_roc", "draw_training"]
@@ -28,7 +27,17 @@ LINES = {  # curves that may share a picture: colour, dash, marker
     "imagenet_encoder": (COLOURS["control"], (0, (1, 1)), "v"),
     "shuffled_pairs": (COLOURS["control"], (0, (1, 1)), "x"),
 }
+ROC_MODELS = ("aligned", "image_only", "embeddings", "fused", "table_logistic")
 OTHER_LINE = (COLOURS["control"], "-", ".")
+
+
+class RocPoint(NamedTuple):
+    """A point of a ROC curve, all in [0, 1]; NaN where there is no interval."""
+
+    x: float
+    y: float
+    ci_low: float
+    ci_high: float
 
 
 def slug(text: str) -> str:
@@ -46,20 +55,21 @@ def chance_line(axes: Axes, value: float, along: str = "y") -> None:
     draw(value, color=MUTED, linewidth=1, linestyle=(0, (1.5, 2)), zorder=1)
 
 
-def draw_controls(run: Path, scores: TaskScores, metric: str, chance: float | None) -> Picture | None:
+def draw_controls(run: Path, scores: TaskScores, metric: str) -> Picture | None:
     """One metric of every model as a dot with its interval, the chance line dotted, permuted labels as a
     band.
     """
     rows = [row for model in scores.models if (row := scores.row(model, metric)) is not None]
+    values = [row.value for row in rows if row.value is not None]  # `scores.row` gives no row without a value
     if not rows:
         return None
     null = next((row for row in rows if row.model == "permuted_labels"), None)
     with sheet(0.62 + 0.235 * len(rows)) as (figure, axes):
         if null is not None and null.ci_low is not None and null.ci_high is not None:
             axes.axvspan(null.ci_low, null.ci_high, color="#eceff1", linewidth=0, zorder=0)
-        if chance is not None:
-            chance_line(axes, chance, "x")
-        for place, row in enumerate(rows):
+        if metric in scores.chance:
+            chance_line(axes, scores.chance[metric], "x")
+        for place, (row, value) in enumerate(zip(rows, values, strict=True)):
             kind = model_words(row.model).kind
             colour = COLOURS[kind]
             if row.ci_low is not None and row.ci_high is not None:
@@ -72,7 +82,7 @@ def draw_controls(run: Path, scores: TaskScores, metric: str, chance: float | No
                 )
             filled = colour if kind != "control" else "white"
             axes.plot(
-                row.value, place, marker="o", markersize=5.5, markerfacecolor=filled, markeredgecolor=colour
+                value, place, marker="o", markersize=5.5, markerfacecolor=filled, markeredgecolor=colour
             )
         axes.set_yticks(range(len(rows)), [plain(model_words(row.model).label) for row in rows])
         axes.tick_params(axis="y", length=0)
@@ -108,38 +118,33 @@ def draw_controls(run: Path, scores: TaskScores, metric: str, chance: float | No
         )
 
 
-def draw_roc(run: Path, task: str, curves: pd.DataFrame) -> Picture | None:
-    """ROC curves of the models worth comparing; ``curves`` are the rows of one task, x and y in [0, 1]."""
-    shown = [
-        model
-        for model in ("aligned", "image_only", "embeddings", "fused", "table_logistic")
-        if (curves["model"] == model).any()
-    ]
+def draw_roc(run: Path, task: str, curves: Mapping[str, Sequence[RocPoint]]) -> Picture | None:
+    """ROC curves of the models worth comparing, with the interval of the first; ``curves`` by model."""
+    shown = {model: curves[model] for model in ROC_MODELS if model in curves}
     if not shown:
         return None
     with sheet(3.1, NARROW_INCH) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (1.5, 2)))
-        for model in shown:
+        for number_of, (model, points) in enumerate(shown.items()):
             colour, dash, _ = LINES[model]
-            line = curves[curves["model"] == model]
-            axes.plot(
-                line["x"], line["y"], color=colour, linestyle=dash, label=plain(model_words(model).label)
-            )
+            x, y, low, high = zip(*points, strict=True)
+            if number_of == 0:
+                axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+            axes.plot(x, y, color=colour, linestyle=dash, label=plain(model_words(model).label))
         axes.set(
             xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="False positive rate", ylabel="True positive rate"
         )
         axes.set_aspect("equal")
         axes.legend(loc="lower right")
-        data = curves[curves["model"].isin(shown)].drop(columns=["name"]).to_dict("records")
-        labels = ", ".join(model_words(model).label for model in shown)
+        labels = [model_words(model).label for model in shown]
         return publish(
             run,
             f"roc-{slug(task)}",
             figure,
-            data,
+            [{"model": model} | point._asdict() for model, points in shown.items() for point in points],
             task,
-            "Test patients of the folds that were run. Dotted line: chance.",
-            f"ROC curves on {task} of {labels}; the areas stand in the table.",
+            f"Test patients of the folds that were run. Band: 95 % interval of {labels[0]}. Dotted: chance.",
+            f"ROC curves on {task} of {', '.join(labels)}; the areas stand in the table.",
         )
 
 
@@ -209,6 +214,8 @@ def draw_training(
             if key == "loss" and any(row.get("chance") is not None for row in points):
                 chance = [row.get("chance", math.nan) for row in points]
                 axes.plot(steps, chance, color=MUTED, linewidth=1, linestyle=(0, (1.5, 2)))
+        if key == "retrieval_at_1":
+            axes.set_ylim(-0.03, 1.03)
         if key == "effective_rank":
             axes.axhline(2, color=COLOURS["red"], linewidth=1, linestyle=(0, (1.5, 2)))
         axes.set_xlabel("Step")

@@ -69,6 +69,7 @@ LINE, PADDING, GAP = 17, 9, 22
 @dataclass(frozen=True)
 class _Box:
     lines: list[str]
+    heads: int = 0  # so many of the lines are the name
 
     @property
     def height(self) -> int:
@@ -76,7 +77,7 @@ class _Box:
 
     def svg(self, x: int, y: int, width: int, kind: str) -> str:
         texts = "".join(
-            f'<text class="{"head" if number == 0 and kind == "step" else "line"}" x="{x + 10}" '
+            f'<text class="{"head" if number < self.heads else "line"}" x="{x + 10}" '
             f'y="{y + PADDING + LINE * number + 13}">{escape(line)}</text>'
             for number, line in enumerate(self.lines)
         )
@@ -90,7 +91,8 @@ def counted(number: int, unit: str) -> str:
 
 
 def _step_box(step: FlowStep) -> _Box:
-    return _Box([*textwrap.wrap(step.name, 21), *step.counts])
+    name = textwrap.wrap(step.name, 21)
+    return _Box([*name, *step.counts], heads=len(name))
 
 
 def _exclusion_box(exclusions: Sequence[Exclusion]) -> _Box:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medform.cohort.files import column
 from medform.reporting.documents import read_document, write_document
 
 if TYPE_CHECKING:
@@ -99,63 +100,63 @@ def draw_montage(
     model, seed, slice_id, weight). Patients are taken in the cohort's own order, which is a hash, half of
     each class of ``task``.
     """
-    rows = attention[attention["model"] == model]
-    if rows.empty:
+    rows = _first_fold(attention, model)
+    if not rows:
         return None
-    rows = rows[(rows["fold"] == rows["fold"].min()) & (rows["seed"] == rows["seed"].min())]
-    labels = cohort.labels(task) if task else None
-    known = set(rows["patient_id"])
-    order = [patient for patient in cohort.patient_ids if patient in known]
-    chosen = _both_classes(order, labels, patients)
-    pseudonyms = cohort.patients.set_index("patient_id")["pseudonym"]
+    fold = next(iter(rows.values()))[0]
+    labels = {str(key): float(value) for key, value in cohort.labels(task).items()} if task else None
+    weights: dict[str, dict[str, float]] = {}
+    for (patient, slice_id), (_, weight) in rows.items():
+        weights.setdefault(patient, {})[slice_id] = weight
+    chosen = _both_classes([one for one in cohort.patient_ids if one in weights], labels, patients)
+    names = column(cohort.patients.set_index("patient_id"), "pseudonym")
     entries = tuple(
-        _entry(
-            run,
-            cohort,
-            rows[rows["patient_id"] == patient],
-            str(pseudonyms[patient]),
-            _word(labels, patient),
-            tiles,
-        )
-        for patient in chosen
+        _entry(run, cohort, weights[one], str(names[one]), _word(labels, one), tiles) for one in chosen
     )
-    montage = Montage(model, entries, int(rows["fold"].min()), task)
+    montage = Montage(model, entries, fold, task)
     write_montage(run, montage)
     return montage
 
 
-def _both_classes(order: list[str], labels: pd.Series | None, count: int) -> list[str]:
+def _first_fold(attention: pd.DataFrame, model: str) -> dict[tuple[str, str], tuple[int, float]]:
+    """(patient, slice) -> (fold, weight) of one model, of its first fold and first seed."""
+    if attention.empty:
+        return {}
+    keys = ("fold", "seed", "patient_id", "slice_id", "weight", "model")
+    rows = [row for row in zip(*(column(attention, key) for key in keys), strict=True) if row[5] == model]
+    first = min((row[:2] for row in rows), default=None)
+    return {(str(who), str(where)): (int(fold), float(weight)) for fold, seed, who, where, weight, _ in rows
+            if (fold, seed) == first}  # fmt: skip
+
+
+def _both_classes(order: list[str], labels: dict[str, float] | None, count: int) -> list[str]:
     if labels is None:
         return order[:count]
     positive = [patient for patient in order if labels.get(patient) == 1.0]
     negative = [patient for patient in order if labels.get(patient) == 0.0]
-    half = max(count // 2, count - len(negative))
-    chosen = positive[:half]
+    chosen = positive[: max(count // 2, count - len(negative))]
     return chosen + negative[: count - len(chosen)]
 
 
-def _word(labels: pd.Series | None, patient: str) -> str | None:
-    value = None if labels is None else labels.get(patient)
-    return {1.0: "positive", 0.0: "negative"}.get(value) if value is not None else None
+def _word(labels: dict[str, float] | None, patient: str) -> str | None:
+    return None if labels is None else {1.0: "positive", 0.0: "negative"}.get(labels[patient])
 
 
 def _entry(
-    run: Path, cohort: Cohort, rows: pd.DataFrame, pseudonym: str, label: str | None, count: int
+    run: Path, cohort: Cohort, weights: dict[str, float], pseudonym: str, label: str | None, count: int
 ) -> MontagePatient:
-    slices = cohort.slices.merge(rows[["slice_id", "weight"]], on="slice_id").sort_values(
-        ["series_id", "index"]
-    )
-    weights = slices["weight"].to_numpy(float)
-    top = slices.sort_values(["weight", "index"], ascending=[False, True]).head(count)
+    keys = ("slice_id", "series_id", "index", "position_mm")
+    columns = (column(cohort.slices, key) for key in keys)
+    slices = [row for row in zip(*columns, strict=True) if row[0] in weights]
+    slices.sort(key=lambda row: (row[1], row[2]))
     tiles = []
-    for rank, row in enumerate(top.itertuples(index=False)):
-        name = f"figures/montage/{pseudonym}-{rank + 1}.png"
-        _write_tile(run / name, cohort.open(str(row.series_id)).slice(int(row.index)), cohort.window)
-        z_mm = float(row.position_mm)
-        tiles.append(Tile(name, int(row.index), float(row.weight), z_mm if np.isfinite(z_mm) else None))
-    return MontagePatient(
-        pseudonym, tuple(tiles), tuple(float(w) for w in weights), entropy_ratio(weights), label
-    )
+    for slice_id, series_id, index, z_mm in sorted(slices, key=lambda row: -weights[row[0]])[:count]:
+        name = f"figures/montage/{pseudonym}-{len(tiles) + 1}.png"
+        _write_tile(run / name, cohort.open(series_id).slice(int(index)), cohort.window)
+        position = float(z_mm) if np.isfinite(z_mm) else None
+        tiles.append(Tile(name, int(index), weights[slice_id], position))
+    profile = np.array([weights[row[0]] for row in slices])
+    return MontagePatient(pseudonym, tuple(tiles), tuple(profile.tolist()), entropy_ratio(profile), label)
 
 
 def _write_tile(path: Path, image: np.ndarray, window: tuple[float, float]) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from medform.cohort.files import column
 from medform.reporting import words
 from medform.reporting.controls import (
     Difference,
     TaskScores,
     Verdict,
-    chance_of,
     differences,
     task_scores,
     verdict,
@@ -24,6 +24,7 @@ from medform.reporting.controls import (
 from medform.reporting.drawing import Picture, publish_svg
 from medform.reporting.few_shot import Panel, common_limits, panels
 from medform.reporting.figures import (
+    RocPoint,
     draw_attention_profile,
     draw_controls,
     draw_few_shot,
@@ -101,7 +102,7 @@ def _render(content: dict[str, Any]) -> str:
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.globals.update(words=words, chance_of=chance_of, counted=counted)
+    environment.globals.update(words=words, counted=counted)
     template = environment.from_string((here / "template.html").read_text(encoding="utf-8"))
     return template.render(css=(here / "report.css").read_text(encoding="utf-8"), **content)
 
@@ -152,10 +153,10 @@ def _task_section(files: RunFiles, task: TaskFacts) -> TaskSection:
     limits = common_limits(few_shot)
     return TaskSection(
         scores=scores,
-        verdict=verdict(files.rows, scores, files.facts),
+        verdict=verdict(scores, files.facts),
         warnings=warnings(scores),
-        differences=differences(files.rows, task, files.facts.detectable.get(task.name)),
-        controls=draw_controls(files.folder, scores, "auroc", chance_of("auroc", task)),
+        differences=differences(scores, files.facts.detectable.get(task.name)),
+        controls=draw_controls(files.folder, scores, "auroc"),
         notes=list(dict.fromkeys(row.note for row in shown if row.note)),
         few_shot=[(panel, draw_few_shot(files.folder, panel, limits)) for panel in few_shot],
         roc=_roc(files, task.name),
@@ -163,15 +164,19 @@ def _task_section(files: RunFiles, task: TaskFacts) -> TaskSection:
 
 
 def _roc(files: RunFiles, task: str) -> Picture | None:
-    """Rows of curves.parquet named ``roc/<task>/<model>``."""
+    """The curves named ``roc/<task>/<model>``, a list of points a model."""
     if files.curves is None:
         return None
-    mine = files.curves[files.curves["name"].str.startswith(f"roc/{task}/")]
-    return draw_roc(files.folder, task, mine)
+    lines: dict[str, list[RocPoint]] = {}
+    columns = (column(files.curves, key) for key in ("name", "model", "x", "y", "ci_low", "ci_high"))
+    for name, model, *point in zip(*columns, strict=True):
+        if name == f"roc/{task}/{model}":
+            lines.setdefault(str(model), []).append(RocPoint(*(float(value) for value in point)))
+    return draw_roc(files.folder, task, lines)
 
 
-def _other_tables(files: RunFiles) -> list[tuple[str, list[ScoreRow]]]:
-    """Rows of the protocols that have no section of their own, by protocol."""
+def _other_tables(files: RunFiles) -> list[tuple[str, list[TaskScores]]]:
+    """The protocols that have no section of their own, a table of scores for each of their tasks."""
     titles = {
         "slice_probe": "Slice probes",
         "retrieval": "Retrieval",
@@ -181,9 +186,11 @@ def _other_tables(files: RunFiles) -> list[tuple[str, list[ScoreRow]]]:
     }
     found = []
     for protocol, title in titles.items():
-        rows = [row for row in files.rows if row.protocol == protocol]
-        if rows:
-            found.append((title, rows))
+        tasks = sorted({row.task or "" for row in files.rows if row.protocol == protocol})
+        if tasks:
+            found.append(
+                (title, [task_scores(files.rows, TaskFacts(task), protocol=protocol) for task in tasks])
+            )
     return found
 
 
@@ -231,11 +238,14 @@ def _attention_words(files: RunFiles) -> str | None:
     """How even the attention is over all patients; None where there is no attention."""
     if files.attention is None or files.montage is None:
         return None
-    rows = files.attention[files.attention["model"] == files.montage.model]
-    if rows.empty:
+    weights: dict[tuple[Any, ...], list[float]] = {}
+    columns = (column(files.attention, key) for key in ("model", "fold", "seed", "patient_id", "weight"))
+    for model, *bag, weight in zip(*columns, strict=True):
+        if model == files.montage.model:
+            weights.setdefault(tuple(bag), []).append(float(weight))
+    if not weights:
         return None
-    bags = rows.groupby(["fold", "seed", "patient_id"], sort=True)["weight"]
-    ratios = np.array([entropy_ratio(weights.to_numpy()) for _, weights in bags])
+    ratios = np.array([entropy_ratio(np.array(of_a_bag)) for of_a_bag in weights.values()])
     flat = int((ratios > FLAT).sum())
     text = (
         f"Over {len(ratios)} bags the entropy of the weights is {np.median(ratios):.3f} of its maximum "

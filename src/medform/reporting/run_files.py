@@ -32,11 +32,6 @@ class TaskFacts:
     n: int | None = None
     positive: int | None = None
 
-    @property
-    def prevalence(self) -> float | None:
-        """Share of positive patients; None where the counts are not known."""
-        return self.positive / self.n if self.n and self.positive is not None else None
-
 
 @dataclass(frozen=True)
 class RunFacts:

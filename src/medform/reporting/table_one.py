@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medform.cohort.files import column
 from medform.reporting.documents import read_document, write_document
 
 if TYPE_CHECKING:
@@ -84,22 +85,23 @@ def summarise(
     for name, role in roles.items():
         if role in ("id", "ignore") or name not in table:
             continue
-        kind = (types or {}).get(name) or _kind(table[name])
-        cells = {group: _cell(table[name], ids, kind) for group, ids in groups.items()}
+        values = column(table, name)
+        kind = (types or {}).get(name) or _kind(values)
+        cells = {group: _cell(values, ids, kind) for group, ids in groups.items()}
         columns.append(TableOneColumn(name, kind, role, cells, (units or {}).get(name)))
     return TableOne({group: len(ids) for group, ids in groups.items()}, tuple(columns))
 
 
-def _kind(column: pd.Series) -> str:
+def _kind(values: pd.Series) -> str:
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-    if is_bool_dtype(column.dtype):
+    if is_bool_dtype(values.dtype):
         return "boolean"
-    return "number" if is_numeric_dtype(column.dtype) else "category"
+    return "number" if is_numeric_dtype(values.dtype) else "category"
 
 
-def _cell(column: pd.Series, ids: Sequence[str], kind: str) -> Cell:
-    values = column.reindex(list(ids)).dropna()
+def _cell(whole: pd.Series, ids: Sequence[str], kind: str) -> Cell:
+    values = whole.reindex(list(ids)).dropna()
     missing = len(ids) - len(values)
     if kind == "number":
         if values.empty:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "CHANCE",
     "COMPARISONS",
     "FEW_SHOT_MODELS",
     "METRICS",
@@ -34,6 +35,8 @@ class ModelWords:
 _IMAGE = "image"
 _TABLE = "table"
 _BOTH = "image + table"
+
+CHANCE = "chance"  # the rows of `scores.json` that say what a guess gets
 
 # The order is the order of the rows in every table and figure.
 MODELS: dict[str, ModelWords] = {
@@ -87,6 +90,7 @@ MODELS: dict[str, ModelWords] = {
         _IMAGE,
         "the probe refitted on shuffled labels: median and 95 % of the draws",
     ),
+    CHANCE: ModelWords("chance", "control", "nothing", "a guess"),
 }
 
 METRICS = {

@@ -21,23 +21,8 @@ __all__ = ["SCHEMA_VERSION", "RunFolder", "RunIdentity", "read_json", "write_ato
 SCHEMA_VERSION = 1
 _TEMPORARY = ".writing"  # suffix of a file that is not complete yet
 _KEPT = ("store", ".lock")  # what `--overwrite` leaves: the cohort store has its own rules
-_OURS = (
-    "run.json",
-    "recipe.yaml",
-    "metrics.jsonl",
-    "folds",
-    "final",
-    "cache",
-    "embeddings.parquet",
-    "attention.parquet",
-    "predictions.parquet",
-    "cases.parquet",
-    "curves.parquet",
-    "scores.json",
-    "figures",
-    "report.html",
-    "model",
-)
+_FOLDERS = ("folds", "final", "cache", "figures", "model", "montage")
+_FILES = ("*.json", "*.jsonl", "*.parquet", "report.html")
 
 
 def write_atomically(path: Path, content: bytes | str | Callable[[Path], object]) -> None:
@@ -117,9 +102,7 @@ class RunIdentity:
     version: str
 
     def difference(self, other: RunIdentity) -> list[str]:
-        """What changed from ``self`` (in the folder) to ``other`` (asked for): a diff of lines, empty if
-        nothing.
-        """
+        """Lines of what changed from ``self`` (in the folder) to ``other`` (asked for); empty if nothing."""
         mine, theirs = self.recipe.splitlines(), other.recipe.splitlines()
         lines = list(
             difflib.unified_diff(
@@ -152,9 +135,7 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def stage(self, stage: str, variant: str = "main", seed: int = 0, fold: int | None = None) -> Path:
-        """Folder of one trained stage: ``folds/<k>/<variant>/<seed>/<stage>``, or below ``final/`` without a
-        fold.
-        """
+        """``folds/<k>/<variant>/<seed>/<stage>``, or below ``final/`` without a fold."""
         top = self.path / "final" if fold is None else self.path / "folds" / str(fold)
         return top / variant / str(seed) / stage
 
@@ -244,13 +225,19 @@ class RunFolder:
             )
 
     def _clear(self) -> None:
-        """Remove the run's own files, run.json first; what a user has put beside them stays."""
-        for name in _OURS:
-            entry = self.path / name
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink(missing_ok=True)
+        """Remove the run's own files; notes that a user has put beside them stay.
+
+        run.json goes last and until then names no configuration: killed here, a run can only be overwritten.
+        """
+        self.update(identity={"cohorts": {}, "version": "half overwritten"})
+        for name in _FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for pattern in _FILES:
+            for file in self.path.glob(pattern):
+                if file.name != "run.json":
+                    file.unlink()
+        for name in ("run.json", "recipe.yaml"):
+            (self.path / name).unlink()
 
     def _sweep(self) -> None:
         """Remove what a killed process left unfinished."""
@@ -264,8 +251,10 @@ class RunFolder:
         The operating system drops the lock with the process, so a killed run never blocks the next one.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
-            if not _try_lock(file.fileno()):
+        lock = self.path / ".lock"
+        with lock.open("a+", encoding="utf-8") as file:
+            # a lock file that was removed in between (see below) holds nobody off
+            if not _try_lock(file.fileno()) or not (lock.exists() and os.path.samefile(lock, file.fileno())):
                 file.seek(0)
                 raise InputError(
                     f"another process is writing here: {file.read().strip() or 'unknown'}.",
@@ -276,7 +265,13 @@ class RunFolder:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
-            yield
+            try:
+                yield
+            finally:
+                if [entry.name for entry in self.path.iterdir()] == [".lock"]:  # refused: nothing was created
+                    with contextlib.suppress(OSError):
+                        lock.unlink()
+                        self.path.rmdir()
 
 
 def _try_lock(handle: int) -> bool:
@@ -285,9 +280,8 @@ def _try_lock(handle: int) -> bool:
         if os.name == "nt":
             import msvcrt
 
-            os.lseek(
-                handle, 1 << 30, os.SEEK_SET
-            )  # a byte past the text, so that others can still read who holds it
+            # a byte far behind the text, so that others can still read who holds it
+            os.lseek(handle, 1 << 30, os.SEEK_SET)
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         else:
             import fcntl

@@ -22,9 +22,7 @@ def _clean(value: Any) -> Any:
 
 
 def read_log(path: Path, **where: Any) -> list[dict[str, Any]]:
-    """The lines of ``path`` whose fields equal ``where``, in order; a torn last line (a killed write) is left
-    out.
-    """
+    """Lines of ``path`` whose fields equal ``where``, in order; without a torn last one (a killed write)."""
     if not path.is_file():
         return []
     rows = []

@@ -45,7 +45,7 @@ def series_folder(scan: Scan, seed: int) -> Path:
     if scan.scanner.shared_folder:
         return Path(tokens[:2], tokens[2:10])
     series = generator(seed, "folders", scan.patient.patient_id, scan.kind).bytes(3).hex()
-    return Path("export", tokens[:8], f"ser_{series}")
+    return Path("export", tokens[:8], f"series_{series}")
 
 
 def write_scan(scan: Scan, stack: np.ndarray, root: Path, seed: int) -> list[Path]:

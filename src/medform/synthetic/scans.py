@@ -81,7 +81,7 @@ def plan_scans(patient: PlantedPatient, seed: int, options: HospitalOptions) -> 
     lesion = place_lesion(patient, anatomy, grid, seed, options.lesion_slices)
     day = FIRST_DAY + timedelta(days=int(random.integers(0, 700)))
     later = day + timedelta(days=int(random.integers(60, 240)))
-    turned = bool(random.random() < 0.15) and not scanner.shared_folder
+    turned = bool(random.random() < 0.3) and not scanner.shared_folder
     lost = int(random.integers(2, slices - 2)) if patient.flaw == "gap" else None
     rescale = _rescale(scanner, slices, random)
 

@@ -43,9 +43,7 @@ SMALL_NETWORK = 1_000_000  # weights
 
 @dataclass(frozen=True)
 class FitSettings:
-    """``steps`` in all; ``rate`` is the highest learning rate and ``warmup`` its first steps, both as
-    numbers.
-    """
+    """``steps`` in all, the first ``warmup`` of them rising to ``rate``, the highest learning rate."""
 
     steps: int
     rate: float
@@ -166,14 +164,12 @@ def fit(
     names: Names | None = None,
     progress: Progress | None = None,
 ) -> FitResult:
-    """Train ``objective`` in place for ``settings.steps`` steps, from the newest checkpoint in ``folder`` if
-    there is one.
+    """Train ``objective`` in place up to ``settings.steps``, on from the newest checkpoint in ``folder``.
 
     ``monitor(objective)`` is called at every logged step; where its ``effective_rank`` is below 2 at two logs
     in a row after the warm-up, training stops as "collapsed". ``names`` turns a batch's patient numbers into
-    pseudonyms for messages. Raises `MedformError` where loss or gradient is not finite (a checkpoint of the
-    last good step is kept), and `Interrupted` after Ctrl-C or a termination request, once the step in hand is
-    saved.
+    pseudonyms for messages. Raises `MedformError` where loss or gradient is not finite (the last checkpoint
+    is kept), and `Interrupted` after Ctrl-C or a termination request, once the step in hand is saved.
     """
     objective.to(fabric.device)
     course = _Course()
@@ -181,7 +177,7 @@ def fit(
         return FitResult("done", 0)
     optimizer = build_optimizer(optimizer_config, objective, settings.rate)
     module, wrapped = fabric.setup(_Step(objective), optimizer)
-    _restore(folder, objective, optimizer, course, settings)
+    _restore(folder, objective, optimizer, course)
     if log is not None:
         log.cut_after(course.step)
     loop = _Loop(objective, module, wrapped, optimizer_config, settings, fabric, folder, log, course)
@@ -199,13 +195,8 @@ def fit(
         batches.close()
 
 
-def _restore(
-    folder: Path,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    course: _Course,
-    settings: FitSettings,
-) -> None:
+def _restore(folder: Path, objective: Objective, optimizer: torch.optim.Optimizer, course: _Course) -> None:
+    """Put the newest checkpoint, where there is one, into everything that changes from step to step."""
     found = checkpoint.latest(folder)
     if found is None:
         return
@@ -217,6 +208,8 @@ def _restore(
 
 @dataclass
 class _Loop:
+    """The loop over steps, with what it needs at each of them."""
+
     objective: Objective
     module: Any
     optimizer: Any
@@ -256,9 +249,10 @@ class _Loop:
             if progress is not None:
                 progress(course.step, settings.steps)
             if asked.is_set():
-                self._save()
+                if not last:
+                    self._save()
                 raise Interrupted(
-                    f"interrupted after step {course.step} of {settings.steps}, which is saved.",
+                    f"interrupted; {course.saved} of {settings.steps} steps are saved.",
                     where=str(self.folder),
                     fix="the same command with --resume goes on from there.",
                 )

@@ -101,9 +101,7 @@ def embeddings(tower: Tower, block: Block) -> Float32[np.ndarray, "m d"]:
 def bag_embeddings(
     tower: Tower, block: Block
 ) -> tuple[Float32[np.ndarray, "m d"], Float32[np.ndarray, " t"] | None]:
-    """Vectors of the bags and the attention weight of every slice, which sums to 1 over a bag (several heads:
-    mean).
-    """
+    """Vectors of the bags, and every slice's attention, which sums to 1 over a bag (mean of the heads)."""
     with _frozen(tower) as device:
         encoded = tower(block.to(device))
     weight = encoded.weight
@@ -118,12 +116,14 @@ class RankMonitor:
     """Centred effective rank of the image tower's vectors of a few fixed slices: a tower that collapses shows
     here.
 
-    Fewer than ``least`` slices cannot tell a collapse and give no figure.
+    Slices larger than ``side`` are averaged down to it: a collapse shows there as well, in a fraction of the
+    time. Fewer than ``least`` slices cannot tell one and give no figure.
     """
 
     store: SliceStore
     rows: Int[np.ndarray, " n"]
     modality: str = "image"
+    side = 96
     least = 8
 
     @classmethod
@@ -139,8 +139,9 @@ class RankMonitor:
         if len(self.rows) < self.least:
             return {}
         patient = torch.from_numpy(self.store.patient[self.rows])
-        block = Block(
-            {"image": torch.from_numpy(self.store.images(self.rows))}, patient, torch.from_numpy(self.rows)
-        )
+        image = torch.from_numpy(self.store.images(self.rows))
+        if self.store.size > self.side:
+            image = torch.nn.functional.adaptive_avg_pool2d(image, self.side)
+        block = Block({"image": image}, patient, torch.from_numpy(self.rows))
         tower: Any = objective.towers[self.modality]
         return {"effective_rank": effective_rank(embeddings(tower, block))}

@@ -33,9 +33,7 @@ class RelativeRate(Config):
 
 
 class WarmUp(Config):
-    """How long the rate rises linearly, by exactly one of: ``steps``, ``epochs``, or a ``share`` of all
-    steps.
-    """
+    """How long the rate rises linearly: exactly one of ``steps``, ``epochs``, a ``share`` of all steps."""
 
     steps: int | None = Field(default=None, ge=0)
     epochs: float | None = Field(default=None, ge=0)
@@ -59,9 +57,7 @@ class WarmUp(Config):
 
 
 class OptimizerConfig(Config):
-    """``lr`` is the highest rate, ``final_lr`` that of the last step. ``clip`` is the largest norm of all
-    gradients.
-    """
+    """``lr``: the highest rate; ``final_lr``: that of the last step; ``clip``: largest gradient norm."""
 
     kind: Literal["adamw", "sgd"] = "adamw"
     lr: Rate | RelativeRate = 1e-4
@@ -75,9 +71,7 @@ class OptimizerConfig(Config):
 
 
 def base_rate(config: OptimizerConfig, objective: Objective) -> float:
-    """The highest learning rate as a number. A relative one is taken from the weights as they are now: at the
-    start.
-    """
+    """The highest rate as a number; a relative one is taken from the weights as they are: at the start."""
     if isinstance(config.lr, RelativeRate):
         scale = getattr(objective, "learning_rate_scale", None)
         if scale is None:

@@ -33,9 +33,7 @@ TIMED_STEPS = 3  # steps of a copy that tell how long one takes
 
 
 class Budget(Config):
-    """How long a stage trains, by exactly one of: ``steps``, ``epochs``, ``cpu_minutes``. In the end it is
-    steps.
-    """
+    """How long a stage trains: exactly one of ``steps``, ``epochs``, ``cpu_minutes``; all become steps."""
 
     steps: int | None = Field(default=None, ge=0)
     epochs: float | None = Field(default=None, gt=0)
@@ -178,9 +176,7 @@ def _plan(
     seed: int,
     fabric: Fabric,
 ) -> dict[str, Any]:
-    """Steps and learning rate, settled once, after the objective's own start, and stored: resuming repeats
-    them.
-    """
+    """Steps and rate, settled once after the objective's own start, and stored: resuming repeats them."""
     path = folder / "plan.json"
     resumed = path.is_file()
     if not resumed or checkpoint.latest(folder) is None:

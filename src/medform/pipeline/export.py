@@ -1,0 +1,2 @@
+from pathlib import Path
+def export_model(*a): return None

@@ -1,0 +1,71 @@
+"""Joins: equal ids only, unless a rule is declared; nobody vanishes; suggestions are not applied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medform.errors import InputError
+from medform.ingestion.identifiers import match_ids, read_id_map, refuse_strangers
+
+IDS = st.sets(st.text("aA0-_ 1", min_size=1, max_size=4), max_size=12)
+
+
+@pytest.mark.proves("R29")
+def test_ids_that_differ_are_joined_only_by_a_declared_rule_and_each_join_is_listed() -> None:
+    images = ["R01-001", "00123", "A1", "x"]
+    table = ["r01_001", "123", "A1\u00a0", "x"]
+    plain = match_ids(images, table)
+    assert plain.matched == {"x": "x"} and plain.by_rule == {}
+    offered = {(one.table_id, one.image_id): one.rules for one in plain.suggestions}
+    assert offered[("123", "00123")] == ("zeros",) and offered[("A1\u00a0", "A1")] == ("blanks",)
+    assert ("r01_001", "R01-001") in offered
+    ruled = match_ids(images, table, ["blanks", "case", "separators", "zeros"])
+    assert len(ruled.matched) == 4 and set(ruled.by_rule) == {"r01_001", "123", "A1\u00a0"}
+
+
+@pytest.mark.proves("R29")
+def test_many_to_one_stops() -> None:
+    match = match_ids(["123"], ["00123", "123"], ["zeros"])
+    assert match.matched == {"123": "123"} and len(match.problems) == 1 and "'123'" in str(match.problems[0])
+    match = match_ids(["a-1", "a_1"], ["A1"], ["case", "separators"])
+    assert match.matched == {} and "id_map" in str(match.problems[0])
+
+
+@pytest.mark.proves("R30")
+@given(IDS, IDS, st.lists(st.sampled_from(["blanks", "case", "separators", "zeros"]), unique=True))
+def test_counts_in_equal_counts_out(images: set[str], table: set[str], rules: list) -> None:
+    match = match_ids(images, table, rules)
+    assert len(match.matched) + len(match.only_table) == len(table)
+    assert len(set(match.matched.values())) + len(match.only_images) == len(images)
+    assert {one: one for one in images & table}.items() <= match.matched.items()
+    for one in match.suggestions:
+        assert one.image_id in match.only_images and one.table_id in match.only_table
+    assert match == match_ids(sorted(images, reverse=True), sorted(table, reverse=True), rules)
+
+
+@pytest.mark.proves("A.input", "R29")
+def test_ids_that_never_match_are_refused_with_examples_of_both_sides() -> None:
+    with pytest.raises(InputError) as caught:
+        refuse_strangers(match_ids(["P049", "P050"], ["0049", "0050"]), "t.csv")
+    text = str(caught.value)
+    assert "'P049'" in text and "'0049'" in text and "not applied" in text and "id_map" in text
+    with pytest.raises(InputError, match=r"id_rules: \[zeros\]"):
+        refuse_strangers(match_ids(["0049"], ["49"]), "t.csv")
+    refuse_strangers(match_ids(["a", "b"], ["a", "c"]), "t.csv")
+
+
+@pytest.mark.proves("R29")
+def test_an_id_map_joins_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "map.csv"
+    path.write_text("table_id,image_id\n0049,P049\n0050,P050\n")
+    match = match_ids(["P049", "P051"], ["0049", "0050"], id_map=read_id_map(path))
+    assert (
+        match.by_rule == {"0049": "P049"} and match.only_table == ("0050",) and match.only_images == ("P051",)
+    )
+    path.write_text("table_id,image_id\n0049,P049\n0050,P049\n")
+    with pytest.raises(InputError, match="'P049' stands twice"):
+        read_id_map(path)

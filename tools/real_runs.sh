@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The real runs of docs/results.md: tools/real_runs.sh DATA RUNS [NAME ...]   (resumable; names below, default all)
+# DATA holds nsclc_ct, ct_ich and dicom_ct; RUNS gets a run folder each. Afterwards: python tools/results.py RUNS
+set -euo pipefail
+data=$1 runs=$2
+shift 2
+cd "$(dirname "$0")/.."
+mkdir -p "$runs"
+
+run() { # NAME RECIPE COHORT SET [option ...]
+  local name=$1 recipe=$2 cohort=$3 set=$4
+  shift 4
+  .venv/bin/medform run "$recipe" --cohort "cohorts/$cohort.yaml" --root "$data/$set" -o "$runs/$name" "$@" \
+    $([ -f "$runs/$name/run.json" ] && echo --resume) >"$runs/$name.log" 2>&1
+}
+
+for name in "${@:-nsclc_ct ct_ich nsclc_ct_readings nsclc_ct_paper dicom_ct}"; do
+  for one in $name; do
+    case $one in
+      nsclc_ct) run nsclc_ct medform-small nsclc_ct nsclc_ct ;;
+      nsclc_ct_readings) run nsclc_ct_readings medform-small nsclc_ct_readings nsclc_ct ;;
+      ct_ich) run ct_ich medform-small ct_ich ct_ich ;;
+      # the paper's second stage on features of its own ResNet-50 after 50 steps of 16 views: rows say encoder_untrained
+      nsclc_ct_paper) run nsclc_ct_paper medform-paper nsclc_ct nsclc_ct --set 'stages.pretrain.budget={steps: 50}' \
+        --set stages.pretrain.batch=8 ;;
+      dicom_ct)
+        .venv/bin/medform check "$data/dicom_ct" --json >"$runs/dicom_ct.check.json"
+        .venv/bin/medform ingest cohorts/dicom_ct.yaml --root "$data/dicom_ct" -o "$runs/dicom_ct.store"
+        .venv/bin/medform embed "$runs/dicom_ct.store" -o "$runs/dicom_ct.embeddings.parquet"
+        ;;
+    esac
+  done
+done

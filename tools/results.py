@@ -1,0 +1,115 @@
+"""Collect finished real runs into docs/results/ and write docs/results.md from what lies there.
+
+``python tools/results.py RUNS`` copies from each run folder below RUNS what may be published (scores, plan and spending,
+versions, command); ``python tools/results.py`` only writes the page again. No pixel, weight, id or prediction is copied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from medform.runs.scores import difference_in_words, read_scores, write_scores
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+PAGE = ROOT / "docs" / "results.md"
+KEPT = (
+    "schema_version", "status", "recipe", "citation", "cohort", "versions", "commit", "seed", "tasks", "planned", "spent",
+    "selected", "detectable", "warnings", "folds_run", "collapsed", "notes", "transductive", "device",
+)  # fmt: skip
+MODELS = (
+    "aligned", "image_only", "imagenet_encoder", "random_encoder", "intensity_stats", "attention_unaligned",
+    "random_start", "shuffled_pairs", "supervised_mil", "table_logistic", "table_boosting", "fused_unaligned", "fused",
+    "permuted_labels",
+)  # fmt: skip
+DIFFERENCES = ("aligned - image_only", "fused - table_logistic", "fused - fused_unaligned", "image_only - imagenet_encoder")
+
+
+def collect(run: Path) -> None:
+    """Copy what may be published of one run."""
+    target = RESULTS / run.name
+    target.mkdir(parents=True, exist_ok=True)
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    kept = {name: record[name] for name in KEPT if name in record}
+    kept["proves"] = ["A9"] if record["status"] == "complete" else []
+    (target / "run.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    write_scores(target / "scores.json", read_scores(run / "scores.json"))
+
+
+def figure(row: Any) -> str:
+    """Value with its interval."""
+    if row is None or row.value is None:
+        return "-"
+    interval = f" [{row.ci_low:.2f}, {row.ci_high:.2f}]" if row.ci_low is not None else ""
+    return f"{row.value:.2f}{interval}"
+
+
+def section(folder: Path) -> list[str]:
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    rows = read_scores(folder / "scores.json")
+    cohort, planned, spent = record["cohort"], record.get("planned", {}), record.get("spent", {})
+    device = record.get("device", {})
+    folds = ", ".join(map(str, record.get("folds_run", [])))
+    text = [
+        f"## {folder.name}: {record['recipe']} on {cohort['name']}",
+        "",
+        f"{cohort['n_patients']} patients, folds {folds}; licence of the data: {cohort['licence']}. "
+        f"Planned {planned.get('cpu_minutes', float('nan')):.0f} CPU-minutes, spent {spent.get('cpu_minutes', float('nan')):.0f} "
+        f"(peak memory {spent.get('peak_memory_gb', float('nan')):.1f} GB) at {device.get('gflops_per_core', '?')} GFLOP/s a core; "
+        f"medform {record['versions']['medform']}, commit {record.get('commit')}.",
+        "",
+    ]
+    text += [f"- {note}" for note in [*record.get("warnings", []), *record.get("notes", [])]]
+    for task in record["tasks"]:
+        name = task["name"]
+        found = {
+            (row.model, row.protocol, row.shots, row.supports): row
+            for row in rows
+            if row.task == name and row.metric == "auroc" and row.readout in ("logistic", None)
+        }
+        text += ["", f"### {name}{' (primary)' if task['primary'] else ''}: {task['positive']} of {task['n']} positive", ""]
+        text += ["| model | AUROC, 5 folds | k = 5, aligned | k = 5, out of fold | k = 5, unseen |", "| --- | --- | --- | --- | --- |"]
+        for model in MODELS:
+            whole = found.get((model, "cross_validation", None, None))
+            few = [found.get((model, "few_shot", 5, supports)) for supports in ("aligned", "out_of_fold", "unseen")]
+            if whole is not None:
+                text.append(f"| `{model}` | {figure(whole)} | " + " | ".join(figure(row) for row in few) + " |")
+        text.append("")
+        for model in DIFFERENCES:
+            row = found.get((model, "cross_validation", None, None))
+            if row is not None and row.value is not None:
+                text.append(f"- {difference_in_words(row)}")
+            for supports in ("aligned", "out_of_fold", "unseen"):
+                few = found.get((model, "few_shot", 5, supports))
+                if few is not None and few.value is not None and model == "aligned - image_only":
+                    text.append(f"- k = 5, supports {supports}: {difference_in_words(few)}")
+    return [*text, ""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="?", type=Path, help="folder that holds run folders")
+    runs = parser.parse_args().runs
+    if runs is not None:
+        for run in sorted(runs.iterdir()):
+            if (run / "scores.json").is_file() and (run / "run.json").is_file():
+                collect(run)
+    text = [
+        "# Results",
+        "",
+        "Real runs, written down as measured; made by `tools/real_runs.sh` and `tools/results.py` from the files below",
+        "`docs/results/`. AUROC is fold-stratified, intervals are 95 % over patients; how to read the rows: the glossary.",
+        "Where alignment does not help, the table says so.",
+        "",
+    ]
+    for folder in sorted(RESULTS.iterdir()):
+        if (folder / "scores.json").is_file():
+            text += section(folder)
+    PAGE.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
