@@ -1,0 +1,109 @@
+"""`medform embed`: one vector a slice and one a series, of a scan, a folder of scans or a cohort store."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from medform.cohort.store import Cohort
+
+__all__ = ["embed"]
+
+Progress = Callable[[int, int, str], None]
+DEFAULT = "medform-small"  # whose ImageNet start, layers and size are used without a model
+
+
+def embed(
+    path: Path | str,
+    model: Path | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Embed a DICOM, NIfTI or picture scan, a folder of them, or a cohort store.
+
+    Columns: patient_id, series_id, slice_id (None for a series), z_mm (NaN where unknown), level (`slice` or
+    `series`), vector (float32). The vector of a series is the mean of its slices'. Without ``model``: raw slice vectors
+    of the ImageNet start; with it: the features that the model's own fitted inputs make of them. Raises `InputError`.
+    """
+    from medform.cohort.store import Cohort
+    from medform.ingestion.ingest import ingest_scan
+    from medform.runs.folder import write_atomically
+
+    source = Path(path)
+    with tempfile.TemporaryDirectory() as scratch:
+        if (source / "cohort.json").is_file():
+            cohort = Cohort.read(source)
+        elif model is None:
+            cohort = ingest_scan(source, Path(scratch) / "store")
+        else:
+            cohort = _as_trained(source, Path(scratch), model)
+        frame = _rows(cohort, _features(cohort, model, device, progress))
+    if out is not None:
+        write_atomically(Path(out), lambda target: frame.to_parquet(target, index=False))
+    return frame
+
+
+def _as_trained(source: Path, scratch: Path, model: Path) -> Cohort:
+    from medform.pipeline.predict import Model
+
+    return Model.load(model)._ingest(source, scratch)
+
+
+def _features(cohort: Cohort, model: Path | None, device: str, progress: Progress | None) -> np.ndarray:
+    """(T, d) in the order of ``cohort.slices``."""
+    from medform.pipeline.predict import Model
+
+    if model is not None:
+        return Model.load(model).embed_cohort(cohort)[1]
+    from medform.compute.device import choose_device
+    from medform.compute.seed import generator
+    from medform.inputs.slices import working_slices
+    from medform.models.weights import load_imagenet
+    from medform.pipeline.stages import feature_input, image_stage
+    from medform.recipes.recipe import read_recipe
+    from medform.training.infer import slice_features
+
+    recipe = read_recipe(DEFAULT)
+    config = feature_input(recipe)
+    tower_config: Any = image_stage(recipe)[1].towers["image"]
+    tower = tower_config.build(generator(0, "embed"))
+    load_imagenet(tower)
+    tower.to(choose_device(device).torch)  # type: ignore[arg-type]
+    told = None if progress is None else lambda done, total: progress(done, total, "embedding slices")
+    return slice_features(tower, working_slices(cohort, config.size), config.layers, progress=told)
+
+
+def _rows(cohort: Cohort, feature: np.ndarray) -> pd.DataFrame:
+    import pandas as pd
+
+    slices = cohort.slices.reset_index(drop=True)
+    rows = pd.DataFrame(
+        {
+            "patient_id": slices["patient_id"],
+            "series_id": slices["series_id"],
+            "slice_id": slices["slice_id"],
+            "z_mm": slices["position_mm"].astype("float64"),
+            "level": "slice",
+            "vector": [row.astype(np.float32) for row in feature],
+        }
+    )
+    series = [
+        {
+            "patient_id": one["patient_id"].iloc[0],
+            "series_id": series_id,
+            "slice_id": None,
+            "z_mm": float("nan"),
+            "level": "series",
+            "vector": feature[one.index.to_numpy()].mean(axis=0, dtype=np.float64).astype(np.float32),
+        }
+        for series_id, one in slices.groupby("series_id", sort=False)
+    ]
+    return pd.concat([rows, pd.DataFrame(series)], ignore_index=True)

@@ -1,0 +1,320 @@
+"""`medform predict`: a trained model on new patients, with everything that was missing said. Research use only."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medform.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from medform.cohort.store import Cohort
+    from medform.runs.model_folder import ModelFiles
+
+__all__ = ["Model", "Prediction", "predict", "rebuild"]
+
+Progress = Callable[[int, int, str], None]
+TOLERANCE = 1e-3  # of the self-test, relative to the vector's norm: other processors round differently
+RESEARCH = "research use only, not a medical device"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One patient and task. ``inputs``: image, table or both; None where nothing could be used."""
+
+    patient_id: str
+    task: str
+    probability: float | None
+    positive: bool | None
+    inputs: str | None
+    degradations: tuple[str, ...] = ()
+    note: str = RESEARCH
+
+
+class Model:
+    """A model folder in memory: ``embed(scan)`` and ``predict(scan, row)``."""
+
+    def __init__(self, files: ModelFiles, tower: Any, pair: Any) -> None:
+        self.files, self.tower, self.pair = files, tower, pair
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Model:
+        """Read a model folder (or the run that holds one), rebuild it strictly and run its self-test.
+
+        Raises `InputError` where weights do not fit their settings or the self-test fails.
+        """
+        from medform.runs.model_folder import read_model
+
+        path = Path(folder)
+        path = path / "model" if not (path / "config.json").is_file() and (path / "model").is_dir() else path
+        model = rebuild(read_model(path))
+        test = model.files.selftest
+        found = model.embed_images(test["images"])
+        off = float(np.linalg.norm(found - test["vector"]) / max(np.linalg.norm(test["vector"]), 1e-12))
+        if not off <= TOLERANCE:
+            raise InputError(
+                f"the self-test fails: its vector is off by {off:.2g} of its length (tolerance {TOLERANCE:g}).",
+                where=str(path),
+                consequence="The model was not used.",
+                fix="export it again, or use the versions that its config.json names.",
+            )
+        return model
+
+    def embed(self, scan: Path | str) -> tuple[np.ndarray, np.ndarray]:
+        """Vector (d,) of one scan and the features (N, k) of its slices. Raises `InputError` for several patients."""
+        with tempfile.TemporaryDirectory() as scratch:
+            cohort = self._ingest(Path(scan), Path(scratch))
+            vectors, side = self.embed_cohort(cohort)
+        if len(vectors) != 1:
+            raise InputError(f"{len(vectors)} patients in one scan.", where=str(scan), fix="use medform predict.")
+        return next(iter(vectors.values())), side
+
+    def predict(self, scan: Path | str | None, row: Mapping[str, Any] | None = None) -> list[Prediction]:
+        """Predict for one patient from a scan, a table row (column -> value), or both."""
+        image: np.ndarray | None = None
+        if scan is not None:
+            image = self.embed(scan)[0]
+        table = None if row is None else self._typed_row(row)
+        return self._decide("patient", image, table)
+
+    def embed_cohort(self, cohort: Cohort) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Patient -> vector (d,), and slice features (T, k) in the order of ``cohort.slices``."""
+        from medform.inputs.slices import working_slices
+        from medform.training.infer import slice_features
+
+        config = self.files.config["features"]
+        store = working_slices(cohort, int(config["size"]))
+        raw = slice_features(self.tower, store, config["layers"])
+        feature = self._feature_map().apply(raw, store.series)
+        imaged = [one for one in store.patient_ids if (store.patient == store.codes([one])[0]).any()]
+        vectors = self._vectors(feature, store.patient, store.codes(imaged), store.index, store.z_mm)
+        return dict(zip(imaged, vectors, strict=True)), feature
+
+    def embed_images(self, images: np.ndarray) -> np.ndarray:
+        """Vector (d,) of one bag of slices (N, size, size) in [0, 1]."""
+        import torch
+
+        config = self.files.config["features"]
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.ascontiguousarray(images[:, None], dtype=np.float32))
+            raw = self.tower.eval().slice_vector(batch, config["layers"]).numpy()
+        one = np.zeros(len(images), np.int64)
+        feature = self._feature_map().apply(raw, one)
+        index = np.arange(len(images), dtype=np.int64)
+        return self._vectors(feature, one, np.zeros(1, np.int64), index, np.full(len(images), np.nan, np.float32))[0]
+
+    def _inputs(self, prefix: str) -> dict[str, np.ndarray]:
+        start = f"inputs.{prefix}."
+        return {key.removeprefix(start): value for key, value in self.files.weights.items() if key.startswith(start)}
+
+    def _feature_map(self) -> Any:
+        from medform.inputs.features import FeatureMap
+
+        return FeatureMap.from_arrays(self._inputs("feature_map"))
+
+    def _vectors(
+        self, feature: np.ndarray, patient: np.ndarray, wanted: np.ndarray, index: np.ndarray, z_mm: np.ndarray
+    ) -> np.ndarray:
+        """Embeddings (n, d) of packed slice features, as the run made them."""
+        from medform.inputs.bags import BagSource
+        from medform.inputs.features import ImageOnly, Joined, mean_bags
+        from medform.training.infer import bag_embeddings
+
+        image_only = ImageOnly.from_arrays(self._inputs("image_only")).apply(mean_bags(feature, patient, wanted))
+        if self.pair is None:
+            return image_only.astype(np.float32)
+        parts = {"image_only": image_only}
+        parts["aligned"] = bag_embeddings(self.pair, BagSource(feature, patient, index, z_mm).block(wanted))[0]
+        joined = Joined.from_arrays(self._inputs("joined"))
+        return joined.apply([parts[name] for name in self.files.config["embedding"]])
+
+    def _ingest(self, path: Path, scratch: Path) -> Cohort:
+        from medform.ingestion.ingest import ingest_scan
+
+        preprocess = self.files.preprocess
+        low, high = preprocess["window"]
+        return ingest_scan(path, scratch / "store", unit=preprocess["unit"], window=(float(low), float(high)))
+
+    def _typed_row(self, row: Mapping[str, Any]) -> pd.DataFrame:
+        """A mapping as a typed table of one row; text stays text until its column's type converts it."""
+        import pandas as pd
+
+        table = self.files.columns
+        if table is None:
+            raise InputError("this model knows no table column.", fix="predict without --row and --table.")
+        path_row = {"patient_id": "patient", **{str(key): "" if value is None else str(value) for key, value in row.items()}}
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "row.csv"
+            pd.DataFrame([path_row]).to_csv(path, index=False)
+            return self.read_table(path, "patient_id")
+
+    def read_table(self, path: Path, patient_id: str | None = None) -> pd.DataFrame:
+        """Typed rows of a table for the model's columns; raises `InputError` with every cell that cannot be read."""
+        from medform.cohort.cohort_file import ColumnSpec, TableSpec
+        from medform.ingestion.tables import read_table, refuse_problems, type_table
+
+        table = self.files.columns
+        if table is None:
+            raise InputError("this model knows no table column.", fix="predict without --row and --table.")
+        stored = dict(table["file"] or {})
+        spec = TableSpec.model_validate(stored | {"path": path.name, "patient_id": patient_id or stored["patient_id"]})
+        raw = read_table(path, spec.sheet, encoding=spec.encoding, separator=spec.separator)
+        specs = {name: ColumnSpec.model_validate(value) for name, value in table["specs"].items()}
+        present = {name: value for name, value in specs.items() if name in raw.frame.columns}
+        frame, problems = type_table(raw, spec, present)
+        refuse_problems(problems, str(path))
+        return frame
+
+    def encode(self, frame: pd.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+        """Patient -> encoded row (q,), and patient -> what of it is not as in training."""
+        from medform.inputs.clinical import TableEncoder
+
+        assert self.files.columns is not None
+        found = TableEncoder.from_json(self.files.columns["encoder"]).encode(frame)
+        said: dict[str, list[str]] = {one: [] for one in found.patient_ids}
+        for degradation in found.degradations:
+            whose = [degradation.patient_id] if degradation.patient_id is not None else list(found.patient_ids)
+            for one in whose:
+                said.setdefault(one, []).append(degradation.message)
+        return dict(zip(found.patient_ids, found.values.astype(np.float64), strict=True)), said
+
+    def _decide(self, patient: str, image: np.ndarray | None, table: pd.DataFrame | None) -> list[Prediction]:
+        row, said = None, []
+        if table is not None:
+            rows, degradations = self.encode(table)
+            row = next(iter(rows.values()), None)
+            said = next(iter(degradations.values()), [])
+        return self.decide(patient, image, row, said)
+
+    def decide(
+        self, patient: str, image: np.ndarray | None, row: np.ndarray | None, said: Sequence[str] = ()
+    ) -> list[Prediction]:
+        """Every task's probability from the largest set of inputs that is there."""
+        missing = list(said)
+        if image is None:
+            missing.append("no image")
+        if row is None and self.files.columns is not None:
+            missing.append("no table row")
+        made = []
+        for task, sets in self.files.readouts.items():
+            log_odds: float | None = None
+            if image is not None and "image" in sets:
+                log_odds = self._log_odds(task, "image", image)
+            if log_odds is not None and row is not None and "both" in sets:
+                name, score = "both", self._log_odds(task, "both", np.append(row, log_odds))
+            elif log_odds is not None:
+                name, score = "image", log_odds
+            elif row is not None and "table" in sets:
+                name, score = "table", self._log_odds(task, "table", row)
+            else:
+                made.append(Prediction(patient, task, None, None, None, tuple(missing)))
+                continue
+            numbers = sets[name]
+            probability = float(1 / (1 + np.exp(-(numbers["slope"] * score + numbers["offset"]))))
+            made.append(Prediction(patient, task, probability, probability >= numbers["threshold"], name, tuple(missing)))
+        return made
+
+    def _log_odds(self, task: str, name: str, row: np.ndarray) -> float:
+        arrays = {key: self.files.probes[f"{task}/{name}/{key}"] for key in ("mean", "scale", "weight")}
+        scaled = (np.asarray(row, np.float64) - arrays["mean"]) / arrays["scale"]
+        return float(scaled @ arrays["weight"] + self.files.readouts[task][name]["bias"])
+
+
+def rebuild(files: ModelFiles) -> Model:
+    """The networks of a model folder, weights loaded strictly; raises `InputError` with the keys that do not fit."""
+    import torch
+
+    from medform.compute.seed import generator
+    from medform.recipes.catalog import part
+
+    config = files.config
+    tower_config: Any = part("tower", config["tower"])
+    tower = tower_config.build(generator(0, "rebuild"))
+    pair = None
+    parts: list[tuple[str, Any]] = [("tower.", tower)]
+    if config["pair"] is not None:
+        width = len(files.weights["inputs.feature_map.mean"])
+        if "inputs.feature_map.components" in files.weights:
+            width = files.weights["inputs.feature_map.components"].shape[1]
+        head = files.weights.get("pair.head.weight")
+        shared = None if head is None else head.shape[0]
+        pair_config: Any = part("tower", config["pair"])
+        pair = pair_config.build(width, generator(0, "rebuild"), shared_width=shared)
+        parts.append(("pair.", pair))
+    for prefix, module in parts:
+        given = {k.removeprefix(prefix): torch.from_numpy(v.copy()) for k, v in files.weights.items() if k.startswith(prefix)}
+        own = module.state_dict()
+        odd = sorted(own.keys() ^ given.keys()) + [k for k in own.keys() & given.keys() if own[k].shape != given[k].shape]
+        if odd:
+            raise InputError(
+                f"the weights are of another architecture: {len(odd)} tensors do not fit ({', '.join(odd[:6])}).",
+                where=f"model.safetensors, {prefix[:-1]}",
+                consequence="Nothing was loaded.",
+                fix="use a model folder as `medform export` wrote it.",
+            )
+        module.load_state_dict(given, strict=True)
+        module.eval()
+    return Model(files, tower, pair)
+
+
+def selftest_images(size: int) -> np.ndarray:
+    """Three slices (3, size, size) of the phantom in [0, 1]: the input of every self-test, of no patient."""
+    from medform.inputs.slices import shrink
+    from medform.synthetic.hospital import make_stacks
+
+    stack = make_stacks(2, 0)[0].stack
+    middle = len(stack) // 2
+    chosen = [shrink(np.asarray(image, np.float32), size, -1000.0) for image in stack[middle - 1 : middle + 2]]
+    return np.clip((np.stack(chosen) + 200.0) / 500.0, 0.0, 1.0).astype(np.float32)
+
+
+def predict(
+    path: Path,
+    model: Path,
+    table: Path | None = None,
+    row: Path | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Predict for one scan or a folder of patients; a row a patient and task, also written to ``out`` (CSV).
+
+    ``table``: a clinical table with the model's columns; ``row``: one patient's columns as YAML or JSON. Columns that
+    are missing and categories that are new are said, never an error and never a silent zero. Raises `InputError`.
+    """
+    import dataclasses
+
+    import pandas as pd
+
+    from medform.config import read_yaml
+    from medform.runs.folder import write_atomically
+
+    loaded = Model.load(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        cohort = loaded._ingest(Path(path), Path(scratch))
+        vectors, _ = loaded.embed_cohort(cohort)
+    rows: dict[str, np.ndarray] = {}
+    said: dict[str, list[str]] = {}
+    if table is not None:
+        rows, said = loaded.encode(loaded.read_table(Path(table)))
+    elif row is not None:
+        given = read_yaml(Path(row).read_text(encoding="utf-8"), str(row))
+        encoded, degradations = loaded.encode(loaded._typed_row(given))
+        rows = {one: next(iter(encoded.values())) for one in vectors} if encoded else {}
+        said = {one: next(iter(degradations.values()), []) for one in vectors}
+    made = [
+        prediction
+        for one in sorted({*vectors, *rows})
+        for prediction in loaded.decide(one, vectors.get(one), rows.get(one), said.get(one, []))
+    ]
+    frame = pd.DataFrame([dataclasses.asdict(one) | {"degradations": "; ".join(one.degradations)} for one in made])
+    if out is not None:
+        write_atomically(Path(out), frame.to_csv(index=False))
+    return frame
