@@ -96,9 +96,7 @@ def resampled(bags: list[Tensor], number: int) -> tuple[Tensor, None]:
 def padded(bags: list[Tensor], number: int) -> tuple[Tensor, Tensor]:
     """Every bag filled with zeros to the longest."""
     sizes = torch.tensor([len(bag) for bag in bags])
-    return torch.nn.utils.rnn.pad_sequence(bags, batch_first=True), torch.arange(int(sizes.max())) < sizes[
-        :, None
-    ]
+    return torch.nn.utils.rnn.pad_sequence(bags, batch_first=True), torch.arange(int(sizes.max())) < sizes[:, None]
 
 
 def peer_loss(model: Align, cohort: Cohort, dense: tuple[Tensor, Tensor | None]) -> Tensor:
@@ -154,9 +152,7 @@ def measure(rounds: int) -> list[dict[str, Any]]:
 
 def main() -> int:
     """Measure, print, and compare with the bounds."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print a JSON array of rows")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="also write the rows to this file")

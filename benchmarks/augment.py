@@ -91,9 +91,7 @@ def measure(size: int, source: int, rounds: int) -> list[dict[str, Any]]:
 
 def main() -> int:
     """Measure, print, and compare with the bounds."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print a JSON array of rows")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="also write the rows to this file")

@@ -1,8 +1,8 @@
 """Write docs/proofs.md: every promise of the issues, what proves it, and first what nothing proves yet.
 
-Promises stand in docs/promises.toml. Proofs are tests marked ``@pytest.mark.proves("A4.2", ...)`` (read from the source,
-nothing is imported) and result files under docs/results/ with a ``proves`` list. A promise whose ``open`` text is not
-empty stays open whatever proves a part of it.
+Promises stand in docs/promises.toml. Proofs are tests marked ``@pytest.mark.proves("A4.2", ...)`` (read from the
+source, nothing is imported) and result files under docs/results/ with a ``proves`` list. A promise whose ``open`` text
+is not empty stays open whatever proves a part of it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def marked(path: Path) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             for decorator in node.decorator_list:
                 yield from ((line, f"{name}::{node.name}") for line in lines(decorator))
-        elif isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "pytestmark" for t in node.targets):
+        elif isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == "pytestmark" for t in node.targets
+        ):
             values = node.value.elts if isinstance(node.value, ast.List | ast.Tuple) else [node.value]
             for value in values:
                 yield from ((line, name) for line in lines(value))
@@ -77,7 +79,10 @@ def page() -> str:
     known = {p["id"] for issue in promises.values() for p in issue["promise"]}
     others = sorted(set(proofs) - known)
     text += ["", "## Findings and behaviours of the reference pages", ""]
-    text += [f"- **{line}**: " + ", ".join(f"`{where.removeprefix('tests/')}`" for where in proofs[line][:4]) for line in others]
+    text += [
+        f"- **{line}**: " + ", ".join(f"`{where.removeprefix('tests/')}`" for where in proofs[line][:4])
+        for line in others
+    ]
     return "\n".join(text) + "\n"
 
 

@@ -32,7 +32,9 @@ def settings(recipe: Recipe) -> dict[str, Any]:
 def brief(value: Any) -> str:
     """A setting in one line, without what is not set."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {brief(item)}" for key, item in value.items() if item not in (None, {}, [])) or "default"
+        return (
+            ", ".join(f"{key} {brief(item)}" for key, item in value.items() if item not in (None, {}, [])) or "default"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(brief(item) for item in value) + "]"
     return value if isinstance(value, str) else json.dumps(value)

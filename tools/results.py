@@ -1,7 +1,7 @@
 """Collect finished real runs into docs/results/ and write docs/results.md from what lies there.
 
-``python tools/results.py RUNS`` copies from each run folder below RUNS what may be published (scores, plan and spending,
-versions, command); ``python tools/results.py`` only writes the page again. No pixel, weight, id or prediction is copied.
+``python tools/results.py RUNS`` copies from each run folder below RUNS what may be published (scores, plan, spending,
+versions); ``python tools/results.py`` only writes the page again. No pixel, weight, id or prediction is copied.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
 KEPT = (
-    "schema_version", "status", "recipe", "citation", "cohort", "versions", "commit", "seed", "tasks", "planned", "spent",
-    "selected", "detectable", "warnings", "folds_run", "collapsed", "notes", "transductive", "device",
+    "schema_version", "status", "recipe", "citation", "cohort", "versions", "commit", "seed", "tasks", "planned",
+    "spent", "selected", "detectable", "warnings", "folds_run", "collapsed", "notes", "transductive", "device",
 )  # fmt: skip
 MODELS = (
     "aligned", "image_only", "imagenet_encoder", "random_encoder", "intensity_stats", "attention_unaligned",
     "random_start", "shuffled_pairs", "supervised_mil", "table_logistic", "table_boosting", "fused_unaligned", "fused",
     "permuted_labels",
 )  # fmt: skip
-DIFFERENCES = ("aligned - image_only", "fused - table_logistic", "fused - fused_unaligned", "image_only - imagenet_encoder")
+DIFFERENCES = (
+    "aligned - image_only",
+    "fused - table_logistic",
+    "fused - fused_unaligned",
+    "image_only - imagenet_encoder",
+)
 
 
 def collect(run: Path) -> None:
@@ -57,8 +62,8 @@ def section(folder: Path) -> list[str]:
         f"## {folder.name}: {record['recipe']} on {cohort['name']}",
         "",
         f"{cohort['n_patients']} patients, folds {folds}; licence of the data: {cohort['licence']}. "
-        f"Planned {planned.get('cpu_minutes', float('nan')):.0f} CPU-minutes, spent {spent.get('cpu_minutes', float('nan')):.0f} "
-        f"(peak memory {spent.get('peak_memory_gb', float('nan')):.1f} GB) at {device.get('gflops_per_core', '?')} GFLOP/s a core; "
+        f"Planned {planned['cpu_minutes']:.0f} CPU-minutes, spent {spent['cpu_minutes']:.0f} "
+        f"(peak memory {spent['peak_memory_gb']:.1f} GB) at {device.get('gflops_per_core', '?')} GFLOP/s a core; "
         f"medform {record['versions']['medform']}, commit {record.get('commit')}.",
         "",
     ]
@@ -70,8 +75,15 @@ def section(folder: Path) -> list[str]:
             for row in rows
             if row.task == name and row.metric == "auroc" and row.readout in ("logistic", None)
         }
-        text += ["", f"### {name}{' (primary)' if task['primary'] else ''}: {task['positive']} of {task['n']} positive", ""]
-        text += ["| model | AUROC, 5 folds | k = 5, aligned | k = 5, out of fold | k = 5, unseen |", "| --- | --- | --- | --- | --- |"]
+        text += [
+            "",
+            f"### {name}{' (primary)' if task['primary'] else ''}: {task['positive']} of {task['n']} positive",
+            "",
+        ]
+        text += [
+            "| model | AUROC, 5 folds | k = 5, aligned | k = 5, out of fold | k = 5, unseen |",
+            "| --- | --- | --- | --- | --- |",
+        ]
         for model in MODELS:
             whole = found.get((model, "cross_validation", None, None))
             few = [found.get((model, "few_shot", 5, supports)) for supports in ("aligned", "out_of_fold", "unseen")]
@@ -100,8 +112,8 @@ def main() -> None:
     text = [
         "# Results",
         "",
-        "Real runs, written down as measured; made by `tools/real_runs.sh` and `tools/results.py` from the files below",
-        "`docs/results/`. AUROC is fold-stratified, intervals are 95 % over patients; how to read the rows: the glossary.",
+        "Real runs, written down as measured; made by `tools/real_runs.sh` and `tools/results.py` from the files in",
+        "`docs/results/`. AUROC is fold-stratified, intervals are 95 % over patients; the glossary explains the rows.",
         "Where alignment does not help, the table says so.",
         "",
     ]

@@ -1,4 +1,4 @@
-"""Strict configuration: YAML read as text and typed by its model, every fault at once with file, line and nearest key."""
+"""Strict configuration: YAML read as text, typed by its model; every fault at once with file, line and nearest key."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _known_keys(model: type[BaseModel], path: Sequence[str]) -> list[str]:
 
 
 def parse(model: type[T], tree: Any, where: str = "configuration", text: str | None = None) -> T:
-    """Validate ``tree`` against ``model``; all faults in one `InputError`, each with ``where:line`` and the nearest key."""
+    """Validate ``tree``; all faults in one `InputError`, each with ``where:line`` and the nearest key."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:

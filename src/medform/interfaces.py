@@ -55,7 +55,7 @@ Batch = Mapping[str, Block]
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a tower returns: ``pooled`` (M, d); optionally tokens (M, L, d), maps [(M, c, h, w)], weight (T,) or (T, heads)."""
+    """What a tower returns: ``pooled`` (M, d), perhaps tokens (M, L, d), maps [(M, c, h, w)], weight (T,) or (T, heads)."""
 
     pooled: Float[Tensor, "m d"]
     tokens: Float[Tensor, "m l d"] | None = None
@@ -74,7 +74,7 @@ class Tower(nn.Module):
 
 
 class Pool(nn.Module):
-    """Turns packed slices into bags: (T, d), offset (M + 1,), z (T,) -> bag (M, e), weight (T,), which sums to 1 over a bag."""
+    """Packed slices to bags: (T, d), offset (M + 1,), z (T,) -> bag (M, e), weight (T,) that sums to 1 over a bag."""
 
     width: int
 

@@ -21,8 +21,7 @@ from medform.cli.main import app, invoke
 from medform.errors import ExtraMissing, InputError, Problem
 
 VERBS = (
-    "doctor demo phantom check init ingest pretrain align evaluate embed predict explain segment run report "
-    "export"
+    "doctor demo phantom check init ingest pretrain align evaluate embed predict explain segment run report export"
 ).split()
 COMMON = {"--json", "--debug"}
 TRAIN = {"--out", "--device", "--seed", "--set", "--resume", "--overwrite", "--strict"} | COMMON
@@ -89,9 +88,7 @@ def test_verbs_and_their_options_are_frozen() -> None:
 
 @pytest.mark.proves("A1.4")
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_also_those_of_a_later_version(
-    verb: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_verb_has_help_also_those_of_a_later_version(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke([verb, "--help"]) == 0
     text = capsys.readouterr().out
     assert f"medform {verb}" in text
@@ -143,14 +140,10 @@ def test_golden_error_names_every_cell_and_the_next_step(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cell = Problem("not a number.", "clinic.xlsx", "Tabelle1", 17, "age", "6o", "Did you mean 60?")
-    key = Problem(
-        "no such column in the table.", "cohort.yaml:9", column="agee", suggestion="Did you mean 'age'?"
-    )
+    key = Problem("no such column in the table.", "cohort.yaml:9", column="agee", suggestion="Did you mean 'age'?")
     given(
         monkeypatch,
-        InputError(
-            "2 problems in the table.", "clinic.xlsx", "Nothing was written.", "mend them.", [cell, key]
-        ),
+        InputError("2 problems in the table.", "clinic.xlsx", "Nothing was written.", "mend them.", [cell, key]),
     )
     assert invoke(["check", "d"]) == 2
     shown = capsys.readouterr()
@@ -248,9 +241,7 @@ def test_trace_goes_to_the_temporary_folder_where_there_is_no_cache(
     ],
 )
 @pytest.mark.proves("A.input")
-def test_wrong_usage_exits_with_2(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_usage_exits_with_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke(arguments) == 2
     assert words in capsys.readouterr().err
 

@@ -27,9 +27,7 @@ class Own:
 
 def test_simple_makes_json_of_what_verbs_return() -> None:
     frame = pd.DataFrame({"id": ["p"], "score": [np.nan]})
-    tree = simple(
-        {"own": Own(), "frame": frame, "array": np.arange(2), "one": np.float32(0.5), "set": {"b", "a"}}
-    )
+    tree = simple({"own": Own(), "frame": frame, "array": np.arange(2), "one": np.float32(0.5), "set": {"b", "a"}})
     assert json.loads(json.dumps(tree, allow_nan=False)) == {
         "own": {"facts": {"path": "x", "n": 1, "tags": ["a"]}},
         "frame": [{"id": "p", "score": None}],

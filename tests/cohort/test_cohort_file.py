@@ -103,9 +103,7 @@ def test_only_name_licence_and_images_are_required() -> None:
         (_tree(slice_tasks=[{"name": "relapse", "label": "index.x"}]), ["two tasks", "images.index"]),
     ],
 )
-def test_each_contradiction_names_the_column_and_the_key_to_set(
-    tree: dict[str, Any], parts: list[str]
-) -> None:
+def test_each_contradiction_names_the_column_and_the_key_to_set(tree: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         parse_cohort_file(tree, "c.yaml")
     assert all(part in str(caught.value) for part in parts), str(caught.value)
@@ -151,9 +149,7 @@ def test_missing_files_are_named_all_at_once_and_root_replaces_the_folder(tmp_pa
 @pytest.mark.proves("A3.4")
 def test_a_feature_serves_only_tasks_asked_after_it_is_known() -> None:
     assert (
-        known_in_time("scan", "scan")
-        and not known_in_time("after_surgery", "scan")
-        and not known_in_time(None, "scan")
+        known_in_time("scan", "scan") and not known_in_time("after_surgery", "scan") and not known_in_time(None, "scan")
     )
     tree = _columns(weight={"role": "feature", "type": "number", "known_at": "scan"})
     tree["tasks"].append({"name": "later", "label": "clinical.relapse", "predicted_at": "follow_up"})

@@ -56,9 +56,7 @@ def test_order_of_ids_and_strata_leaves_no_trace(cohort: tuple[dict[str, float],
     shuffled = list(labels)
     shuffle.shuffle(shuffled)
     there = pd.Series(labels)
-    assert make_split(labels, there, k, 0.2, seed) == make_split(
-        shuffled, there.reindex(shuffled), k, 0.2, seed
-    )
+    assert make_split(labels, there, k, 0.2, seed) == make_split(shuffled, there.reindex(shuffled), k, 0.2, seed)
     folds = inner_folds(list(labels), list(labels.values()), 3, seed)
     assert folds == inner_folds(shuffled, [labels[one] for one in shuffled], 3, seed)
     share = stratified_share(list(labels), there, 0.7, seed)
@@ -106,9 +104,7 @@ def test_rows_of_one_patient_never_stand_on_both_sides_for_any_of_100_seeds() ->
     rows = [f"P{number // 10}" for number in range(40)]
     for seed in range(100):
         fold = make_split(rows, None, 2, 0.25, seed).folds[0]
-        assert (
-            not set(fold.train) & set(fold.test) and len(set(fold.train + fold.validation + fold.test)) == 4
-        )
+        assert not set(fold.train) & set(fold.test) and len(set(fold.train + fold.validation + fold.test)) == 4
 
 
 @pytest.mark.proves("A.tests", "R32", "A.input")
@@ -138,9 +134,7 @@ def test_an_own_split_from_csv_is_read_or_refused_with_every_fault(tmp_path: Pat
     path.write_text("patient_id,fold,part\na,0,training\nb,one,test\nc,0,train\n")
     with pytest.raises(InputError) as caught:
         read_own_split(path, "main", ["a", "b", "c"])
-    assert "row 2, column 'part': 'training'" in str(caught.value) and "row 3, column 'fold'" in str(
-        caught.value
-    )
+    assert "row 2, column 'part': 'training'" in str(caught.value) and "row 3, column 'fold'" in str(caught.value)
     path.write_text("patient_id,fold,part\nP01,0,train\nP2,0,test\n")
     with pytest.raises(InputError, match="Did you mean 'P001'"):
         read_own_split(path, "main", ["P001", "P2"])

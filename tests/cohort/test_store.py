@@ -35,9 +35,7 @@ maker = _fixture_maker()
 
 
 def _tree(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
-    }
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture
@@ -79,12 +77,7 @@ def test_ids_stay_text_and_missing_stays_missing() -> None:
     assert table.loc["00000", "sex"] == "F" and pd.isna(table.loc["00004", "sex"])
     labels = cohort.labels("lesion")
     assert list(labels.index) == list(cohort.patient_ids)
-    assert (
-        labels["00000"] == 1.0
-        and labels["00001"] == 0.0
-        and np.isnan(labels["00006"])
-        and np.isnan(labels["00007"])
-    )
+    assert labels["00000"] == 1.0 and labels["00001"] == 0.0 and np.isnan(labels["00006"]) and np.isnan(labels["00007"])
     assert cohort.features("lesion") == ["age", "sex"] == cohort.features()
 
 
@@ -101,9 +94,7 @@ def test_the_script_still_makes_the_committed_content(tmp_path: Path) -> None:
     for mine, theirs in ((new.patients, old.patients), (new.series, old.series), (new.slices, old.slices)):
         pd.testing.assert_frame_equal(mine, theirs)
     assert new.split() == old.split()
-    assert filecmp.cmp(
-        tmp_path / "new/voxels/1.2.0.npy", FIXTURES / "store_v1/voxels/1.2.0.npy", shallow=False
-    )
+    assert filecmp.cmp(tmp_path / "new/voxels/1.2.0.npy", FIXTURES / "store_v1/voxels/1.2.0.npy", shallow=False)
 
 
 @pytest.mark.proves("A3.3", "R42")
@@ -111,9 +102,7 @@ def test_a_killed_write_continues_and_ends_with_the_bytes_of_an_undisturbed_one(
     whole = maker.make_store(tmp_path / "whole")
     broken = tmp_path / "broken"
     writer = CohortWriter(broken, maker.cohort_file(), inputs="fixture")
-    writer.write_series(
-        maker.record_of(99), maker.slices_of(99)
-    )  # a series that the next run no longer finds
+    writer.write_series(maker.record_of(99), maker.slices_of(99))  # a series that the next run no longer finds
     writer.write_series(maker.record_of(0), maker.slices_of(0), inputs="same")
 
     def killed():
@@ -159,9 +148,7 @@ def test_a_finished_store_is_left_alone_and_another_is_refused(tmp_path: Path, s
         ("quarantine.csv", lambda text: text + "x\n", "quarantine.csv"),
     ],
 )
-def test_damage_and_other_versions_are_refused_by_name(
-    store: Path, name: str, damage: Any, message: str
-) -> None:
+def test_damage_and_other_versions_are_refused_by_name(store: Path, name: str, damage: Any, message: str) -> None:
     (store / name).write_text(damage((store / name).read_text()))
     with pytest.raises(InputError, match=message):
         Cohort.read(store)
@@ -180,9 +167,7 @@ def test_damaged_voxels_are_found(store: Path) -> None:
 
 
 @pytest.mark.proves("R44", "A.input")
-def test_a_full_disk_says_so_and_leaves_no_partial_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_says_so_and_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -281,9 +266,7 @@ def test_one_person_under_two_ids_is_found_by_a_near_copy_and_an_own_split_that_
         cohort.split()
 
     (tmp_path / "mine.csv").write_text("patient_id,fold,part\n00000,0,train\n00003,0,test\n")
-    own = file.model_copy(
-        update={"root": tmp_path, "splits": file.splits.model_copy(update={"file": "mine.csv"})}
-    )
+    own = file.model_copy(update={"root": tmp_path, "splits": file.splits.model_copy(update={"file": "mine.csv"})})
     second = CohortWriter(tmp_path / "t", own)
     shutil.copytree(tmp_path / "s/voxels", tmp_path / "t/voxels")
     for number in (0, 3):
@@ -318,7 +301,4 @@ def test_the_store_names_no_machine_and_no_patient_in_file_names(tmp_path: Path)
     assert all(path.resolve().is_relative_to(tmp_path / "s") for path in (tmp_path / "s").rglob("*"))
     assert str(tmp_path) not in json.dumps(json.loads((tmp_path / "s/cohort.json").read_text()))
     cohort = Cohort.read(tmp_path / "s", verify=True)
-    assert (
-        cohort.open("../Müller/1").shape == (3, 12, 12)
-        and cohort.preview("Müller, H.").read_bytes() == b"png"
-    )
+    assert cohort.open("../Müller/1").shape == (3, 12, 12) and cohort.preview("Müller, H.").read_bytes() == b"png"

@@ -67,9 +67,7 @@ def gradients(rank: int, world: int) -> dict[str, torch.Tensor]:
     )
     with draws_from(generator(3)):
         tower = Flat()
-    simclr = SimclrConfig(projection=ProjectionConfig(hidden=5, width=4)).build(
-        {"image": tower}, generator(4)
-    )
+    simclr = SimclrConfig(projection=ProjectionConfig(hidden=5, width=4)).build({"image": tower}, generator(4))
     mine = batch(rank, world)
     found: dict[str, torch.Tensor] = {}
     for name, objective, given in (("align", align, mine), ("simclr", simclr, {"image": mine["views"]})):

@@ -45,11 +45,7 @@ def test_layers_of_the_architecture_page_are_those_that_are_enforced() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     layers = [set(re.findall(r"\w+", layer)) for layer in contracts["contracts"][0]["layers"]]
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    said = [
-        set(re.findall(r"`(\w+)`", line.split("|")[2]))
-        for line in page.splitlines()
-        if re.match(r"\| \d+ ", line)
-    ]
+    said = [set(re.findall(r"`(\w+)`", line.split("|")[2])) for line in page.splitlines() if re.match(r"\| \d+ ", line)]
     shown = [layer for group in said for layer in ([group] if group in layers else [{one} for one in group])]
     assert sorted(map(sorted, shown)) == sorted(map(sorted, layers))
 
@@ -58,8 +54,6 @@ def test_layers_of_the_architecture_page_are_those_that_are_enforced() -> None:
 def test_documentation_builds_offline_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("sphinx")
     command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "-d", str(tmp_path / "trees")]
-    done = subprocess.run(
-        [*command, str(ROOT / "docs"), str(tmp_path / "html")], capture_output=True, text=True
-    )
+    done = subprocess.run([*command, str(ROOT / "docs"), str(tmp_path / "html")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "html" / "glossary.html").is_file()

@@ -65,9 +65,7 @@ def make_example(patients: int = 40, seed: int = 0, folds: int = 3, prevalence: 
                     hidden = "held_out" if one in held else part
                     rows.append((one, number, hidden, model, "unseen", 0, modality, noisy))
     names = ["patient_id", "fold", "part", "model", "supports", "seed", "modality", "vector"]
-    settings = EvaluationSettings(
-        draws=12, shots=[1, 2, 3, 25], bootstrap=200, permutations=20, primary="histology"
-    )
+    settings = EvaluationSettings(draws=12, shots=[1, 2, 3, 25], bootstrap=200, permutations=20, primary="histology")
     return Example(pd.DataFrame(rows, columns=names), labels, split, settings)
 
 

@@ -127,9 +127,7 @@ def test_few_shot_rows_are_the_mean_of_the_draws(found: Evaluation, example: Exa
 
 
 @pytest.mark.proves("A6.1", "D38", "U9")
-def test_every_row_can_be_made_again_from_the_files(
-    example: Example, found: Evaluation, tmp_path: Path
-) -> None:
+def test_every_row_can_be_made_again_from_the_files(example: Example, found: Evaluation, tmp_path: Path) -> None:
     with PredictionWriter(tmp_path / "predictions.parquet") as writer:
         streamed = judge(example, sink=writer)
     assert streamed.predictions is None
@@ -147,9 +145,7 @@ def test_every_row_can_be_made_again_from_the_files(
 
 
 @pytest.mark.proves("D38", "D33")
-def test_two_runs_are_identical_and_the_order_of_rows_does_not_matter(
-    example: Example, found: Evaluation
-) -> None:
+def test_two_runs_are_identical_and_the_order_of_rows_does_not_matter(example: Example, found: Evaluation) -> None:
     shuffled = example.embeddings.sample(frac=1, random_state=3)
     again = judge(example, embeddings=shuffled, labels=example.labels.iloc[::-1])
     assert again.rows == found.rows
@@ -188,12 +184,8 @@ def test_labels_of_test_patients_reach_no_prediction(example: Example, found: Ev
     assert found.predictions is not None and other.predictions is not None
 
     def of_fold(frame: pd.DataFrame) -> pd.DataFrame:
-        whole = (
-            (frame["fold"] == 0) & (frame["protocol"] == "cross_validation") & (frame["task"] == "histology")
-        )
-        return frame[whole & (frame["model"] != "permuted_labels")].sort_values(
-            ["model", "readout", "patient_id"]
-        )
+        whole = (frame["fold"] == 0) & (frame["protocol"] == "cross_validation") & (frame["task"] == "histology")
+        return frame[whole & (frame["model"] != "permuted_labels")].sort_values(["model", "readout", "patient_id"])
 
     np.testing.assert_array_equal(of_fold(found.predictions)["y_prob"], of_fold(other.predictions)["y_prob"])
 

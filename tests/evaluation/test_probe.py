@@ -51,9 +51,7 @@ def probability(frame: pd.DataFrame, ids: list[str], **where: object) -> np.ndar
 
 @pytest.mark.proves("A6.1", "D39")
 @pytest.mark.parametrize("model", ["imagenet_encoder", "intensity_stats", "table"])
-def test_cross_validation_equals_scikit_learn(
-    model: str, example: Example, vectors: Vectors, target: Target
-) -> None:
+def test_cross_validation_equals_scikit_learn(model: str, example: Example, vectors: Vectors, target: Target) -> None:
     name = "table_logistic" if model == "table" else model
     frame = concat_predictions(cross_validate(model, vectors, target, example.settings).predictions)
     for fold in range(3):
@@ -168,16 +166,10 @@ def test_fusion_equals_a_plain_loop(name: str, example: Example, vectors: Vector
             column[inner == k] = probe.decision_function(fitting[inner == k])
         new = sklearn_logistic(30.0).fit(fitting, y).decision_function(test)
         table_train = example.vector("table", "aligned", fold, "train")[1]
-        table = dict(
-            zip(*example.vector("table", "aligned", fold, "train", "validation", "test"), strict=True)
-        )
+        table = dict(zip(*example.vector("table", "aligned", fold, "train", "validation", "test"), strict=True))
         scaler = StandardScaler().fit(table_train)
-        pool = np.column_stack(
-            [scaler.transform([table[i] for i in ids]), (column - column.mean()) / column.std()]
-        )
-        asked = np.column_stack(
-            [scaler.transform([table[i] for i in test_ids]), (new - column.mean()) / column.std()]
-        )
+        pool = np.column_stack([scaler.transform([table[i] for i in ids]), (column - column.mean()) / column.std()])
+        asked = np.column_stack([scaler.transform([table[i] for i in test_ids]), (new - column.mean()) / column.std()])
         expected = sklearn_logistic(1.0).fit(pool, y).predict_proba(asked)[:, 1]
         np.testing.assert_allclose(probability(frame, test_ids, fold=fold), expected, atol=1e-4)
 
@@ -186,9 +178,7 @@ def test_fusion_takes_patients_with_both_sides_only(example: Example, target: Ta
     gone = example.split.folds[0].test[0]
     frame = example.embeddings
     frame = frame[~((frame["patient_id"] == gone) & (frame["model"] == "table"))]
-    outcome = fuse(
-        "fused_unaligned", "image_only", False, Vectors(frame, example.split), target, example.settings
-    )
+    outcome = fuse("fused_unaligned", "image_only", False, Vectors(frame, example.split), target, example.settings)
     scored = set(concat_predictions(outcome.predictions)["patient_id"])
     assert scored == set(example.labels.index) - {gone}
 

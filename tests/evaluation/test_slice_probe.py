@@ -17,9 +17,7 @@ from medform.evaluation.slice_probe import slice_probe
 SETTINGS = EvaluationSettings(bootstrap=300)
 
 
-def slices_of(
-    patients: int, random: np.random.Generator
-) -> tuple[pd.DataFrame, pd.Series, np.ndarray, Split]:
+def slices_of(patients: int, random: np.random.Generator) -> tuple[pd.DataFrame, pd.Series, np.ndarray, Split]:
     count = random.integers(4, 12, patients)
     owner = np.repeat([f"P{k:02d}" for k in range(patients)], count)
     y = (random.random(len(owner)) < np.repeat(random.choice([0.0, 0.5], patients), count)).astype(float)
@@ -33,9 +31,7 @@ def slices_of(
 def test_rows_compare_slices_of_one_fold_and_resample_patients(random: np.random.Generator) -> None:
     slices, labels, features, split = slices_of(30, random)
     by_fold = {fold: features + fold for fold in range(3)}  # each fold has its own encoder
-    frames = slice_probe(
-        {"image_only": by_fold, "position_only": features[:, :3]}, slices, labels, split, SETTINGS
-    )
+    frames = slice_probe({"image_only": by_fold, "position_only": features[:, :3]}, slices, labels, split, SETTINGS)
     rows = {row.model: row for row in score_rows(frames, None, SETTINGS)}
     assert set(rows) == {"image_only", "position_only", "chance"}
     frame = concat_predictions(frames)

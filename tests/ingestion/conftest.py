@@ -51,11 +51,7 @@ class Planted:
         """HU (rows, columns) of the slice as it is stored."""
         columns, rows = np.array(self.orientation[:3]), np.array(self.orientation[3:])
         row, column = np.mgrid[: self.size[0], : self.size[1]]
-        points = (
-            self.position
-            + column[..., None] * self.spacing[1] * columns
-            + row[..., None] * self.spacing[0] * rows
-        )
+        points = self.position + column[..., None] * self.spacing[1] * columns + row[..., None] * self.spacing[0] * rows
         return phantom_hu(points) + self.shift_hu
 
     def dataset(self) -> Dataset:

@@ -24,9 +24,7 @@ def along(positions: list[float]) -> np.ndarray:
 @pytest.mark.proves("A3.1", "D2")
 @given(st.integers(0, 2**32 - 1), st.floats(0.3, 12.0), st.integers(2, 30), st.permutations(range(5)))
 @settings(max_examples=60, deadline=None)
-def test_any_even_stack_is_accepted_with_its_own_spacing(
-    seed: int, step: float, count: int, order: list[int]
-) -> None:
+def test_any_even_stack_is_accepted_with_its_own_spacing(seed: int, step: float, count: int, order: list[int]) -> None:
     """Any direction, any order of the slices, positions rounded as a header has them."""
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
     normal = np.cross(rotation[:, 0], rotation[:, 1])
@@ -36,9 +34,7 @@ def test_any_even_stack_is_accepted_with_its_own_spacing(
     assert not found.findings and found.affine_lps is not None
     assert found.spacing_mm[0] == pytest.approx(step, abs=2e-3)
     assert list(found.position_mm) == sorted(found.position_mm)
-    np.testing.assert_allclose(
-        np.array(found.affine_lps)[:3, 2], found.spacing_mm[0] * _normal(found), atol=0.05
-    )
+    np.testing.assert_allclose(np.array(found.affine_lps)[:3, 2], found.spacing_mm[0] * _normal(found), atol=0.05)
 
 
 def _normal(found: StackGeometry) -> np.ndarray:

@@ -28,9 +28,7 @@ def codes(series: FoundSeries) -> list[str]:
 
 @pytest.mark.proves("A3.1", "R2", "D2")
 @pytest.mark.parametrize("orientation", [(1.0, 0, 0, 0, 1.0, 0), CORONAL, SAGITTAL, OBLIQUE, FEETWARD, PRONE])
-def test_every_voxel_has_the_hu_of_its_position(
-    tmp_path: Path, kit: Any, orientation: tuple[float, ...]
-) -> None:
+def test_every_voxel_has_the_hu_of_its_position(tmp_path: Path, kit: Any, orientation: tuple[float, ...]) -> None:
     """The phantom, evaluated where the affine says a voxel is, equals what was read, whatever the
     orientation."""
     kit.write(tmp_path, kit.stack(orientation=orientation))
@@ -153,9 +151,7 @@ def test_a_change_of_the_grid_inside_a_series_is_refused(
 
 @pytest.mark.proves("R9", "D6")
 def test_localizers_and_captures_are_left_out_and_listed(tmp_path: Path, kit: Any) -> None:
-    scout = kit.stack(
-        2, 20.0, CORONAL, series="scout", tags={"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
-    )
+    scout = kit.stack(2, 20.0, CORONAL, series="scout", tags={"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]})
     capture = kit.stack(1, series="shot")
     capture[0].tags = {
         "SamplesPerPixel": 3,
@@ -326,9 +322,7 @@ def test_an_enhanced_file_is_read_frame_by_frame(tmp_path: Path, kit: Any) -> No
 
 @pytest.mark.shared
 @pytest.mark.proves("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "R11", "R12", "R13", "R14")
-def test_no_planted_series_comes_out_wrong(
-    planted_probes: tuple[Path, dict[str, Any], Any], kit: Any
-) -> None:
+def test_no_planted_series_comes_out_wrong(planted_probes: tuple[Path, dict[str, Any], Any], kit: Any) -> None:
     """All 27 of the shared probe: right HU at the claimed place within 12 HU, or refused; none wrong,
     none lost."""
     out, truth, probe = planted_probes
@@ -358,9 +352,7 @@ def test_no_planted_series_comes_out_wrong(
                     difference = difference[values > -999]
                 errors.append(np.percentile(difference, 99))
             assert min(errors) <= (0.5 if status == "accept" else 12), name
-            if (
-                status == "accept"
-            ):  # the probe keeps the scanner's rows and slices, a flip of both away from ours
+            if status == "accept":  # the probe keeps the scanner's rows and slices, a flip of both away from ours
                 turned = [values, values[::-1, ::-1]]
                 digests = {hashlib.sha256(one.astype("<i2").tobytes()).hexdigest() for one in turned}
                 assert digests & {volume["sha256"] for volume in case["volumes"]}, name

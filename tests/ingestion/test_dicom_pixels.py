@@ -28,9 +28,7 @@ def test_one_slice_in_14_syntaxes_decodes_to_the_same_hu(shared_data: Path) -> N
         assert image.slope is not None and image.intercept is not None
         stored = pixels.frame(path.name, 0)
         assert stored.dtype.isnative
-        hu[path.stem.rsplit("_", 1)[1].removeprefix("1.2.840.10008.")] = (
-            stored * image.slope + image.intercept
-        )
+        hu[path.stem.rsplit("_", 1)[1].removeprefix("1.2.840.10008.")] = stored * image.slope + image.intercept
     plain = hu["1.2.1"]
     worst = {syntax: np.abs(values - plain).max() for syntax, values in hu.items()}
     equal = {syntax for syntax, error in worst.items() if error == 0}
@@ -51,9 +49,7 @@ def test_the_real_series_have_the_geometry_and_values_of_their_index(shared_data
     by_folder: dict[str, list[Any]] = defaultdict(list)
     for one in plan.series:
         by_folder[one.files[0].split("/")[0]].append(one)
-    status = {
-        name: [(one.verdict.status, set(one.codes)) for one in found] for name, found in by_folder.items()
-    }
+    status = {name: [(one.verdict.status, set(one.codes)) for one in found] for name, found in by_folder.items()}
     assert status["chest_siemens_jpegll"] == status["chest_philips_j2k"] == [("accepted", set())]
     assert status["phantom_philips_tilt_raw"] == [("repaired", {"gantry_tilt"})]
     assert status["head_ge_tilt_gaps_jpegls"] == [("quarantined", {"gantry_tilt", "nonuniform_spacing"})]

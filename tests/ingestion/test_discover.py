@@ -14,9 +14,7 @@ from medform.ingestion.discover import discover
 
 
 @pytest.mark.proves("R18", "A3.1")
-def test_pipes_sockets_loops_and_links_are_skipped_and_listed(
-    tmp_path: Path, kit: Any, monkeypatch: Any
-) -> None:
+def test_pipes_sockets_loops_and_links_are_skipped_and_listed(tmp_path: Path, kit: Any, monkeypatch: Any) -> None:
     root = tmp_path / "root"
     kit.write(root, kit.stack(2))
     (tmp_path / "outside.dcm").write_bytes(b"x")

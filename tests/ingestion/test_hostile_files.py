@@ -68,9 +68,7 @@ def test_a_deflated_file_of_usual_size_is_read(tmp_path: Path, kit: Any) -> None
     "tags",
     [{"Rows": 65535, "Columns": 65535, "NumberOfFrames": "9999"}, {"Rows": 4000}, {"Rows": 0}],
 )
-def test_absurd_sizes_are_refused_before_anything_is_allocated(
-    tmp_path: Path, kit: Any, tags: dict[str, Any]
-) -> None:
+def test_absurd_sizes_are_refused_before_anything_is_allocated(tmp_path: Path, kit: Any, tags: dict[str, Any]) -> None:
     kit.write(tmp_path, kit.stack(1, tags=tags))
     before = peak_mb()
     (series,) = kit.series(tmp_path)

@@ -63,9 +63,7 @@ def test_an_id_map_joins_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "map.csv"
     path.write_text("table_id,image_id\n0049,P049\n0050,P050\n")
     match = match_ids(["P049", "P051"], ["0049", "0050"], id_map=read_id_map(path))
-    assert (
-        match.by_rule == {"0049": "P049"} and match.only_table == ("0050",) and match.only_images == ("P051",)
-    )
+    assert match.by_rule == {"0049": "P049"} and match.only_table == ("0050",) and match.only_images == ("P051",)
     path.write_text("table_id,image_id\n0049,P049\n0050,P049\n")
     with pytest.raises(InputError, match="'P049' stands twice"):
         read_id_map(path)

@@ -75,16 +75,13 @@ def hospital(tmp_path: Path, kit: Any) -> Path:
 
 
 @pytest.mark.proves("A3.1", "R30", "D6")
-def test_everything_that_was_found_is_counted_and_set_aside_with_a_reason(
-    hospital: Path, tmp_path: Path
-) -> None:
+def test_everything_that_was_found_is_counted_and_set_aside_with_a_reason(hospital: Path, tmp_path: Path) -> None:
     cohort = ingest(cohort_file(hospital), tmp_path / "store")
     counts = cohort.counts
     assert counts["files_found"] == counts["files_image"] + counts["files_other"] + counts["files_unreadable"]
     assert (counts["files_other"], counts["files_unreadable"]) == (1, 1)
     assert (
-        counts["series_found"]
-        == counts["series_quarantined"] + counts["series_not_selected"] + counts["series_used"]
+        counts["series_found"] == counts["series_quarantined"] + counts["series_not_selected"] + counts["series_used"]
     )
     assert (counts["series_quarantined"], counts["series_used"]) == (2, 4)
     assert counts["patients_found"] == 5 and counts["patients_without_usable_images"] == 1
@@ -236,9 +233,7 @@ def test_a_finished_store_is_taken_only_from_the_same_sources(hospital: Path, tm
 
 
 @pytest.mark.proves("A.input")
-def test_folders_without_usable_images_are_refused_before_anything_is_written(
-    tmp_path: Path, kit: Any
-) -> None:
+def test_folders_without_usable_images_are_refused_before_anything_is_written(tmp_path: Path, kit: Any) -> None:
     file = {"name": "x", "licence": "x", "images": {"path": "images"}}
     images = tmp_path / "images"
     images.mkdir()
@@ -274,9 +269,7 @@ def test_ids_that_match_nowhere_are_shown_with_suggestions(hospital: Path, tmp_p
 
 
 @pytest.mark.proves("A.input", "A3.2")
-def test_faults_of_table_label_and_leak_stop_before_anything_is_written(
-    hospital: Path, tmp_path: Path
-) -> None:
+def test_faults_of_table_label_and_leak_stop_before_anything_is_written(hospital: Path, tmp_path: Path) -> None:
     table = hospital / "clinical.csv"
     table.write_text("id,age,ill\nA,6o,1\nB,61,maybe\n")
     with pytest.raises(InputError) as error:
@@ -301,9 +294,7 @@ def test_a_code_that_the_user_accepts_is_let_through_and_recorded(hospital: Path
 
 
 @pytest.mark.proves("A3.1", "A9")
-def test_slices_with_an_index_keep_order_labels_and_masks(
-    tmp_path: Path, random: np.random.Generator
-) -> None:
+def test_slices_with_an_index_keep_order_labels_and_masks(tmp_path: Path, random: np.random.Generator) -> None:
     lines, stacks = ["who,n,img,seg,bleeding"], {}
     for patient in ("P2", "P1"):
         (tmp_path / patient).mkdir()
@@ -338,9 +329,7 @@ def test_every_fault_of_an_index_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "i.csv").write_text("patient_id,slice_idx,image\nP1,1,a.png\n")
     with pytest.raises(InputError, match="Did you mean 'slice_idx'"):
         ingest(parse_cohort_file(tree, "x", tmp_path), tmp_path / "store")
-    (tmp_path / "i.csv").write_text(
-        "patient_id,slice_index,image\nP1,1,a.png\nP1,one,b.png\nP1,1,c.png\n,4,d.png\n"
-    )
+    (tmp_path / "i.csv").write_text("patient_id,slice_index,image\nP1,1,a.png\nP1,one,b.png\nP1,1,c.png\n,4,d.png\n")
     with pytest.raises(InputError) as error:
         ingest(parse_cohort_file(tree, "x", tmp_path), tmp_path / "store")
     assert [problem.row for problem in error.value.problems] == [3, 4, 5]
@@ -357,9 +346,7 @@ def test_a_bare_scan_needs_no_cohort_file(tmp_path: Path, kit: Any) -> None:
     series = dicom.open(dicom.series["series_id"].iloc[0])
     volume = np.stack([series.slice(at) for at in range(8)])
     affine = np.diag([-1.0, -1, 1, 1]) @ series.affine_lps
-    nibabel.Nifti1Image(volume.transpose(2, 1, 0).astype(np.int16), affine).to_filename(
-        tmp_path / "ct.nii.gz"
-    )
+    nibabel.Nifti1Image(volume.transpose(2, 1, 0).astype(np.int16), affine).to_filename(tmp_path / "ct.nii.gz")
     nifti = ingest_scan(tmp_path / "ct.nii.gz", tmp_path / "b")
     other = nifti.open("ct.nii.gz")
     assert dicom.unit == nifti.unit == "HU" and nifti.patient_ids == ("ct",)

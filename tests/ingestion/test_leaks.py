@@ -28,8 +28,7 @@ def _file(**columns: dict[str, Any]) -> CohortFile:
         "licence": "CC0",
         "images": {},
         "tables": {"clinical": {"path": "t.csv", "patient_id": "id"}},
-        "columns": {"dead": {"role": "label", "type": "boolean"}}
-        | {n: feature | c for n, c in columns.items()},
+        "columns": {"dead": {"role": "label", "type": "boolean"}} | {n: feature | c for n, c in columns.items()},
         "tasks": [{"name": "death", "label": "clinical.dead", "predicted_at": "scan"}],
     }
     return parse_cohort_file(tree, "c.yaml")

@@ -31,15 +31,11 @@ def as_nifti(kit: Any, folder: Path) -> tuple[FoundSeries, np.ndarray, nibabel.N
     kit.write(folder, kit.stack())
     (series,) = kit.series(folder)
     values = kit.hu(folder, series)
-    image = nibabel.Nifti1Image(
-        values.transpose(2, 1, 0).astype(np.int16), LPS_TO_RAS @ np.array(series.affine_lps)
-    )
+    image = nibabel.Nifti1Image(values.transpose(2, 1, 0).astype(np.int16), LPS_TO_RAS @ np.array(series.affine_lps))
     return series, values, image
 
 
-def reoriented(
-    image: nibabel.Nifti1Image, axes: tuple[int, ...], flips: tuple[int, ...]
-) -> nibabel.Nifti1Image:
+def reoriented(image: nibabel.Nifti1Image, axes: tuple[int, ...], flips: tuple[int, ...]) -> nibabel.Nifti1Image:
     """The same volume with its axes permuted and flipped."""
     codes = np.array([(axis, flip) for axis, flip in zip(axes, flips, strict=True)])
     return image.as_reoriented(codes)

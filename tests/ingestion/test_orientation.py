@@ -15,9 +15,7 @@ booleans = st.booleans()
 @pytest.mark.proves("A3.1")
 @given(st.tuples(booleans, booleans, booleans), st.integers(1, 5), st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
-def test_the_index_map_says_where_each_voxel_came_from(
-    flags: tuple[bool, bool, bool], rows: int, columns: int
-) -> None:
+def test_the_index_map_says_where_each_voxel_came_from(flags: tuple[bool, bool, bool], rows: int, columns: int) -> None:
     orientation = Orientation(*flags)
     stored = np.arange(rows * columns).reshape(rows, columns)
     turned = orientation.apply(stored)

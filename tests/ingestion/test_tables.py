@@ -67,17 +67,13 @@ def test_ids_and_words_stay_as_written(tmp_path: Path) -> None:
 
 @pytest.mark.proves("R22")
 def test_excel_ids_stored_as_numbers_are_flagged_and_text_ids_kept(tmp_path: Path) -> None:
-    path = _excel(
-        tmp_path, [["id", "dx", "x"], ["00123", datetime.date(2020, 4, 3), 1.5], [45, "2020-04-05", 2]]
-    )
+    path = _excel(tmp_path, [["id", "dx", "x"], ["00123", datetime.date(2020, 4, 3), 1.5], [45, "2020-04-05", 2]])
     raw = read_table(path)
     frame = _typed(raw, dx=_spec("date"), x=_spec("number"))
     assert list(frame.index) == ["00123", "45"] and frame["x"].tolist() == [1.5, 2.0]
     assert frame["dx"].tolist() == ["2020-04-03", "2020-04-05"]
     notes = [str(note) for note in table_notes(raw, SPEC, {})]
-    assert any(
-        "sheet 'Sheet', row 3, column 'id': '45': 1 ids are stored as numbers" in note for note in notes
-    )
+    assert any("sheet 'Sheet', row 3, column 'id': '45': 1 ids are stored as numbers" in note for note in notes)
 
 
 @pytest.mark.proves("R23", "A3.2")
@@ -112,9 +108,7 @@ def test_a_decimal_comma_is_read_when_declared_or_unambiguous_and_never_guessed(
     assert "2 cells read with a decimal comma" in str(table_notes(raw, SPEC, {"crp": _spec("number")})[0])
     raw = _csv(tmp_path, 'id,plt\na,"150,000"\nb,"89,000"\n')
     first = _problems(raw, plt=_spec("number"))[0]
-    assert (first.row, first.column, first.value) == (2, "plt", "150,000") and "thousands" in str(
-        first.suggestion
-    )
+    assert (first.row, first.column, first.value) == (2, "plt", "150,000") and "thousands" in str(first.suggestion)
     assert _typed(raw, plt=_spec("number", thousands=","))["plt"].tolist() == [150000.0, 89000.0]
     assert _typed(raw, plt=_spec("number", decimal=","))["plt"].tolist() == [150.0, 89.0]
     mixed = _csv(tmp_path, "id;x\na;1,5\nb;2.5\n")
@@ -132,11 +126,7 @@ def test_units_and_limits_are_problems_until_they_are_declared(tmp_path: Path) -
     raw = _csv(tmp_path, "id,hb,dna\na,13.2 g/dL,<0.3\nb,12.0,1.7\nc,132 g/L,>90\nd,11,3+\n")
     text = "\n".join(map(str, _problems(raw, hb=_spec("number"), dna=_spec("number"))))
     assert "t.csv, row 2, column 'hb': '13.2 g/dL': a number with the unit 'g/dL'." in text
-    assert (
-        "columns.hb.cell_unit: 'g/dL'" in text
-        and "'<0.3': a limit" in text
-        and "columns.dna.censored" in text
-    )
+    assert "columns.hb.cell_unit: 'g/dL'" in text and "'<0.3': a limit" in text and "columns.dna.censored" in text
     declared = {"hb": _spec("number", cell_unit="g/dL"), "dna": _spec("number", censored="limit")}
     problems = _problems(raw, **declared)
     assert [(problem.row, problem.value) for problem in problems] == [(4, "132 g/L")]
@@ -154,9 +144,7 @@ def test_sentinels_are_missing_when_declared_and_stop_when_only_suspected(tmp_pa
     assert [(problem.row, problem.column, problem.value) for problem in problems] == [
         (3, "age", "999"), (3, "days", "-1"), (5, "age", "999"),
     ]  # fmt: skip
-    assert "(2 cells)" in problems[0].problem and "columns.age.sentinels: [999]" in str(
-        problems[0].suggestion
-    )
+    assert "(2 cells)" in problems[0].problem and "columns.age.sentinels: [999]" in str(problems[0].suggestion)
     columns |= {"age": _spec("number", sentinels=["999"]), "days": _spec("number", sentinels=[])}
     frame = _typed(raw, **columns)
     assert np.isnan(frame["age"]["b"]) and frame["days"]["b"] == -1.0
@@ -253,9 +241,7 @@ def test_a_patient_in_two_rows_is_one_when_they_agree_and_stops_when_not(tmp_pat
         "a",
     ) and "row 2 too, with other values of age, seen" in problem.problem
     for keep, age in (("first", 16.0), ("last", 61.0)):
-        visit = TableSpec.model_validate(
-            {"path": "t", "patient_id": "id", "visit": {"by": "seen", "keep": keep}}
-        )
+        visit = TableSpec.model_validate({"path": "t", "patient_id": "id", "visit": {"by": "seen", "keep": keep}})
         frame = _typed(raw, visit, **columns)
         assert frame["age"]["a"] == age and len(frame) == 2
     tied = _csv(tmp_path, "id,age,seen\na,61,2020-01-05\na,62,2020-01-05\n")

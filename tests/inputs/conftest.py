@@ -47,8 +47,7 @@ def make_cohort(tmp_path: Path) -> Callable[..., Cohort]:
                 unit=unit,  # pyright: ignore[reportArgumentType]
                 verdict=Verdict("accepted"),
                 slices=tuple(
-                    SliceRecord(position_mm=2.5 * place, intercept=intercept)
-                    for place in range(len(images_of))
+                    SliceRecord(position_mm=2.5 * place, intercept=intercept) for place in range(len(images_of))
                 ),
             )
             writer.write_series(record, images_of)

@@ -61,9 +61,7 @@ def test_the_kernel_equals_its_twin(kind: type, side: int, size: int) -> None:
 
 @pytest.mark.proves("A4.1")
 @given(st.permutations(range(12)), st.integers(1, 12), st.integers(1, 3))
-def test_a_view_depends_on_seed_epoch_sample_and_view_only(
-    order: list[int], count: int, threads: int
-) -> None:
+def test_a_view_depends_on_seed_epoch_sample_and_view_only(order: list[int], count: int, threads: int) -> None:
     pixels, chosen = smooth_slices(12, 32), np.array(order[:count])
     config = AugmentConfig()
     whole = parameter_table(config, np.arange(12), np.arange(12) % 2, 4, 9)
@@ -100,9 +98,7 @@ def test_parameters_have_their_declared_ranges_and_are_independent() -> None:
     assert np.rad2deg(np.arctan2(table["sine"], table["cosine"])).max() <= 15.001
     assert 0.5**1.25 <= 0.5 + table["bend"].min() / 4 and 0.5 + table["bend"].max() / 4 <= 0.5**0.8 + 1e-6
     assert table["noise"].max() <= 0.02 and abs((table["blur"] > 0).mean() - 0.5) < 0.03
-    correlations = np.corrcoef(
-        np.stack([area, table["centre_x"], table["sine"], table["bend"], table["noise"]])
-    )
+    correlations = np.corrcoef(np.stack([area, table["centre_x"], table["sine"], table["bend"], table["noise"]]))
     assert abs(correlations - np.eye(5)).max() < 0.06
 
 

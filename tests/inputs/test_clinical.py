@@ -172,9 +172,7 @@ def test_a_constant_column_gives_no_number_but_still_knows_what_it_saw() -> None
     frame["sex"] = "F"
     frame["age"] = 60.0
     encoder = TableEncoder.fit(frame, SPECS, TRAINING)
-    assert encoder.constant == ("age", "sex") and not any(
-        name.startswith(("age", "sex")) for name in encoder.names
-    )
+    assert encoder.constant == ("age", "sex") and not any(name.startswith(("age", "sex")) for name in encoder.names)
     frame.loc["P01", "sex"], frame.loc["P01", "age"] = "M", 70.0
     found = {(d.patient_id, d.column, d.kind) for d in encoder.encode(frame.loc[["P01"]]).degradations}
     assert found == {("P01", "sex", "unseen_category"), ("P01", "age", "out_of_range")}

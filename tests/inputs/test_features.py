@@ -47,9 +47,7 @@ def test_smoothing_is_the_weighted_mean_of_neighbours_within_a_series(lengths: l
     for number in range(len(lengths)):
         own = raw[series == number].astype(float)
         for place in range(len(own)):
-            near = [
-                (own[at], 2 if at == place else 1) for at in range(place - 1, place + 2) if 0 <= at < len(own)
-            ]
+            near = [(own[at], 2 if at == place else 1) for at in range(place - 1, place + 2) if 0 <= at < len(own)]
             expected.append(sum(v * w for v, w in near) / sum(w for _, w in near))
     assert np.allclose(smooth_neighbours(raw, series), expected, atol=1e-6)
     assert np.array_equal(raw, kept)
@@ -108,9 +106,7 @@ def test_joined_parts_weigh_the_same_on_training_patients() -> None:
     whole = joined.apply(parts)
     assert whole.shape == (30, 10)
     for part in (whole[:20, :8], whole[:20, 8:]):
-        assert np.allclose(part.mean(0), 0, atol=1e-5) and np.isclose(
-            np.square(part).sum(1).mean(), 1, atol=1e-5
-        )
+        assert np.allclose(part.mean(0), 0, atol=1e-5) and np.isclose(np.square(part).sum(1).mean(), 1, atol=1e-5)
     assert np.allclose(joined.apply([part[25:] for part in parts]), whole[25:])
 
 

@@ -62,9 +62,7 @@ def store(make_cohort: Make, chests: dict[str, list[np.ndarray]], tmp_path: Path
     return working_slices(make_cohort(chests, intercept=-1024.0), 32, tmp_path / "cache")
 
 
-def slice_loader(
-    store: SliceStore, rows: np.ndarray, batch: int = 4, seed: int = 0, **more: int
-) -> SliceLoader:
+def slice_loader(store: SliceStore, rows: np.ndarray, batch: int = 4, seed: int = 0, **more: int) -> SliceLoader:
     return SliceLoader(store, rows, SliceInputConfig(size=24, source=32), batch, seed, **more)
 
 
@@ -111,9 +109,7 @@ def test_batches_are_the_same_in_any_process(store: SliceStore) -> None:
     sampler = EpochSampler(50, 8, 3)
     here = repr([sampler.at(i)[1].tolist() for i in range(20)] + [mismatch(np.arange(9), 4)])
     environment = {**os.environ, "PYTHONHASHSEED": "4242"}
-    there = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
+    there = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert there.stdout.strip() == hashlib.sha256(here.encode()).hexdigest()
 
 
@@ -132,9 +128,7 @@ def sources(patients: int) -> dict[str, BagSource | RowSource]:
     rowed = codes[codes != 1]
     feature = imaged[:, None].astype(np.float32)
     return {
-        "image": BagSource(
-            feature, imaged, np.tile(np.arange(3), len(imaged) // 3), np.zeros(len(imaged), np.float32)
-        ),
+        "image": BagSource(feature, imaged, np.tile(np.arange(3), len(imaged) // 3), np.zeros(len(imaged), np.float32)),
         "clinical": RowSource(rowed[:, None].astype(np.float32), rowed),
         "label": RowSource(rowed[:, None].astype(np.float32), rowed, name="label"),
     }

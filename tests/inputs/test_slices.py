@@ -54,9 +54,7 @@ def test_hounsfield_units_stay_and_the_window_is_a_view(make_cohort: Make, chest
     assert np.allclose(store.images(np.arange(15))[:, 0], unit, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("unit", "kind", "step"), [("display", np.uint8, 1.0), ("raw", np.int16, 2000 / 65535)]
-)
+@pytest.mark.parametrize(("unit", "kind", "step"), [("display", np.uint8, 1.0), ("raw", np.int16, 2000 / 65535)])
 def test_other_units_keep_their_own_steps(
     make_cohort: Make, chests: Slices, unit: str, kind: type, step: float
 ) -> None:

@@ -55,9 +55,7 @@ def test_kernel_and_matrix_product_equal_a_loop_over_the_same_resamples(
     for draw in range(25):
         times = np.r_[counts.positive[draw], counts.negative[draw]].astype(int)
         chosen = np.repeat(np.arange(16), times)
-        assert fast[draw] == pytest.approx(
-            slow_stratified(y[chosen], score[chosen], fold[chosen]), nan_ok=True
-        )
+        assert fast[draw] == pytest.approx(slow_stratified(y[chosen], score[chosen], fold[chosen]), nan_ok=True)
         if folds == 1:
             assert fast[draw] == pytest.approx(roc_auc_score(y[chosen], score[chosen]))
 
@@ -86,9 +84,7 @@ def slow_delong(first: np.ndarray, second: np.ndarray) -> float:
 
 @pytest.mark.proves("A.tests")
 def test_delong_equals_a_slow_one(random: np.random.Generator) -> None:
-    scores = [
-        concordance(np.round(random.normal(1, 1, 8), 1), np.round(random.normal(0, 1, 11), 1)) for _ in "ab"
-    ]
+    scores = [concordance(np.round(random.normal(1, 1, 8), 1), np.round(random.normal(0, 1, 11), 1)) for _ in "ab"]
     first, second = (Concordance(matrix, np.ones_like(matrix)) for matrix in scores)
     assert delong_covariance(first, second) == pytest.approx(slow_delong(*scores), rel=1e-12)
     assert delong_covariance(first, first) == pytest.approx(slow_delong(scores[0], scores[0]), rel=1e-12)
@@ -145,9 +141,7 @@ def test_paired_difference_uses_the_same_patients_for_both(random: np.random.Gen
     assert first.value is not None and second.value is not None
     assert found.value == pytest.approx(first.value - second.value)
     drawn = auroc_resamples(first, counts) - auroc_resamples(second, counts)
-    assert (found.interval.low, found.interval.high) == pytest.approx(
-        tuple(np.quantile(drawn, [0.025, 0.975]))
-    )
+    assert (found.interval.low, found.interval.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
     unpaired = auroc_resamples(first, counts) - auroc_resamples(second, resample(30, 30, 2000, 9))
     assert drawn.std() < 0.6 * unpaired.std()  # a pairing that were lost would show here
     same = paired_auroc(first, first, counts)

@@ -20,9 +20,7 @@ def test_platt_scaling_equals_weighted_logistic_regression(random: np.random.Gen
     reference = LogisticRegression(C=1e10, tol=1e-10, solver="newton-cholesky").fit(
         np.r_[score, score][:, None], np.r_[np.ones(40), np.zeros(40)], np.r_[target, 1 - target]
     )
-    np.testing.assert_allclose(
-        found.probability(score), reference.predict_proba(score[:, None])[:, 1], atol=1e-5
-    )
+    np.testing.assert_allclose(found.probability(score), reference.predict_proba(score[:, None])[:, 1], atol=1e-5)
 
 
 def test_separated_scores_keep_a_finite_slope() -> None:

@@ -35,9 +35,7 @@ def rows(random: np.random.Generator, n: int, d: int, gap: float) -> tuple[np.nd
 @pytest.mark.parametrize(("n", "d"), [(60, 5), (20, 300), (30, 30), (4, 100), (2, 3)])
 @pytest.mark.parametrize("gap", [0.3, 8.0], ids=["overlapping", "separable"])
 @pytest.mark.parametrize("c", [0.01, 1.0, 30.0, 1000.0])
-def test_one_fit_equals_scikit_learn(
-    n: int, d: int, gap: float, c: float, random: np.random.Generator
-) -> None:
+def test_one_fit_equals_scikit_learn(n: int, d: int, gap: float, c: float, random: np.random.Generator) -> None:
     x, y = rows(random, n, d, gap)
     new = random.normal(size=(5, d))
     fitted, expected = fit_logistic(x, y, c), reference(x, y, c)
@@ -69,9 +67,7 @@ def test_many_draws_at_once_equal_a_loop_of_scikit_learn(d: int, k: int, random:
 
 def test_a_fit_does_not_depend_on_the_others_of_its_batch(random: np.random.Generator) -> None:
     pool, y = rows(random, 30, 50, 1.0)
-    supports = np.stack(
-        [np.r_[random.choice(15, 4, False) * 2, random.choice(15, 4, False) * 2 + 1] for _ in range(6)]
-    )
+    supports = np.stack([np.r_[random.choice(15, 4, False) * 2, random.choice(15, 4, False) * 2 + 1] for _ in range(6)])
     together = logistic_scores(pool, pool, supports, y[supports], 30.0)
     alone = logistic_scores(pool, pool, supports[3:4], y[supports[3:4]], 30.0)
     np.testing.assert_allclose(together[3:4], alone, rtol=1e-13)  # the last bit is the BLAS

@@ -41,9 +41,7 @@ def test_each_figure_equals_scikit_learn_with_ties_and_weights(drawn: list[tuple
     assert macro_f1(y, predicted, weight) == pytest.approx(
         reference.f1_score(y, predicted, average="macro", sample_weight=weight, zero_division=0)
     )
-    assert brier(y, score, weight) == pytest.approx(
-        reference.brier_score_loss(y, score, sample_weight=weight)
-    )
+    assert brier(y, score, weight) == pytest.approx(reference.brier_score_loss(y, score, sample_weight=weight))
 
 
 @given(rows)

@@ -23,9 +23,7 @@ def block(image: torch.Tensor) -> Block:
 
 
 @pytest.mark.proves("A4.1")
-@pytest.mark.parametrize(
-    "model", ["resnet10t", "mobilenetv3_small_050", "convnext_atto", "test_efficientnet"]
-)
+@pytest.mark.parametrize("model", ["resnet10t", "mobilenetv3_small_050", "convnext_atto", "test_efficientnet"])
 def test_any_family_takes_one_channel_and_learns(model: str) -> None:
     built = tower(model).train()
     vector = built(block(torch.rand(2, 1, 64, 64))).pooled
@@ -60,9 +58,7 @@ def test_a_users_own_module_is_a_tower_with_arguments_written_as_yaml() -> None:
 @pytest.mark.proves("A4.1", "D12")
 def test_initial_weights_are_a_function_of_the_seed() -> None:
     one, same, other = tower(), tower(), TimmConfig(model="resnet10t").build(generator(1, "image"))
-    assert all(
-        torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values(), strict=True))
     assert not torch.equal(one.encoder.conv1[0].weight, other.encoder.conv1[0].weight)
 
 
@@ -112,9 +108,7 @@ def test_only_named_modules_learn_and_the_frozen_front_keeps_its_statistics() ->
     assert not seen[0].requires_grad  # nothing is kept for a backward pass through the frozen front
     learning = {name for name, parameter in model.encoder.named_parameters() if parameter.grad is not None}
     assert learning == {name for name, _ in model.encoder.named_parameters() if name.startswith("layer4.")}
-    moved = {
-        name for name, tensor in model.encoder.state_dict().items() if not torch.equal(tensor, before[name])
-    }
+    moved = {name for name, tensor in model.encoder.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved
     assert all(name.startswith("layer4.") for name in moved)
 

@@ -25,9 +25,7 @@ def packed(sizes: list[int], width: int = 5, seed: int = 0) -> tuple[torch.Tenso
     return feature, torch.tensor([0, *torch.tensor(sizes).cumsum(0).tolist()])
 
 
-def abmil(
-    start: str = "random", width: int = 5, pre: tuple[int, ...] = (), **options: float
-) -> GatedAttentionPool:
+def abmil(start: str = "random", width: int = 5, pre: tuple[int, ...] = (), **options: float) -> GatedAttentionPool:
     config = AbmilConfig(hidden=4, pre_attention=list(pre), **options)  # type: ignore[arg-type]
     return config.build(width, generator(1), start).eval()  # type: ignore[arg-type]
 

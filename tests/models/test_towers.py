@@ -39,13 +39,9 @@ def test_the_papers_image_side_has_its_published_size() -> None:
 
 
 @pytest.mark.proves("A5.1", "A.tests", "D27")
-@pytest.mark.parametrize(
-    ("p", "count"), [(18, 39_668), (25, 54_648), (49, 107_496), (64, 141_696), (151, 357_804)]
-)
+@pytest.mark.parametrize(("p", "count"), [(18, 39_668), (25, 54_648), (49, 107_496), (64, 141_696), (151, 357_804)])
 def test_the_papers_clinical_side_has_its_published_size(p: int, count: int) -> None:
-    tower = MlpConfig.model_validate({"hidden": ["columns", "columns"], "width": "2048"}).build(
-        p, generator(0)
-    )
+    tower = MlpConfig.model_validate({"hidden": ["columns", "columns"], "width": "2048"}).build(p, generator(0))
     assert size(tower) == count == 2 * p * p + 2054 * p + 2048
     ours = MlpConfig(hidden=[128, 128]).build(p, generator(0), shared_width=128)
     assert ours.layers[-1].in_features == 128  # not p

@@ -144,9 +144,7 @@ def narrower() -> dict[str, torch.Tensor]:
         (lambda: [torch.zeros(1)], "no named tensors"),
     ],
 )
-def test_a_wrong_file_is_refused_with_both_lists_and_changes_nothing(
-    tmp_path: Path, content: Any, said: str
-) -> None:
+def test_a_wrong_file_is_refused_with_both_lists_and_changes_nothing(tmp_path: Path, content: Any, said: str) -> None:
     model = tower()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(InputError, match=said):

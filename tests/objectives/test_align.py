@@ -89,9 +89,7 @@ def test_a_patient_without_one_modality_trains_the_rest() -> None:
     model.start(whole)
     loss, logs = model(whole, 0, generator(0))
     assert logs["pairs"] == 2
-    assert logs["chance"] == pytest.approx(
-        (math.log(3) + math.log(4)) / 2
-    )  # the unpaired still are negatives
+    assert logs["chance"] == pytest.approx((math.log(3) + math.log(4)) / 2)  # the unpaired still are negatives
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     nobody, nothing = model({"image": bags([0, 1]), "clinical": table([2])}, 1, generator(0))
@@ -159,9 +157,7 @@ def test_fifty_steps_of_infonce_improve_on_the_start_and_a_random_start_begins_a
     batch = cohort()
     model = small()
     model.start(batch)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=0.03 * model.learning_rate_scale(), weight_decay=0.01
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.03 * model.learning_rate_scale(), weight_decay=0.01)
     losses = []
     for step in range(50):
         loss, logs = model(batch, step, generator(0, step))
@@ -292,9 +288,7 @@ def test_three_modalities_are_averaged_over_their_pairs() -> None:
 def test_what_cannot_be_aligned_is_refused_before_anything_is_read() -> None:
     towers = linear_towers(4)
     with pytest.raises(InputError, match="image 4, clinical 3"):
-        AlignConfig().build(
-            {**towers, "clinical": LinearConfig().build(COLUMNS, generator(0), shared_width=3)}
-        )
+        AlignConfig().build({**towers, "clinical": LinearConfig().build(COLUMNS, generator(0), shared_width=3)})
     mlp = MlpConfig(hidden=[4], width=4).build(COLUMNS, generator(0))
     with pytest.raises(InputError, match="one linear tower"):
         AlignConfig().build({**towers, "clinical": mlp}, "cca")

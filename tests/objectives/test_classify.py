@@ -36,9 +36,7 @@ def test_the_loss_is_that_of_the_labelled_patients_only() -> None:
     model, whole = objective(), batch()
     loss, logs = model(whole, 0, generator(0))
     logit = model.last(model.towers["image"](whole["image"]).pooled)[3:, 0]
-    torch.testing.assert_close(
-        loss, F.binary_cross_entropy_with_logits(logit, (torch.arange(3, 12) % 2).float())
-    )
+    torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(logit, (torch.arange(3, 12) % 2).float()))
     shares = [4 / 9, 5 / 9]
     assert logs["chance"] == pytest.approx(-sum(p * math.log(p) for p in shares))
     assert logs["labelled"] == 9

@@ -48,9 +48,7 @@ def slow(
             else:
                 scores.append(-float(((a[i] - b[j]) ** 2).sum()) / (2 * tau))
         total = sum(math.exp(s) for s, allowed in zip(scores, candidate[i], strict=True) if allowed)
-        losses.append(
-            -sum(w / sum(weights) * (s - math.log(total)) for w, s in zip(weights, scores, strict=True) if w)
-        )
+        losses.append(-sum(w / sum(weights) * (s - math.log(total)) for w, s in zip(weights, scores, strict=True) if w))
     return sum(losses) / len(losses) if losses else 0.0
 
 
@@ -92,9 +90,7 @@ def test_by_item_without_self_it_is_the_peers_nt_xent() -> None:
 def test_by_patient_it_is_symmetric_infonce() -> None:
     image, table = (torch.randn(9, 2048, generator=generator(seed)) for seed in (0, 1))
     similarity = F.normalize(image, dim=1) @ F.normalize(table, dim=1).T / 0.01
-    wanted = (
-        F.cross_entropy(similarity, torch.arange(9)) + F.cross_entropy(similarity.T, torch.arange(9))
-    ) / 2
+    wanted = (F.cross_entropy(similarity, torch.arange(9)) + F.cross_entropy(similarity.T, torch.arange(9))) / 2
     target = torch.eye(9, dtype=torch.bool)
     mine = (contrast(image, table, target, 0.01) + contrast(table, image, target, 0.01)) / 2
     torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-5)
@@ -119,9 +115,9 @@ def test_closed_forms(similarity: Similarity) -> None:
     twins = torch.cat([basis, basis])
     floor = contrast(basis, twins, torch.cat([eye, torch.zeros_like(eye)], 1), 0.01, similarity=similarity)
     assert float(floor) == pytest.approx(math.log(2), abs=1e-5)
-    assert float(
-        contrast(basis, twins, torch.cat([eye, eye], 1), 0.01, similarity=similarity)
-    ) == pytest.approx(math.log(2), abs=1e-5)
+    assert float(contrast(basis, twins, torch.cat([eye, eye], 1), 0.01, similarity=similarity)) == pytest.approx(
+        math.log(2), abs=1e-5
+    )
 
 
 @pytest.mark.proves("A5.3")
@@ -129,9 +125,7 @@ def test_a_row_without_partner_has_no_term_and_one_pair_alone_has_nothing_to_tel
     image, table = (torch.randn(4, 5, generator=generator(seed), requires_grad=True) for seed in (0, 1))
     target = torch.eye(4, dtype=torch.bool)
     target[3, 3] = False
-    torch.testing.assert_close(
-        contrast(image, table, target, 0.1), contrast(image[:3], table, target[:3], 0.1)
-    )
+    torch.testing.assert_close(contrast(image, table, target, 0.1), contrast(image[:3], table, target[:3], 0.1))
     single = contrast(image[:1], table[:1], torch.ones(1, 1, dtype=torch.bool), 0.1)
     assert float(single.detach()) == 0.0
     nothing = contrast(image, table, torch.zeros(4, 4, dtype=torch.bool), 0.1)
@@ -144,9 +138,7 @@ def test_a_row_without_partner_has_no_term_and_one_pair_alone_has_nothing_to_tel
 @pytest.mark.proves("A.tests")
 def test_gradients_are_those_of_finite_differences() -> None:
     random = generator(3)
-    a, b = (
-        torch.randn(rows, 3, dtype=torch.float64, generator=random, requires_grad=True) for rows in (4, 5)
-    )
+    a, b = (torch.randn(rows, 3, dtype=torch.float64, generator=random, requires_grad=True) for rows in (4, 5))
     tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     target = torch.rand(4, 5, generator=random, dtype=torch.float64)
     target[1] = 0.0
@@ -176,9 +168,7 @@ def test_logged_measures_have_their_closed_forms() -> None:
     eye = torch.eye(4, dtype=torch.bool)
     corners = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     assert retrieval(corners, corners, eye) == 1.0
-    assert retrieval(corners, corners, eye, ~eye) != retrieval(
-        corners, corners, eye
-    )  # its target is no candidate
+    assert retrieval(corners, corners, eye, ~eye) != retrieval(corners, corners, eye)  # its target is no candidate
     assert retrieval(torch.ones(4, 2), torch.ones(4, 2), eye) == pytest.approx(0.25)  # collapsed: chance
     assert math.isnan(retrieval(corners, corners, torch.zeros_like(eye)))
     assert alignment(corners, eye.roll(1, 1)) == pytest.approx((4 + 2 + 4 + 2) / 4)

@@ -53,9 +53,7 @@ def test_problems_of_a_table_come_with_file_row_column_and_suggestion(hospital: 
     found = medform.check(hospital / "images", table=table)
     (entry,) = found["tables"]
     assert entry["file"] == "clinic.csv" and entry["rows"] == len(rows) - 1
-    assert {"name", "type", "missing", "role"} == set(entry["columns"][0]) and entry["columns"][0][
-        "role"
-    ] == "id"
+    assert {"name", "type", "missing", "role"} == set(entry["columns"][0]) and entry["columns"][0]["role"] == "id"
     (bad,) = [one for one in found["problems"] if one["value"] == "6o"]
     assert (bad["file"], bad["row"], bad["column"]) == ("clinic.csv", 2, "age (years)") and bad["suggestion"]
     assert set(bad) == {"file", "sheet", "row", "column", "value", "problem", "suggestion"}
@@ -68,9 +66,7 @@ def test_privacy_names_attributes_and_never_values(hospital: Path) -> None:
     found = medform.check(hospital / "images", privacy=True)
     columns = {one["column"] for one in found["problems"]}
     assert {"PatientName", "PatientBirthDate", "InstitutionName"} <= columns
-    assert "PHANTOM^" not in json.dumps(found["problems"]) and "SYNTHETIC" not in json.dumps(
-        found["problems"]
-    )
+    assert "PHANTOM^" not in json.dumps(found["problems"]) and "SYNTHETIC" not in json.dumps(found["problems"])
 
 
 @pytest.mark.proves("A.input")

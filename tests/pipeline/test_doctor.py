@@ -28,9 +28,7 @@ def test_machine_is_described_point_by_point(
     checks = json.loads(capsys.readouterr().out)["checks"]
     found = {check["name"]: check for check in checks}
     assert {"Python", "PyTorch", "CPU", "CPU speed", "RAM", "Disk", "Cache", "ImageNet start"} <= set(found)
-    assert {name for name in found if name.startswith("DICOM ")} == {
-        f"DICOM {t}" for t in module.SYNTAXES.values()
-    }
+    assert {name for name in found if name.startswith("DICOM ")} == {f"DICOM {t}" for t in module.SYNTAXES.values()}
     assert any(name.startswith("Extra ") for name in found)
     assert found["CPU speed"]["value"].startswith("61 GFLOP/s")
     assert all(
@@ -45,13 +43,9 @@ def test_machine_is_described_point_by_point(
 @pytest.mark.proves("A1.4")
 def test_gpu_that_this_torch_cannot_use_is_a_warning_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     note = "a GPU is visible, but torch was built for the CPU only; running on the CPU. Install a CUDA build."
-    monkeypatch.setattr(
-        "medform.compute.device.choose_device", lambda: SimpleNamespace(name="cpu", note=note)
-    )
+    monkeypatch.setattr("medform.compute.device.choose_device", lambda: SimpleNamespace(name="cpu", note=note))
     (check,) = module._torch()
-    assert (
-        check["status"] == "WARN" and "built for the CPU only; runs on the CPU, much slower" in check["value"]
-    )
+    assert check["status"] == "WARN" and "built for the CPU only; runs on the CPU, much slower" in check["value"]
     assert check["fix"] == "Install a CUDA build."
 
 

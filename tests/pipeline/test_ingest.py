@@ -29,9 +29,7 @@ def test_the_phantom_comes_out_as_it_was_rendered(hospital: Path, tmp_path: Path
     """Voxels, spacing and label of every usable patient equal what the generator made, within its
     rounding."""
     said: list[tuple[int, int, str]] = []
-    result = medform.ingest(
-        hospital / "cohort.yaml", out=tmp_path / "store", progress=lambda *one: said.append(one)
-    )
+    result = medform.ingest(hospital / "cohort.yaml", out=tmp_path / "store", progress=lambda *one: said.append(one))
     cohort = result.cohort
     for planted in make_stacks(6, 3, OPTIONS):
         (series_id,) = cohort.patient(planted.patient_id).series_ids

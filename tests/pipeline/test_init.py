@@ -46,9 +46,7 @@ def test_editing_the_keys_it_names_gives_the_cohort_of_the_truth(hospital: Path,
     """check -> init -> edit -> ingest: patients and exclusions are those that were planted."""
     import json
 
-    out = medform.init(
-        hospital / "images", table=hospital / "clinical.csv", out=hospital.parent / "draft.yaml"
-    )
+    out = medform.init(hospital / "images", table=hospital / "clinical.csv", out=hospital.parent / "draft.yaml")
     lines = out.read_text().splitlines()
     for at, line in enumerate(lines):
         if line.startswith('  "malignant"'):
@@ -58,9 +56,7 @@ def test_editing_the_keys_it_names_gives_the_cohort_of_the_truth(hospital: Path,
     out.write_text("\n".join(lines) + "\n")
     cohort = medform.ingest(out, out=tmp_path / "store").cohort
     truth = json.loads((hospital / "truth.json").read_text())
-    imaged = set(
-        cohort.patients.loc[(cohort.patients["n_series"] > 0) & cohort.patients["has_table"], "patient_id"]
-    )
+    imaged = set(cohort.patients.loc[(cohort.patients["n_series"] > 0) & cohort.patients["has_table"], "patient_id"])
     assert imaged == set(truth["usable"])
     excluded = {row.patient_id for row in cohort.quarantine() if row.code == "gap"}
     assert excluded == {one for one, reason in truth["exclusions"].items() if "slice" in reason}

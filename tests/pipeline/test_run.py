@@ -36,9 +36,7 @@ def tiny(*overrides: str) -> Recipe:
     return read_recipe("medform-small", (*TINY, *overrides))
 
 
-def start(
-    cohort: Cohort, out: Path, recipe: Recipe, folds: list[int] | None = None, **options: Any
-) -> RunResult:
+def start(cohort: Cohort, out: Path, recipe: Recipe, folds: list[int] | None = None, **options: Any) -> RunResult:
     folder = RunFolder(out)
     with folder.lock():
         return run_stages(
@@ -63,7 +61,9 @@ def test_every_row_of_the_table_is_there_with_its_interval_and_n(whole_run: RunR
         "supervised_mil", "aligned - image_only", "fused - table_logistic", "chance",
     } <= models  # fmt: skip
     assert all(row.n_patients for row in rows)
-    aligned = next(row for row in rows if row.model == "aligned" and row.metric == "auroc" and row.readout == "logistic")
+    aligned = next(
+        row for row in rows if row.model == "aligned" and row.metric == "auroc" and row.readout == "logistic"
+    )
     assert aligned.value is not None and aligned.ci_low is not None and aligned.ci_high is not None
 
 
@@ -71,7 +71,11 @@ def test_every_row_of_the_table_is_there_with_its_interval_and_n(whole_run: RunR
 def test_few_shot_rows_say_what_alignment_knew_of_the_supports(whole_run: RunResult) -> None:
     rows = [row for row in read_scores(whole_run.run / "scores.json") if row.protocol == "few_shot"]
     assert {row.supports for row in rows if row.model == "aligned"} == {"aligned", "out_of_fold", "unseen"}
-    assert {row.supports for row in rows if row.model == "shuffled_pairs"} == {"aligned", "out_of_fold", "unseen"}
+    assert {row.supports for row in rows if row.model == "shuffled_pairs"} == {
+        "aligned",
+        "out_of_fold",
+        "unseen",
+    }
     assert {row.supports for row in rows if row.model == "image_only"} == {"aligned", "unseen"}
 
 
@@ -174,7 +178,9 @@ def test_poisoned_test_patients_change_nothing_that_was_fitted_nor_anybody_elses
     shutil.copytree(tmp_path / "clean" / "cache", tmp_path / "poisoned" / "cache")
     start(poisoned, tmp_path / "poisoned", recipe, folds=[0])
     for stage in ("pretrain/model", "align/model", "features/inputs", "embedding/inputs"):
-        files = [tmp_path / run / "folds" / "0" / "main" / "0" / f"{stage}.safetensors" for run in ("clean", "poisoned")]
+        files = [
+            tmp_path / run / "folds" / "0" / "main" / "0" / f"{stage}.safetensors" for run in ("clean", "poisoned")
+        ]
         assert _tensors(files[0]) == _tensors(files[1]), stage
     clean, dirty = (
         pd.read_parquet(tmp_path / run / "embeddings.parquet").set_index(["patient_id", "model", "supports"])["vector"]

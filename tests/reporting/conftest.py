@@ -44,9 +44,7 @@ TASKS = {"histology": (76, 31, 0.0), "T stage": (70, 33, -0.12), "EGFR": (62, 14
 def _row(task: str, model: str, metric: str, value: float | None, half: float, **more: Any) -> ScoreRow:
     low, high = (None, None) if value is None else (value - half, value + half)
     fields = {"protocol": "cross_validation", "readout": "logistic", "n_patients": TASKS[task][0]} | more
-    return ScoreRow(
-        "nsclc_ct", task, model=model, metric=metric, value=value, ci_low=low, ci_high=high, **fields
-    )
+    return ScoreRow("nsclc_ct", task, model=model, metric=metric, value=value, ci_low=low, ci_high=high, **fields)
 
 
 def _rows() -> list[ScoreRow]:
@@ -54,11 +52,7 @@ def _rows() -> list[ScoreRow]:
     for task, (_, positive, shift) in TASKS.items():
         for model, level in LEVELS.items():
             value = level if model == "permuted_labels" else level + shift
-            note = (
-                "DeLong interval: fewer than 5 patients in a class"
-                if (task, model) == ("EGFR", "aligned")
-                else None
-            )
+            note = "DeLong interval: fewer than 5 patients in a class" if (task, model) == ("EGFR", "aligned") else None
             half = 0.12 if model != "permuted_labels" else 0.14
             rows.append(_row(task, model, "auroc", value, half, note=note))
             rows.append(_row(task, model, "auprc", value - 0.05, 0.13))
@@ -78,13 +72,7 @@ def _rows() -> list[ScoreRow]:
                 impossible = shots >= positive
                 for model, extra in (("image_only", 0.0), ("aligned", gain), ("shuffled_pairs", -0.01)):
                     value = None if impossible else 0.5 + shift + extra + 0.15 * np.log1p(shots) / np.log(26)
-                    note = (
-                        "not_possible"
-                        if impossible
-                        else "overlapping_draws"
-                        if shots > positive / 2
-                        else None
-                    )
+                    note = "not_possible" if impossible else "overlapping_draws" if shots > positive / 2 else None
                     rows.append(_row(task, model, "auroc", value, 0.09, note=note, **few))
                 if not impossible:
                     rows.append(_row(task, "aligned - image_only", "auroc", gain, 0.06, **few))
@@ -126,9 +114,7 @@ def _curves() -> pd.DataFrame:
         for model in ("aligned", "image_only", "fused", "table_logistic"):
             level = LEVELS[model] + shift
             frames.append(
-                pd.DataFrame(
-                    {"name": f"roc/{task}/{model}", "model": model, "x": x, "y": x ** (1 / level - 1)}
-                )
+                pd.DataFrame({"name": f"roc/{task}/{model}", "model": model, "x": x, "y": x ** (1 / level - 1)})
             )
     curves = pd.concat(frames)
     low, high = (curves["y"] - 0.1).clip(lower=0), (curves["y"] + 0.1).clip(upper=1)
@@ -158,9 +144,7 @@ def _montage(run: Path, random: np.random.Generator) -> pd.DataFrame:
             _tile(random).save(run / name)
             tiles.append(Tile(name, int(index), float(weights[index]), -312.5 + 7.5 * float(index)))
         label = "positive" if number < 3 else "negative"
-        patients.append(
-            MontagePatient(pseudonym, tuple(tiles), tuple(weights.tolist()), entropy_ratio(weights), label)
-        )
+        patients.append(MontagePatient(pseudonym, tuple(tiles), tuple(weights.tolist()), entropy_ratio(weights), label))
         attention.append(pd.DataFrame({"patient_id": pseudonym, "fold": 0, "model": "aligned", "seed": 0,
                                        "slice_id": [f"{number}-{i}" for i in range(14)],
                                        "weight": weights}))  # fmt: skip
@@ -172,14 +156,10 @@ def _table_one(run: Path, random: np.random.Generator) -> None:
     ids = [f"p{number}" for number in range(PATIENTS)]
     table = pd.DataFrame(
         {
-            "age_years": np.where(
-                random.random(PATIENTS) < 0.05, np.nan, random.normal(68, 9, PATIENTS).round()
-            ),
+            "age_years": np.where(random.random(PATIENTS) < 0.05, np.nan, random.normal(68, 9, PATIENTS).round()),
             "sex": random.choice(["male", "female"], PATIENTS),
             "smoking": random.choice(["current", "former", "never"], PATIENTS, p=[0.3, 0.55, 0.15]),
-            "pack_years": np.where(
-                random.random(PATIENTS) < 0.3, np.nan, random.gamma(2, 18, PATIENTS).round()
-            ),
+            "pack_years": np.where(random.random(PATIENTS) < 0.3, np.nan, random.gamma(2, 18, PATIENTS).round()),
             "histology": random.choice(["adenocarcinoma", "squamous"], PATIENTS),
         },
         index=ids,
@@ -225,9 +205,7 @@ def _record(**changes: Any) -> dict[str, Any]:
     return record | changes
 
 
-def write_run(
-    run: Path, scores: bool = True, montage: bool = True, small: bool = False, **changes: Any
-) -> Path:
+def write_run(run: Path, scores: bool = True, montage: bool = True, small: bool = False, **changes: Any) -> Path:
     """Write a run folder; ``small`` keeps one task and no few-shot rows, ``changes`` are keys of run.json."""
     run.mkdir()
     random = np.random.default_rng(0)
@@ -251,9 +229,7 @@ def write_run(
     write_flow(run, Flow(steps, exclusions))
     _table_one(run, random)
     if scores:
-        kept = [
-            row for row in _rows() if not small or (row.task == "histology" and row.protocol != "few_shot")
-        ]
+        kept = [row for row in _rows() if not small or (row.task == "histology" and row.protocol != "few_shot")]
         write_scores(run / "scores.json", kept)
         _curves().to_parquet(run / "curves.parquet")
     if montage:

@@ -13,13 +13,9 @@ from medform.runs.scores import ScoreRow
 TASK = TaskFacts("histology", primary=True, n=76, positive=19)
 
 
-def row(
-    model: str, value: float | None, low: float | None = None, high: float | None = None, **more: Any
-) -> ScoreRow:
+def row(model: str, value: float | None, low: float | None = None, high: float | None = None, **more: Any) -> ScoreRow:
     fields = {"metric": "auroc", "protocol": "cross_validation", "readout": "logistic"} | more
-    return ScoreRow(
-        "c", "histology", model=model, value=value, ci_low=low, ci_high=high, n_patients=76, **fields
-    )
+    return ScoreRow("c", "histology", model=model, value=value, ci_low=low, ci_high=high, n_patients=76, **fields)
 
 
 def said(*rows: ScoreRow, detectable: float | None = 0.14) -> str:
@@ -37,35 +33,27 @@ ALIGNED, ALONE = row("aligned", 0.71, 0.58, 0.83), row("image_only", 0.69, 0.56,
         (
             -0.06,
             0.10,
-            "this cohort does not show a benefit of alignment; a difference below 0.14 could not have been "
-            "seen.",
+            "this cohort does not show a benefit of alignment; a difference below 0.14 could not have been seen.",
         ),
         (0.01, 0.10, "alignment helps on this cohort (+0.02 [+0.01, +0.10])."),
         (-0.10, -0.01, "alignment makes it worse here (+0.02 [−0.10, −0.01])."),
         (None, None, "whether alignment helps cannot be said from this run."),
     ],
 )
-def test_verdict_follows_the_interval_of_the_difference(
-    low: float | None, high: float | None, words: str
-) -> None:
+def test_verdict_follows_the_interval_of_the_difference(low: float | None, high: float | None, words: str) -> None:
     sentence = said(ALIGNED, ALONE, row("aligned - image_only", 0.02, low, high))
-    assert sentence.startswith(
-        "On histology, aligned scores 0.71 [0.58, 0.83] of 1 (chance 0.50); image alone 0.69; "
-    )
+    assert sentence.startswith("On histology, aligned scores 0.71 [0.58, 0.83] of 1 (chance 0.50); image alone 0.69; ")
     assert sentence.endswith(words)
 
 
 def test_verdict_takes_the_detectable_difference_from_the_row_where_the_run_has_none() -> None:
     pair = row("aligned - image_only", 0.0, -0.1, 0.1, note="detectable 0.17")
-    assert said(ALIGNED, ALONE, pair, detectable=None).endswith(
-        "a difference below 0.17 could not have been seen."
-    )
+    assert said(ALIGNED, ALONE, pair, detectable=None).endswith("a difference below 0.17 could not have been seen.")
 
 
 def test_verdict_without_alignment_or_without_any_score() -> None:
     assert said(ALONE) == (
-        "On histology, image alone scores 0.69 [0.56, 0.81] of 1 (chance 0.50); no aligned model was "
-        "evaluated."
+        "On histology, image alone scores 0.69 [0.56, 0.81] of 1 (chance 0.50); no aligned model was evaluated."
     )
     assert "nothing could be scored" in said(row("aligned", None, note="one class only"))
 
@@ -80,9 +68,7 @@ def test_every_null_difference_says_what_could_not_have_been_seen() -> None:
     ]
     found = differences(task_scores(rows, TASK), 0.14)
     assert [difference.tone for difference in found] == ["none", "gain", "loss"]
-    assert (
-        "a difference below 0.14 could not have been seen" in found[0].answer and "−0.05" in found[0].answer
-    )
+    assert "a difference below 0.14 could not have been seen" in found[0].answer and "−0.05" in found[0].answer
     assert "could not have been seen" not in found[1].answer + found[2].answer
     assert found[2].question == "Is own better than other?"
 

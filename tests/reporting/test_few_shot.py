@@ -30,9 +30,7 @@ def test_panels_separate_supports_and_name_impossible_and_overlapping_draws() ->
         row("image_only", 5, 0.65, supports="unseen"),
     ]
     aligned, unseen = panels(rows, "t")
-    assert [point.shots for point in aligned.lines["aligned"]] == [1, 5, 10] and list(aligned.lines) == [
-        "aligned"
-    ]
+    assert [point.shots for point in aligned.lines["aligned"]] == [1, 5, 10] and list(aligned.lines) == ["aligned"]
     assert aligned.impossible == (25,) and "Too few patients for k = 25." in aligned.caption
     assert "At k = 10 the draws share most" in aligned.caption
     assert aligned.gain[5].value == 0.04 and unseen.gain == {}

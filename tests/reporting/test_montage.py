@@ -41,9 +41,7 @@ def cohort() -> Any:
         patients=pseudonyms,
         window=(0.0, 4.0),
         open=lambda series_id: Stack(0.0),
-        labels=lambda task: pd.Series(
-            {"secret-a": 1.0, "secret-b": 0.0, "secret-c": 1.0, "secret-d": np.nan}
-        ),
+        labels=lambda task: pd.Series({"secret-a": 1.0, "secret-b": 0.0, "secret-c": 1.0, "secret-d": np.nan}),
     )
 
 

@@ -45,9 +45,7 @@ def test_page_is_one_small_file_that_asks_for_nothing(reported_run: Path) -> Non
 
 
 @pytest.mark.proves("A7")
-def test_page_and_figures_are_the_same_bytes_twice_also_from_a_copy(
-    reported_run: Path, tmp_path: Path
-) -> None:
+def test_page_and_figures_are_the_same_bytes_twice_also_from_a_copy(reported_run: Path, tmp_path: Path) -> None:
     run = reported_run
     copy = Path(shutil.copytree(run, tmp_path / "elsewhere" / "copy"))
     (copy / "report.html").unlink()
@@ -141,16 +139,12 @@ def test_banners_say_what_limits_every_figure(make_run: Any, whole: BeautifulSou
     amber = " ".join(banner.get_text() for banner in soup.select(".banner.amber"))
     assert len(red) == 1 and red[0].startswith("Transductive")
     assert (
-        "Only fold 0 of 5" in amber
-        and "stage pretrain, fold 0, step 80" in amber
-        and "practically untrained" in amber
+        "Only fold 0 of 5" in amber and "stage pretrain, fold 0, step 80" in amber and "practically untrained" in amber
     )
     assert whole.select(".banner") == []
 
 
-def test_montage_shrinks_until_the_page_fits_and_says_so(
-    make_run: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_montage_shrinks_until_the_page_fits_and_says_so(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(small=True)
     whole = make_report(run).stat().st_size
     monkeypatch.setattr(module, "MOST_BYTES", whole - 100_000)
@@ -171,9 +165,7 @@ def test_run_that_was_only_trained_has_a_page_that_says_so(make_run: Any) -> Non
 
 def test_names_from_a_users_files_are_text_and_nothing_else(make_run: Any) -> None:
     cohort = {"name": "<b>$x_1$ & 한글</b>", "licence": "<script>alert(1)</script>", "n_patients": 3}
-    run = make_run(
-        small=True, montage=False, cohort=cohort, tasks=[{"name": "a/b $y^2$ <i>", "n": 5, "positive": 2}]
-    )
+    run = make_run(small=True, montage=False, cohort=cohort, tasks=[{"name": "a/b $y^2$ <i>", "n": 5, "positive": 2}])
     soup = page(run)
     assert soup.find("script") is None
     assert "<b>$x_1$ & 한글</b>" in soup.select_one("h1").get_text()  # type: ignore[union-attr]
@@ -207,9 +199,7 @@ def test_version_1_run_is_read_and_reporting_never_imports_torch(tmp_path: Path)
         "print(make_report(Path(sys.argv[1])));"
         "assert not {'torch', 'timm', 'torchvision'} & set(sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(run)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script, str(run)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(run / "report.html")
     text = (run / "report.html").read_text(encoding="utf-8")
     assert "On histology, aligned scores 0.71" in text and "patient-0001" in text

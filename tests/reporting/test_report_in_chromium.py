@@ -141,9 +141,7 @@ class Browser:
         return [json.dumps(event["params"]) for event in self.events if event.get("method") in methods]
 
     def requests(self) -> list[str]:
-        sent = [
-            event["params"] for event in self.events if event.get("method") == "Network.requestWillBeSent"
-        ]
+        sent = [event["params"] for event in self.events if event.get("method") == "Network.requestWillBeSent"]
         return [request["request"]["url"] for request in sent]
 
     def close(self) -> None:
@@ -177,8 +175,6 @@ def test_page_is_whole_quiet_legible_and_printable(make_run: Any, browser: Brows
         assert browser.value("[...document.images].every(image => image.naturalWidth > 0)")
         assert browser.value(LOW_CONTRAST) == []
         # every region that scrolls sideways can be reached and scrolled with the keyboard alone
-        assert browser.value(
-            "[...document.querySelectorAll('.scroll')].every(region => region.tabIndex === 0)"
-        )
+        assert browser.value("[...document.querySelectorAll('.scroll')].every(region => region.tabIndex === 0)")
     printed = browser.call("Page.printToPDF", preferCSSPageSize=True)["data"]
     assert printed.startswith("JVBERi")  # "%PDF-" in base 64

@@ -34,9 +34,7 @@ ROLES = {
 
 @pytest.mark.proves("A7")
 def test_columns_are_summed_up_by_group_with_what_is_missing(tmp_path: Path) -> None:
-    table = summarise(
-        TABLE, {"all": [*IDS, "p5"], "test": ["p1", "p2"]}, ROLES, {"age": "year"}, {"note": "text"}
-    )
+    table = summarise(TABLE, {"all": [*IDS, "p5"], "test": ["p1", "p2"]}, ROLES, {"age": "year"}, {"note": "text"})
     assert table.groups == {"all": 5, "test": 2}
     sex, age, smoker, note = table.columns
     assert age.cells["all"] == Cell(missing=2, median=60.0, q1=55.0, q3=65.0) and age.unit == "year"

@@ -169,9 +169,7 @@ def test_a_run_of_a_later_format_is_refused_by_name(tmp_path: Path) -> None:
         RunFolder(tmp_path / "elsewhere").record()
 
 
-def _hold(
-    path: Path, ready: multiprocessing.synchronize.Event, done: multiprocessing.synchronize.Event
-) -> None:
+def _hold(path: Path, ready: multiprocessing.synchronize.Event, done: multiprocessing.synchronize.Event) -> None:
     with RunFolder(path).lock():
         ready.set()
         done.wait(20)

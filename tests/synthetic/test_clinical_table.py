@@ -19,9 +19,7 @@ def text(hospital) -> pd.DataFrame:
 
 @pytest.mark.proves("A2.1")
 def test_excel_equals_csv_as_text(hospital, text):
-    excel = pd.read_excel(
-        hospital.root / "clinical.xlsx", dtype=str, keep_default_na=False, engine="calamine"
-    )
+    excel = pd.read_excel(hospital.root / "clinical.xlsx", dtype=str, keep_default_na=False, engine="calamine")
     assert list(excel.columns) == list(text.columns)
     excel["scan_date"] = excel["scan_date"].str.removesuffix(" 00:00:00")
     pd.testing.assert_frame_equal(excel, text)

@@ -86,9 +86,7 @@ def test_names_and_numbers_do_not_give_the_order_away(hospital):
     main = [one for one in hospital.truth.series if one.kind == "main"]
     sorted_by_name = sum(
         heights == sorted(heights) or heights == sorted(heights)[::-1]
-        for heights in (
-            [float(d.ImagePositionPatient[2]) for d in hospital.series[one.series_uid]] for one in main
-        )
+        for heights in ([float(d.ImagePositionPatient[2]) for d in hospital.series[one.series_uid]] for one in main)
     )
     assert sorted_by_name == 0
     names = {Path(d.filename).name for slices in hospital.series.values() for d in slices}
@@ -124,9 +122,7 @@ def test_headers_name_nobody_and_no_library(hospital):
     for slices in hospital.series.values():
         for dataset in slices:
             assert "PHANTOM" in str(dataset.PatientName)
-            assert "SYNTHETIC" in dataset.InstitutionName and "SYNTHETIC" in str(
-                dataset.ReferringPhysicianName
-            )
+            assert "SYNTHETIC" in dataset.InstitutionName and "SYNTHETIC" in str(dataset.ReferringPhysicianName)
             assert "NOT A VENDOR" in dataset.Manufacturer
             assert "pydicom" not in str(dataset.file_meta).lower()
             assert all(len(uid) <= 64 for uid in (dataset.SOPInstanceUID, dataset.StudyInstanceUID))

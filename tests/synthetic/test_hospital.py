@@ -76,9 +76,7 @@ def test_every_kind_of_series_is_there(hospital):
     kinds = {one.kind for one in hospital.truth.series}
     assert kinds == {"main", "second_kernel", "follow_up", "localizer"}
     by_scanner = {
-        scanner: {
-            one.spacing_mm for one in hospital.truth.series if one.scanner == scanner and one.kind == "main"
-        }
+        scanner: {one.spacing_mm for one in hospital.truth.series if one.scanner == scanner and one.kind == "main"}
         for scanner in ("alpha", "beta")
     }
     assert all(len(spacings) == 1 for spacings in by_scanner.values())

@@ -28,9 +28,7 @@ def test_mask_voxels_are_the_bright_lesion_of_the_ct(hospital):
         assert truth.mask_mm3 == pytest.approx(len(points) * voxel)
         half_voxel = np.array(series[patient].spacing_mm[::-1]) / 2
         assert (np.abs(points.mean(axis=0) - truth.lesion_centre_lps_mm) <= half_voxel).all()
-        by_height = {
-            round(float(d.ImagePositionPatient[2]), 3): d for d in hospital.series[series[patient].series_uid]
-        }
+        by_height = {round(float(d.ImagePositionPatient[2]), 3): d for d in hospital.series[series[patient].series_uid]}
         inside = []
         for x, y, z in points:
             dataset = by_height[round(float(z), 3)]

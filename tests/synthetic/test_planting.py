@@ -107,11 +107,7 @@ def test_mask_volume_follows_the_planted_volume():
 @pytest.mark.parametrize("missing", [0.0, 0.3])
 def test_the_missing_share_is_as_asked(missing):
     people = make_stacks(200, 0, CLEAN.model_copy(update={"missing": missing, "sentinel": 0.0}))
-    lost = [
-        one.row[column] in (None, "NA", "n/a")
-        for one in people
-        for column in ("age (years)", "sex", "marker")
-    ]
+    lost = [one.row[column] in (None, "NA", "n/a") for one in people for column in ("age (years)", "sex", "marker")]
     assert np.mean(lost) == pytest.approx(missing, abs=0.06)
 
 

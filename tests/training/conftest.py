@@ -37,9 +37,7 @@ class TinyTower(Tower):
 
     def slice_vector(self, image: Tensor, layers: Any) -> Tensor:
         maps = self.norm(self.conv(image))
-        return torch.cat(
-            [maps.mean((2, 3)) if layer == "head" else maps.amax((2, 3)) for layer in layers], dim=1
-        )
+        return torch.cat([maps.mean((2, 3)) if layer == "head" else maps.amax((2, 3)) for layer in layers], dim=1)
 
 
 class TinySimclr(Objective):
@@ -108,9 +106,7 @@ class Bench:
     options: Mapping[str, int] = field(default_factory=lambda: {"log_every": 3, "checkpoint_every": 4})
 
     def loader(self, rows: int = 24) -> SliceLoader:
-        return SliceLoader(
-            self.store, np.arange(rows), SliceInputConfig(size=16, source=32), self.batch, seed=1
-        )
+        return SliceLoader(self.store, np.arange(rows), SliceInputConfig(size=16, source=32), self.batch, seed=1)
 
     def log(self, name: str = "a") -> StageLog:
         return StageLog(self.folder / name / "metrics.jsonl", {"fold": 0, "stage": "pretrain"})

@@ -59,9 +59,7 @@ def test_a_killed_run_ends_with_the_bits_and_lines_of_an_undisturbed_one(
     for step in kills:
         torch.manual_seed(step)  # whatever else happened in that process
         with pytest.raises(Killed):
-            bench.run(
-                simclr(), progress=kill_after(step), monitor=RankMonitor.over(bench.store, np.arange(24))
-            )
+            bench.run(simclr(), progress=kill_after(step), monitor=RankMonitor.over(bench.store, np.arange(24)))
         assert not list((bench.folder / "a").glob(".*"))
     # from a checkpoint the weights it began with no longer count; before the first one they are drawn again
     resumed = simclr(seed=99 if max(kills) >= 4 else 0)
@@ -151,9 +149,7 @@ def test_every_logged_line_has_what_a_reader_needs(bench: Any, simclr: Make) -> 
     assert rows[0]["lr"] == 0.005 and rows[-1]["lr"] == 0.0 and rows[0]["images_per_second"] > 0
 
 
-def test_training_is_a_function_of_its_seed_and_leaves_the_global_generator_alone(
-    bench: Any, simclr: Make
-) -> None:
+def test_training_is_a_function_of_its_seed_and_leaves_the_global_generator_alone(bench: Any, simclr: Make) -> None:
     first, second = simclr(), simclr()
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -207,9 +203,7 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_batch_by_pseudonym(benc
         bench.run(objective, loader=loader, names=lambda codes: [f"patient-{code:04d}" for code in codes])
     assert caught.value.exit_code == 2
     patients = sorted(set(plain.batch(6)["image"].patient.tolist()))
-    assert f"step 7 is not a finite number. Patients in the batch: patient-{patients[0]:04d}" in str(
-        caught.value
-    )
+    assert f"step 7 is not a finite number. Patients in the batch: patient-{patients[0]:04d}" in str(caught.value)
     assert "the checkpoint after step 4 is kept" in str(caught.value)
     mended, whole = simclr(seed=5), simclr()
     bench.run(mended)
@@ -296,9 +290,7 @@ def test_gradients_are_clipped_to_the_declared_norm(bench: Any, simclr: Make) ->
     objective = simclr()
     before = torch.cat([parameter.detach().flatten() for parameter in objective.parameters()])
     bench.steps = 1
-    bench.config = bench.config.model_copy(
-        update={"clip": 0.1, "weight_decay": 0.0, "kind": "sgd", "momentum": 0.0}
-    )
+    bench.config = bench.config.model_copy(update={"clip": 0.1, "weight_decay": 0.0, "kind": "sgd", "momentum": 0.0})
     bench.run(objective)
     (row,) = bench.log().read()
     moved = torch.cat([parameter.detach().flatten() for parameter in objective.parameters()]) - before

@@ -38,9 +38,7 @@ class MeanTower(Tower):
 
 
 @pytest.mark.proves("D14")
-def test_batched_vectors_equal_single_ones_and_the_module_is_as_it_was(
-    store: Any, simclr: Callable[[], Any]
-) -> None:
+def test_batched_vectors_equal_single_ones_and_the_module_is_as_it_was(store: Any, simclr: Callable[[], Any]) -> None:
     tower = simclr().towers["image"].train()
     before = {name: tensor.clone() for name, tensor in tower.state_dict().items()}
     features = slice_features(tower, store, LAYERS, batch=7)

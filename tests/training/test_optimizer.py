@@ -55,9 +55,7 @@ def test_declared_decay_is_in_effect_and_spares_norms_biases_and_temperature(kin
 
 @pytest.mark.proves("D22", "A4.2")
 @given(st.integers(1, 300), st.floats(0, 1), st.sampled_from([0.0, 1e-8]))
-def test_the_rate_rises_to_its_peak_and_ends_at_its_declared_end(
-    total: int, share: float, final: float
-) -> None:
+def test_the_rate_rises_to_its_peak_and_ends_at_its_declared_end(total: int, share: float, final: float) -> None:
     config = OptimizerConfig(lr=1e-4, final_lr=final, warmup=WarmUp(share=share))
     warmup = config.warmup.count(total, 1)
     rates = [learning_rate(config, 1e-4, step, total, warmup) for step in range(total)]

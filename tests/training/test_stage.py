@@ -50,9 +50,7 @@ class Pull(Objective):
 
     def forward(self, batch: Batch, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rows = batch["clinical"].value["table"]
-        return (self.factor * rows + torch.randn(rows.shape, generator=random)).square().mean(), {
-            "chance": 1.0
-        }
+        return (self.factor * rows + torch.randn(rows.shape, generator=random)).square().mean(), {"chance": 1.0}
 
 
 def patients(count: int) -> PatientLoader:
@@ -92,9 +90,7 @@ def weights(objective: Objective) -> dict[str, bytes]:
 def test_a_stage_leaves_weights_inputs_and_a_record(bench: Any, simclr: Make) -> None:
     objective = simclr()
     inputs = {"features.mean": np.arange(3.0)}
-    result = run_stage(
-        objective, bench.loader(), **settings(bench, inputs=inputs, notes={"clinical": {"clip": 3.5}})
-    )
+    result = run_stage(objective, bench.loader(), **settings(bench, inputs=inputs, notes={"clinical": {"clip": 3.5}}))
     assert (result.status, result.steps, result.skipped) == ("done", 9, False) and result.cpu_seconds > 0
     assert sorted(path.name for path in result.folder.iterdir()) == [
         "inputs.safetensors",
@@ -132,9 +128,7 @@ def test_a_stage_of_another_digest_is_refused(bench: Any, simclr: Make, killed: 
         run_stage(simclr(), bench.loader(), **settings(bench), progress=kill)
     except Killed:
         assert not stage_is_complete(bench.folder / "a")
-    with pytest.raises(
-        InputError, match=r"(?s)other settings, patients or weights \(d1, now d2\).*--overwrite"
-    ):
+    with pytest.raises(InputError, match=r"(?s)other settings, patients or weights \(d1, now d2\).*--overwrite"):
         run_stage(simclr(), bench.loader(), **settings(bench, digest="d2"))
 
 
@@ -169,9 +163,7 @@ def test_a_collapsed_stage_is_complete_and_says_so(bench: Any, simclr: Make) -> 
     nn.init.zeros_(objective.towers["image"].norm.weight)
     still = OptimizerConfig(kind="sgd", lr=1e-12, weight_decay=0)
     monitor = RankMonitor.over(bench.store, np.arange(24))
-    result = run_stage(
-        objective, bench.loader(), **settings(bench, optimizer=still, log_every=2), monitor=monitor
-    )
+    result = run_stage(objective, bench.loader(), **settings(bench, optimizer=still, log_every=2), monitor=monitor)
     assert result.status == "collapsed" and result.steps < 9
     again = run_stage(simclr(), bench.loader(), **settings(bench, optimizer=still))
     assert again.skipped and again.status == "collapsed"

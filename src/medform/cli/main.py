@@ -80,9 +80,7 @@ def settings(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 def later(verb: str, instead: str) -> NoReturn:
     """Refuse a verb that is in the table of verbs and does not work yet."""
-    raise InputError(
-        f"`medform {verb}` is not in this version yet.", consequence="Nothing was done.", fix=instead
-    )
+    raise InputError(f"`medform {verb}` is not in this version yet.", consequence="Nothing was done.", fix=instead)
 
 
 def print_version(wanted: bool) -> None:
@@ -221,9 +219,7 @@ def pretrain(
 def align(
     run: o.Run,
     out: o.Out,
-    recipe: Annotated[
-        str | None, Option(help="Recipe of the alignment.", show_default="the run's own")
-    ] = None,
+    recipe: Annotated[str | None, Option(help="Recipe of the alignment.", show_default="the run's own")] = None,
     device: o.Device = "auto",
     seed: o.Seed = None,
     set_: o.Set = None,
@@ -247,13 +243,9 @@ def evaluate(
     run: Annotated[
         Path | None, Argument(help="A run folder; or give --model or --embeddings.", metavar="[RUN]")
     ] = None,
-    out: Annotated[
-        Path | None, Option("--out", "-o", help="Run folder to write.", show_default="RUN")
-    ] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Run folder to write.", show_default="RUN")] = None,
     model: Annotated[Path | None, Option(help="A frozen model, judged on another cohort.")] = None,
-    embeddings: Annotated[
-        Path | None, Option(help="Vectors of any encoder (parquet), judged like ours.")
-    ] = None,
+    embeddings: Annotated[Path | None, Option(help="Vectors of any encoder (parquet), judged like ours.")] = None,
     cohort: Annotated[Path | None, Option(help="The cohort file, with --model or --embeddings.")] = None,
     root: o.Root = None,
     strict: o.Strict = False,
@@ -270,9 +262,7 @@ def evaluate(
 
 @app.command()
 def embed(
-    path: Annotated[
-        Path, Argument(help="A scan (folder, DICOM, NIfTI), a folder of scans, or a cohort store.")
-    ],
+    path: Annotated[Path, Argument(help="A scan (folder, DICOM, NIfTI), a folder of scans, or a cohort store.")],
     out: o.Out,
     model: Annotated[
         Path | None,
@@ -295,9 +285,7 @@ def predict(
     model: o.Model,
     out: Annotated[Path | None, Option("--out", "-o", help="CSV to write.", show_default="printed")] = None,
     table: o.Table = None,
-    row: Annotated[
-        Path | None, Option(help="One patient's columns (JSON or YAML), for a single scan.")
-    ] = None,
+    row: Annotated[Path | None, Option(help="One patient's columns (JSON or YAML), for a single scan.")] = None,
     device: o.Device = "auto",
     strict: o.Strict = False,
     json: o.Json = False,
@@ -313,9 +301,7 @@ def predict(
 def explain(
     run: o.Run,
     patient: Annotated[str, Option(help="The patient's pseudonym or id.", show_default=False)],
-    out: Annotated[
-        Path | None, Option("--out", "-o", help="Folder to write.", show_default="RUN/explain")
-    ] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Folder to write.", show_default="RUN/explain")] = None,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -329,9 +315,7 @@ def segment(
     model: o.Model,
     out: o.Out,
     genes: Annotated[Path | None, Option(help="Gene expression of the patients.")] = None,
-    format_: Annotated[
-        str, Option("--format", help="nifti, nrrd, dicomseg, png; several joined by commas.")
-    ] = "nifti",
+    format_: Annotated[str, Option("--format", help="nifti, nrrd, dicomseg, png; several joined by commas.")] = "nifti",
     device: o.Device = "auto",
     json: o.Json = False,
     debug: o.Debug = False,
@@ -342,9 +326,7 @@ def segment(
 
 @app.command()
 def run(
-    recipe: Annotated[
-        str, Argument(help="A shipped recipe's name (medform-small, medform-paper), or a recipe file.")
-    ],
+    recipe: Annotated[str, Argument(help="A shipped recipe's name (medform-small, medform-paper), or a recipe file.")],
     cohort: o.CohortFiles,
     out: o.Out,
     root: o.Root = None,
@@ -372,9 +354,7 @@ def run(
 @app.command()
 def report(
     run: o.Run,
-    images: Annotated[
-        bool, Option("--images/--no-images", help="With pictures of patients, or without.")
-    ] = True,
+    images: Annotated[bool, Option("--images/--no-images", help="With pictures of patients, or without.")] = True,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -386,9 +366,7 @@ def report(
 def export(
     run: o.Run,
     out: o.Out,
-    fold: Annotated[
-        int | None, Option(help="The model of this fold.", show_default="the one of all patients")
-    ] = None,
+    fold: Annotated[int | None, Option(help="The model of this fold.", show_default="the one of all patients")] = None,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:

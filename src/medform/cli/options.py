@@ -35,9 +35,7 @@ Root = Annotated[
 ]
 CohortFiles = Annotated[Path, Option("--cohort", help="The cohort file (YAML).", show_default=False)]
 Recipe = Annotated[str, Option(help="A shipped recipe's name, or a recipe file.")]
-Folds = Annotated[
-    list[int] | None, Option("--fold", help="Only this fold; may be repeated.", show_default="all")
-]
+Folds = Annotated[list[int] | None, Option("--fold", help="Only this fold; may be repeated.", show_default="all")]
 Store = Annotated[Path | None, Option(help="Folder of the cohort store.", show_default="OUT/store")]
 Model = Annotated[Path, Option(help="A model folder, or a run that holds one.", show_default=False)]
 Table = Annotated[Path | None, Option(help="Clinical table (CSV, TSV or Excel).", show_default=False)]

@@ -80,9 +80,7 @@ def show(result: Any, as_json: bool) -> None:
 
 
 def _are_checks(result: Any) -> bool:
-    return (
-        isinstance(result, list) and bool(result) and isinstance(result[0], Mapping) and "status" in result[0]
-    )
+    return isinstance(result, list) and bool(result) and isinstance(result[0], Mapping) and "status" in result[0]
 
 
 def _check_lines(checks: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -75,9 +75,7 @@ def time_left(elapsed: float, done: int, total: int) -> str:
     seconds = elapsed / done * (total - done)
     if seconds < 90:
         return f", about {seconds:.0f} s left"
-    return (
-        f", about {seconds / 60:.0f} min left" if seconds < 5400 else f", about {seconds / 3600:.1f} h left"
-    )
+    return f", about {seconds / 60:.0f} min left" if seconds < 5400 else f", about {seconds / 3600:.1f} h left"
 
 
 def _bar(stream: TextIO) -> Progress:

@@ -80,10 +80,7 @@ def certify(split: Split, series: pd.DataFrame, slices: pd.DataFrame) -> dict[st
     folds = []
     for fold in split.folds:
         part_of = fold.part_of()
-        pairs = {
-            f"{left}-{right}": _shared(carriers, part_of, left, right)
-            for left, right in combinations(PARTS, 2)
-        }
+        pairs = {f"{left}-{right}": _shared(carriers, part_of, left, right) for left, right in combinations(PARTS, 2)}
         for name, counts in pairs.items():
             left, right = name.split("-")
             counts["patients"] = len(set(fold.part(left)) & set(fold.part(right)))  # type: ignore[arg-type]
@@ -120,9 +117,7 @@ def refuse_leaking(split: Split, series: pd.DataFrame, slices: pd.DataFrame, whe
                 here = sorted(one for one in people if one in part_of)
                 parts = sorted({part_of[one] for one in here})
                 if len(parts) > 1:
-                    text = (
-                        f"share {kind.replace('_', '-')} but are in {' and '.join(parts)} of fold {number}."
-                    )
+                    text = f"share {kind.replace('_', '-')} but are in {' and '.join(parts)} of fold {number}."
                     problem = Problem(text, column="patient_id", value=", ".join(here))
                     problems.setdefault(str(problem), problem)
     if problems:

@@ -43,14 +43,9 @@ def rule_problems(file: CohortFile, where: str) -> list[Problem]:
             problems += _feature_problems(name, column, file.tasks)
         elif column.role == "time" and column.type not in ("number", "date"):
             problems.append(
-                _problem(
-                    name, f"a time cannot be a {column.type}.", f"Set columns.{name}.type: number or date."
-                )
+                _problem(name, f"a time cannot be a {column.type}.", f"Set columns.{name}.type: number or date.")
             )
-    return [
-        Problem(p.problem, file=where, column=p.column, value=p.value, suggestion=p.suggestion)
-        for p in problems
-    ]
+    return [Problem(p.problem, file=where, column=p.column, value=p.value, suggestion=p.suggestion) for p in problems]
 
 
 def _problem(column: str, problem: str, suggestion: str, value: str | None = None) -> Problem:
@@ -126,19 +121,13 @@ def _undeclared(key: str, column: str, file: CohortFile) -> Problem:
 def _task_problems(file: CohortFile) -> Iterable[Problem]:
     names = Counter([task.name for task in file.tasks] + [task.name for task in file.slice_tasks])
     for name in [name for name, count in names.items() if count > 1]:
-        yield Problem(
-            "two tasks have this name.", column="tasks", value=name, suggestion="Rename one of them."
-        )
+        yield Problem("two tasks have this name.", column="tasks", value=name, suggestion="Rename one of them.")
     if sum(task.primary for task in file.tasks) > 1:
-        yield Problem(
-            "more than one task is primary.", column="tasks", suggestion="Leave 'primary: true' on one."
-        )
+        yield Problem("more than one task is primary.", column="tasks", suggestion="Leave 'primary: true' on one.")
     for name in file.splits.stratify or []:
         if name not in [task.name for task in file.tasks]:
             close = nearest(name, [task.name for task in file.tasks])
-            hint = (
-                f"Did you mean '{close[0]}'?" if close else "Name tasks of this file, or leave the key out."
-            )
+            hint = f"Did you mean '{close[0]}'?" if close else "Name tasks of this file, or leave the key out."
             yield Problem("no such task.", column="splits.stratify", value=name, suggestion=hint)
     if file.slice_tasks and file.images.index is None:
         yield Problem(
@@ -179,6 +168,4 @@ def _positive_problems(task: Task, column: ColumnSpec, key: str) -> Iterable[Pro
             if value not in (column.levels or []):
                 close = nearest(value, column.levels or [])
                 hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(column.levels or [])}."
-                yield Problem(
-                    f"not a level of {where}.", column=f"{key}.positive", value=value, suggestion=hint
-                )
+                yield Problem(f"not a level of {where}.", column=f"{key}.positive", value=value, suggestion=hint)

@@ -69,8 +69,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
             "the disk is full." if full else f"cannot be written: {error.strerror or error}.",
             where=str(path),
             consequence="What was finished before is kept.",
-            fix=("free some space" if full else "choose a folder you may write to")
-            + ", then run again with --resume.",
+            fix=("free some space" if full else "choose a folder you may write to") + ", then run again with --resume.",
         ) from error
     except BaseException:
         _discard(temporary)
@@ -93,9 +92,7 @@ def write_bytes(path: Path, content: bytes) -> str:
 
 def write_json(path: Path, tree: Any) -> str:
     """Write JSON (UTF-8, keys in the given order, no NaN); returns the SHA-256 of the file."""
-    return write_bytes(
-        path, (json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    )
+    return write_bytes(path, (json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> str:

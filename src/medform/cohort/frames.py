@@ -87,9 +87,7 @@ class StoreFrames:
         }
         if self.clinical is not None:
             frame = self.clinical.rename_axis("patient_id").reset_index()
-            digests["clinical.parquet"] = write_frame(
-                root / "clinical.parquet", frame, _clinical_schema(frame)
-            )
+            digests["clinical.parquet"] = write_frame(root / "clinical.parquet", frame, _clinical_schema(frame))
         if self.own_split is not None:
             write_bytes(root / "splits" / f"{self.own_split.name}.json", self.own_split.to_json().encode())
         manifest = {
@@ -174,10 +172,7 @@ def _patients(file: CohortFile, order: Sequence[str], parts: Sequence[Part], row
     counts: dict[str, list[int]] = {}
     for part in parts:
         counts.setdefault(part["patient_id"], []).append(len(part["slices"]))
-    table = [
-        (one, pseudonym[one], len(counts.get(one, [])), sum(counts.get(one, [])), one in rows)
-        for one in order
-    ]
+    table = [(one, pseudonym[one], len(counts.get(one, [])), sum(counts.get(one, [])), one in rows) for one in order]
     return pd.DataFrame(table, columns=PATIENTS.names)
 
 
@@ -251,9 +246,7 @@ def _refuse_faulty_labels(file: CohortFile, slices: pd.DataFrame, clinical: pd.D
         if task.column not in known:
             close = nearest(task.column, known)
             hint = f"Did you mean '{close[0]}'?" if close else f"Columns there: {', '.join(known) or 'none'}."
-            problems.append(
-                Problem(f"the index has no column '{task.column}'.", column=task.label, suggestion=hint)
-            )
+            problems.append(Problem(f"the index has no column '{task.column}'.", column=task.label, suggestion=hint))
             continue
         try:
             slice_label(task, column(slices, f"label.{task.column}"))

@@ -94,9 +94,7 @@ def check_classes(task: str, labels: pd.Series | NDArray[np.float64], folds: int
 
 
 def _as_series(positive: np.ndarray, missing: np.ndarray, index: pd.Index, name: str) -> pd.Series:
-    return pd.Series(
-        np.where(missing, np.nan, np.asarray(positive, dtype=np.float64)), index=index, name=name
-    )
+    return pd.Series(np.where(missing, np.nan, np.asarray(positive, dtype=np.float64)), index=index, name=name)
 
 
 def _word(value: object) -> str:

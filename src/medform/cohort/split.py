@@ -57,9 +57,7 @@ class Fold:
                     f"{len(shared)} patients are in {left} and in {right}.",
                     consequence="Such a split leaks and is not used.",
                     fix="leave each patient in one part of a fold.",
-                    problems=[
-                        Problem(f"in {left} and {right}.", column="patient_id", value=one) for one in shared
-                    ],
+                    problems=[Problem(f"in {left} and {right}.", column="patient_id", value=one) for one in shared],
                 )
 
     def part(self, name: Part) -> tuple[str, ...]:
@@ -112,9 +110,7 @@ class Split:
     def select(self, ids: Iterable[str]) -> Split:
         """The same folds with the patients of ``ids`` only."""
         kept = set(ids)
-        folds = (
-            Fold(*(tuple(one for one in fold.part(p) if one in kept) for p in PARTS)) for fold in self.folds
-        )
+        folds = (Fold(*(tuple(one for one in fold.part(p) if one in kept) for p in PARTS)) for fold in self.folds)
         return replace(self, folds=tuple(folds))
 
     def to_json(self) -> str:
@@ -213,9 +209,7 @@ def inner_folds(ids: Sequence[str], labels: Labels = None, k: int = 5, seed: int
     return _deal([[one] for one in patient_order(ids, f"{seed}:inner")], key, k)
 
 
-def stratified_share(
-    ids: Sequence[str], labels: Labels = None, share: float = 0.5, seed: int | str = 0
-) -> list[str]:
+def stratified_share(ids: Sequence[str], labels: Labels = None, share: float = 0.5, seed: int | str = 0) -> list[str]:
     """A stratified draw of ``round(share * n)`` patients, in hash order.
 
     Each stratum gives its share to within one patient; a stratum of three or more whose share rounds to

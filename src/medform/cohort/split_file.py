@@ -30,9 +30,7 @@ def read_own_split(path: Path, name: str, patients: Iterable[str]) -> Split:
         if one not in known:
             close = nearest(one, sorted(known))
             hint = f"Did you mean '{close[0]}'?" if close else None
-            problems.append(
-                Problem("no such patient in the cohort.", value=one, column="patient_id", suggestion=hint)
-            )
+            problems.append(Problem("no such patient in the cohort.", value=one, column="patient_id", suggestion=hint))
     if problems:
         raise InputError(
             f"{len(problems)} patients of the split are not in the cohort.",
@@ -54,9 +52,7 @@ def _from_csv(path: Path, name: str) -> Split:
                 where=str(path),
                 fix="write patient_id, fold (from 0) and part (train, validation, test), a line a patient.",
             )
-        rows = [
-            (reader.line_num, {column: (row[column] or "").strip() for column in COLUMNS}) for row in reader
-        ]
+        rows = [(reader.line_num, {column: (row[column] or "").strip() for column in COLUMNS}) for row in reader]
     problems = []
     members: dict[int, dict[str, list[str]]] = {}
     for line, row in rows:
@@ -73,9 +69,7 @@ def _from_csv(path: Path, name: str) -> Split:
             parts = members.setdefault(int(row["fold"]), {part: [] for part in PARTS})
             parts[row["part"]].append(row["patient_id"])
     if problems:
-        raise InputError(
-            "the split cannot be read.", where=str(path), fix="mend these lines.", problems=problems
-        )
+        raise InputError("the split cannot be read.", where=str(path), fix="mend these lines.", problems=problems)
     if sorted(members) != list(range(len(members))):
         raise InputError(
             f"folds are numbered {', '.join(map(str, sorted(members)))}.",

@@ -76,9 +76,7 @@ class Cohort:
         if verify:
             voxels = dict(zip(series["file"], series["sha256"], strict=True))
             masked = series[series["mask_sha256"].notna()]
-            masks = {
-                f"masks/{Path(f).name}": d for f, d in zip(masked["file"], masked["mask_sha256"], strict=True)
-            }
+            masks = {f"masks/{Path(f).name}": d for f, d in zip(masked["file"], masked["mask_sha256"], strict=True)}
             _verify(root, voxels | masks)
         clinical = None
         if "clinical.parquet" in manifest["files"]:
@@ -145,9 +143,7 @@ class Cohort:
         numbers = {name: column(slices, name).to_numpy(dtype=np.float64) for name in SLICE_NUMBERS}
         path = self.root / str(row["file"])
         if not path.is_file() or path.stat().st_size != row["bytes"]:
-            raise _damaged(
-                [Problem("missing or of another size than was written.", file=str(path))], self.root
-            )
+            raise _damaged([Problem("missing or of another size than was written.", file=str(path))], self.root)
         spacing = tuple(float(row[f"spacing_{axis}_mm"]) for axis in "zyx")
         return Series(
             series_id=series_id,
@@ -169,9 +165,7 @@ class Cohort:
             raise KeyError(series_id)
         if pd.isna(rows.iloc[0]["mask_sha256"]):
             return None
-        return np.load(
-            self.root / "masks" / Path(str(rows.iloc[0]["file"])).name, mmap_mode="r", allow_pickle=False
-        )
+        return np.load(self.root / "masks" / Path(str(rows.iloc[0]["file"])).name, mmap_mode="r", allow_pickle=False)
 
     def table(self, name: str = "clinical") -> pd.DataFrame:
         """The typed table, indexed by patient id in the order of the store; only patients who have a row.
@@ -258,9 +252,7 @@ class Cohort:
 
     def _make_split(self) -> Split:
         wanted = self.file.splits
-        strata = pd.DataFrame(
-            {task: self.labels(task) for task in self.file.stratify}, index=self.patient_ids
-        )
+        strata = pd.DataFrame({task: self.labels(task) for task in self.file.stratify}, index=self.patient_ids)
         strata["imaged"] = column(self.patients, "n_series").to_numpy() > 0
         if primary := self.file.primary:
             labels, imaged = self.labels(primary.name).to_numpy(), column(strata, "imaged").to_numpy()
@@ -286,9 +278,7 @@ def _too_few(why: str, labels: NDArray[np.float64], cohort: str) -> InputError:
         fix = f"set splits.folds: {minority}, or bring more patients."
     else:
         fix = "bring more patients (two of each class are the least that can be divided), or change positive."
-    return InputError(
-        why, where=f"cohort '{cohort}', primary task", consequence="No split was made.", fix=fix
-    )
+    return InputError(why, where=f"cohort '{cohort}', primary task", consequence="No split was made.", fix=fix)
 
 
 def _manifest(root: Path) -> dict[str, Any]:
@@ -298,9 +288,7 @@ def _manifest(root: Path) -> dict[str, Any]:
         raise InputError(
             "this store is unfinished." if begun else "no cohort store here.",
             where=str(root),
-            fix="run the same `medform ingest` again with --resume."
-            if begun
-            else "make one with `medform ingest`.",
+            fix="run the same `medform ingest` again with --resume." if begun else "make one with `medform ingest`.",
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -80,12 +80,7 @@ def series_complete(root: Path, series_id: str, inputs: str) -> bool:
     """Whether a series was written from the same ``inputs`` (a digest of its sources and settings) before."""
     part = _read_part(root, series_id)
     voxels = root / "voxels" / f"{file_stem(series_id)}.npy"
-    return (
-        part is not None
-        and part["inputs"] == inputs
-        and voxels.is_file()
-        and voxels.stat().st_size == part["bytes"]
-    )
+    return part is not None and part["inputs"] == inputs and voxels.is_file() and voxels.stat().st_size == part["bytes"]
 
 
 def write_series(
@@ -106,9 +101,7 @@ def write_series(
     stem = file_stem(record.series_id)
     voxels = _Volume(record, "voxels")
     written = voxels.write(root / "voxels" / f"{stem}.npy", slices)
-    part: dict[str, Any] = (
-        asdict(record) | written | voxels.statistics() | {"inputs": inputs, "file": f"{stem}.npy"}
-    )
+    part: dict[str, Any] = asdict(record) | written | voxels.statistics() | {"inputs": inputs, "file": f"{stem}.npy"}
     if masks is not None:
         mask = _Volume(record, "mask")
         found = mask.write(root / "masks" / f"{stem}.npy", masks)
@@ -138,23 +131,17 @@ class _Volume:
         count = len(self.record.slices)
         if first is None or count == 0 or first.dtype.name not in DTYPES or first.ndim != 2:
             got = "no slice" if first is None else f"{first.dtype} {first.shape}"
-            raise ValueError(
-                f"series {self.record.series_id}: {got}; {self.kind} need (H, W) of {', '.join(DTYPES)}"
-            )
+            raise ValueError(f"series {self.record.series_id}: {got}; {self.kind} need (H, W) of {', '.join(DTYPES)}")
         shape, dtype = (count, *first.shape), first.dtype
         digest, done, size = hashlib.sha256(), 0, 0
         with writing(path) as stream:
             header = _npy_header(shape, dtype)
-            for piece in itertools.chain(
-                [header], map(self._checked(first), itertools.chain([first], stream_of))
-            ):
+            for piece in itertools.chain([header], map(self._checked(first), itertools.chain([first], stream_of))):
                 stream.write(piece)
                 digest.update(piece)
                 size, done = size + len(piece), done + 1
             if done != count + 1:
-                raise ValueError(
-                    f"series {self.record.series_id}: {done - 1} slices for {count} in its record"
-                )
+                raise ValueError(f"series {self.record.series_id}: {done - 1} slices for {count} in its record")
         return {"shape": list(shape), "dtype": dtype.name, "bytes": size, "sha256": digest.hexdigest()}
 
     def _checked(self, first: NDArray[np.generic]) -> Any:
@@ -244,9 +231,7 @@ class CohortWriter:
         """Clear a store that is to be replaced and what a killed run left half-written; refuse a folder of
         others."""
         if not self.root.is_dir():
-            raise InputError(
-                "this is a file, not a folder.", where=str(self.root), fix="choose another output folder."
-            )
+            raise InputError("this is a file, not a folder.", where=str(self.root), fix="choose another output folder.")
         ours = (self.root / "cohort.json").is_file() or (self.root / "parts").is_dir()
         if not ours and any(self.root.iterdir()):
             raise InputError(

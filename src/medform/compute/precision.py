@@ -35,9 +35,7 @@ class Precision:
         return "bf16-mixed" if self.name == "bf16" else "32-true"
 
 
-def choose_precision(
-    wanted: PrecisionName, device: Device, *, flags: Collection[str] | None = None
-) -> Precision:
+def choose_precision(wanted: PrecisionName, device: Device, *, flags: Collection[str] | None = None) -> Precision:
     """``wanted`` on ``device``. Raises `InputError` for bf16 where the hardware would emulate it.
 
     Where the CPU does not say what it can do (macOS, Windows) bf16 is taken, with a note. ``flags``
@@ -51,9 +49,7 @@ def choose_precision(
         raise _refusal(f"the GPU ({torch.cuda.get_device_name()})")
     flags = cpu_flags() if flags is None else flags
     if flags is None:
-        return Precision(
-            "bf16", "whether this CPU computes bf16 itself is unknown; if it does not, fp32 is faster"
-        )
+        return Precision("bf16", "whether this CPU computes bf16 itself is unknown; if it does not, fp32 is faster")
     if NATIVE_BF16.isdisjoint(flags):
         raise _refusal("this CPU")
     return Precision("bf16")

@@ -92,9 +92,7 @@ def evaluate(
     targets = _targets(labels, settings, cohort_name)
     vectors = Vectors(embeddings, split, settings.seed)
     if not vectors.models:
-        raise InputError(
-            "there are no image or table vectors.", fix="run `medform embed` or the recipe first."
-        )
+        raise InputError("there are no image or table vectors.", fix="run `medform embed` or the recipe first.")
     primary = settings.primary or targets[0].task
     strata = pd.Series(next(one.labels for one in targets if one.task == primary))
     held_out = held_out_patients(vectors, strata, settings)
@@ -191,9 +189,7 @@ def _direct(predictions: pd.DataFrame, target: Target) -> Outcome:
     outcome = Outcome.empty()
     groups: dict[tuple[str, int, int, str], list[tuple[str, float]]] = {}
     names = ("task", "model", "fold", "seed", "part", "patient_id", "y_prob")
-    for task, model, fold, seed, part, patient, value in zip(
-        *(predictions[n].tolist() for n in names), strict=True
-    ):
+    for task, model, fold, seed, part, patient, value in zip(*(predictions[n].tolist() for n in names), strict=True):
         if task == target.task and str(patient) in target.labels:
             groups.setdefault((model, int(fold), int(seed), part), []).append((str(patient), float(value)))
     for (model, fold, seed, part), rows in groups.items():
@@ -210,17 +206,13 @@ def _retrieval(projections: pd.DataFrame, cohort: str, similarity: Similarity) -
     """Cases of every model, fold and seed with at least two patients who have both sides."""
     sides: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
     names = ("model", "fold", "seed", "modality", "patient_id", "vector")
-    for model, fold, seed, modality, patient, vector in zip(
-        *(projections[n].tolist() for n in names), strict=True
-    ):
+    for model, fold, seed, modality, patient, vector in zip(*(projections[n].tolist() for n in names), strict=True):
         sides.setdefault((model, int(fold), int(seed)), {}).setdefault(modality, {})[str(patient)] = vector
     for (model, fold, seed), found in sides.items():
         image, table = found.get("image", {}), found.get("clinical", {})
         ids = sorted(set(image) & set(table))
         if len(ids) >= 2:
-            pair = [
-                np.stack([np.asarray(side[one], dtype=np.float64) for one in ids]) for side in (image, table)
-            ]
+            pair = [np.stack([np.asarray(side[one], dtype=np.float64) for one in ids]) for side in (image, table)]
             yield from retrieval_cases(cohort, model, fold, seed, ids, pair[0], pair[1], similarity)
 
 

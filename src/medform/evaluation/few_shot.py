@@ -52,9 +52,7 @@ def supports_of(model: str, vectors: Vectors) -> list[Supports]:
     """Kinds of supports that a model has rows for: all have `aligned` and `unseen`, aligned models
     `out_of_fold` too.
     """
-    return (
-        ["aligned", "out_of_fold", "unseen"] if vectors.has(model, "out_of_fold") else ["aligned", "unseen"]
-    )
+    return ["aligned", "out_of_fold", "unseen"] if vectors.has(model, "out_of_fold") else ["aligned", "unseen"]
 
 
 def held_out_patients(
@@ -74,9 +72,7 @@ def held_out_patients(
             trained.setdefault(fold, set()).update(vectors.rows(model, "aligned", fold, seed, "train").ids)
     for fold, ids in trained.items():
         if fold not in held:
-            drawn = stratified_share(
-                sorted(ids), labels, settings.held_out, f"{settings.seed}:held_out:{fold}"
-            )
+            drawn = stratified_share(sorted(ids), labels, settings.held_out, f"{settings.seed}:held_out:{fold}")
             held[fold] = frozenset(drawn)
     return held
 
@@ -177,9 +173,7 @@ def _predict(
     known = sorted({one for fold in folds for one in fold.test.ids})
     code = {one: number for number, one in enumerate(known)}
     pool_name = "unseen" if supports == "unseen" else "train"
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("readout", "draw", "fold", "seed", "patient", "y", "p")
-    }
+    columns: dict[str, list[Any]] = {name: [] for name in ("readout", "draw", "fold", "seed", "patient", "y", "p")}
     y = np.tile(np.repeat([0.0, 1.0], shots), (settings.draws, 1))
     for one in folds:
         names = (settings.seed, target.task, one.fold, pool_name)

@@ -36,25 +36,15 @@ def fuse(
     """
     outcome = Outcome.empty()
     for seed, fold in vectors.folds(image_model):
-        images = {
-            part: vectors.rows(image_model, "aligned", fold, seed, part) for part in ("validation", "test")
-        }
-        images["train"] = vectors.rows(
-            image_model, "out_of_fold" if out_of_fold else "aligned", fold, seed, "train"
-        )
-        tables = {
-            part: vectors.rows(TABLE, "aligned", fold, seed, part) for part in ("train", "validation", "test")
-        }
+        images = {part: vectors.rows(image_model, "aligned", fold, seed, part) for part in ("validation", "test")}
+        images["train"] = vectors.rows(image_model, "out_of_fold" if out_of_fold else "aligned", fold, seed, "train")
+        tables = {part: vectors.rows(TABLE, "aligned", fold, seed, part) for part in ("train", "validation", "test")}
         if len(images["train"]) == 0 or len(tables["train"]) == 0:
             continue
-        fusion = _Fusion(
-            image_model, images, tables, target, settings, f"{settings.seed}:{target.task}:{fold}"
-        )
+        fusion = _Fusion(image_model, images, tables, target, settings, f"{settings.seed}:{target.task}:{fold}")
         ids, probability = fusion.predict(("train", "validation"), "test")
         truth = target.of_ids(ids)
-        outcome.predictions.append(
-            fold_predictions(target, name, "logistic", fold, seed, ids, truth, probability)
-        )
+        outcome.predictions.append(fold_predictions(target, name, "logistic", fold, seed, ids, truth, probability))
         ids, probability = fusion.predict(("train",), "validation")
         outcome.cases.extend(validation_cases(target, name, fold, seed, ids, probability))
     return outcome
@@ -92,9 +82,7 @@ class _Fusion:
             here = set(self.images[part].ids) & set(self.tables[part].ids) & set(self.target.labels)
             chosen = self.images[part].select([one for one in self.images[part].ids if one in here])
             ids.extend(chosen.ids)
-            image.append(
-                chosen.matrix if len(chosen) else np.zeros((0, self.images["train"].matrix.shape[1]))
-            )
+            image.append(chosen.matrix if len(chosen) else np.zeros((0, self.images["train"].matrix.shape[1])))
             rows = self.tables[part].select(chosen.ids)
             table.append(rows.matrix if len(rows) else np.zeros((0, self.tables["train"].matrix.shape[1])))
         return tuple(ids), np.concatenate(image), self.table_scaler.transform(np.concatenate(table))

@@ -16,9 +16,7 @@ from medform.metrics.linear_probe import logistic_scores
 __all__ = ["permuted_labels"]
 
 
-def permuted_labels(
-    model: str, vectors: Vectors, target: Target, settings: EvaluationSettings
-) -> list[pd.DataFrame]:
+def permuted_labels(model: str, vectors: Vectors, target: Target, settings: EvaluationSettings) -> list[pd.DataFrame]:
     """Predictions named `permuted_labels`: ``settings.permutations`` draws, each with its own ``y_true``.
 
     The vectors are those of ``model``; only the probe is refitted (on training + validation patients). A

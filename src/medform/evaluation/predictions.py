@@ -60,9 +60,7 @@ def coded(codes: Any, names: Sequence[str]) -> pd.Categorical:
     The names are plain objects: pandas 2 and 3 would infer different text types, which do not unite.
     """
     small = np.int8 if len(names) < 128 else np.int32
-    return pd.Categorical.from_codes(
-        np.asarray(codes).astype(small), categories=pd.Index(list(names), dtype=object)
-    )
+    return pd.Categorical.from_codes(np.asarray(codes).astype(small), categories=pd.Index(list(names), dtype=object))
 
 
 def _whole(values: Any, size: int, dtype: str) -> Any:
@@ -146,9 +144,7 @@ def _table(frame: pd.DataFrame) -> pa.Table:
         if name in TEXT:
             category = _category(frame[name].array, len(frame))
             codes = pa.array(category.codes.astype(np.int32), mask=category.codes < 0)
-            arrays.append(
-                pa.DictionaryArray.from_arrays(codes, pa.array(list(category.categories), pa.string()))
-            )
+            arrays.append(pa.DictionaryArray.from_arrays(codes, pa.array(list(category.categories), pa.string())))
         else:
             arrays.append(pa.array(frame[name], type=schema.field(name).type, from_pandas=name in WHOLE))
     return pa.Table.from_arrays(arrays, schema=schema)
@@ -196,26 +192,18 @@ def read_predictions(path: Path) -> Iterator[pd.DataFrame]:
     try:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
-        raise InputError(
-            "no such file.", where=str(path), fix="run `medform evaluate` on this run first."
-        ) from None
+        raise InputError("no such file.", where=str(path), fix="run `medform evaluate` on this run first.") from None
     except pa.ArrowInvalid as error:
-        raise InputError(
-            f"not a Parquet file ({error}).", where=str(path), fix="run `medform evaluate`."
-        ) from None
+        raise InputError(f"not a Parquet file ({error}).", where=str(path), fix="run `medform evaluate`.") from None
     with file:
         names = set(file.schema_arrow.names)
         if names != set(PREDICTION_COLUMNS):
             odd = ", ".join(sorted(names ^ set(PREDICTION_COLUMNS)))
-            raise InputError(
-                f"columns missing or unknown: {odd}.", where=str(path), fix="run `medform evaluate`."
-            )
+            raise InputError(f"columns missing or unknown: {odd}.", where=str(path), fix="run `medform evaluate`.")
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             columns = {name: table.column(name).combine_chunks() for name in PREDICTION_COLUMNS}
-            yield prediction_frame(
-                len(table), **{name: _from_arrow(name, column) for name, column in columns.items()}
-            )
+            yield prediction_frame(len(table), **{name: _from_arrow(name, column) for name, column in columns.items()})
 
 
 def _from_arrow(name: str, column: Any) -> Any:

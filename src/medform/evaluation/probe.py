@@ -92,9 +92,7 @@ def probe_name(model: str) -> str:
     return "table_logistic" if model == TABLE else model
 
 
-def probe_probabilities(
-    pool: Array, y: Array, queries: Array, readout: Readout, scaler: Scaler
-) -> dict[str, Array]:
+def probe_probabilities(pool: Array, y: Array, queries: Array, readout: Readout, scaler: Scaler) -> dict[str, Array]:
     """Probability (q,) of ``queries`` (q, d) by readout name, fitted on ``pool`` (n, d) with labels ``y``
     (n,).
 
@@ -127,9 +125,7 @@ def cross_validate(model: str, vectors: Vectors, target: Target, settings: Evalu
         test, truth = target.labelled(vectors.rows(model, "aligned", fold, seed, "test"))
         fitting, y = target.labelled(vectors.rows(model, "aligned", fold, seed, "train", "validation"))
         for kind, probability in probe_probabilities(fitting.matrix, y, test.matrix, readout, scaler).items():
-            outcome.predictions.append(
-                fold_predictions(target, name, kind, fold, seed, test.ids, truth, probability)
-            )
+            outcome.predictions.append(fold_predictions(target, name, kind, fold, seed, test.ids, truth, probability))
         fitting, y = target.labelled(train)
         held, _ = target.labelled(vectors.rows(model, "aligned", fold, seed, "validation"))
         probability = probe_probabilities(fitting.matrix, y, held.matrix, readout, scaler)["logistic"]
@@ -188,9 +184,7 @@ def select_models(cases: pd.DataFrame, labels: pd.DataFrame) -> dict[str, str]:
     Only pairs of validation patients of one fold and seed are compared. Tasks in which no fold's validation
     patients hold both classes are left out: nothing can be selected on them.
     """
-    columns = [
-        cases[name].tolist() for name in ("task", "model", "fold", "seed", "patient_id", "metric", "value")
-    ]
+    columns = [cases[name].tolist() for name in ("task", "model", "fold", "seed", "patient_id", "metric", "value")]
     scores: dict[tuple[str, str], dict[tuple[int, int], list[tuple[str, float]]]] = {}
     for task, model, fold, seed, patient, metric, value in zip(*columns, strict=True):
         if metric == VALIDATION_CASE and model in SIMPLEST_FIRST:
@@ -206,9 +200,7 @@ def select_models(cases: pd.DataFrame, labels: pd.DataFrame) -> dict[str, str]:
     return selected
 
 
-def _pooled_auroc(
-    parts: Mapping[tuple[int, int], list[tuple[str, float]]], truth: Mapping[str, float]
-) -> float | None:
+def _pooled_auroc(parts: Mapping[tuple[int, int], list[tuple[str, float]]], truth: Mapping[str, float]) -> float | None:
     """AUROC over the pairs inside each part; None without a pair."""
     top = bottom = 0.0
     for rows in parts.values():

@@ -60,9 +60,7 @@ class _Patients:
     """Why nothing can be said of these patients, or None."""
 
     @classmethod
-    def of(
-        cls, truth: Mapping[str, float], unscored: Mapping[str, float], settings: EvaluationSettings
-    ) -> _Patients:
+    def of(cls, truth: Mapping[str, float], unscored: Mapping[str, float], settings: EvaluationSettings) -> _Patients:
         order = patient_order(truth, settings.seed)
         positive = [one for one in order if truth[one] == 1]
         negative = [one for one in order if truth[one] != 1]
@@ -133,9 +131,7 @@ def tallied_rows(
 
 def _remarked(row: ScoreRow, train_cohorts: str | None, notes: Mapping[str, str]) -> ScoreRow:
     remarks = [notes[name] for name in dict.fromkeys(row.model.split(" - ")) if name in notes]
-    return replace(
-        row, train_cohorts=train_cohorts or row.cohort, note=_joined([row.note, *dict.fromkeys(remarks)])
-    )
+    return replace(row, train_cohorts=train_cohorts or row.cohort, note=_joined([row.note, *dict.fromkeys(remarks)]))
 
 
 def _joined(notes: Sequence[str | None]) -> str | None:
@@ -144,8 +140,7 @@ def _joined(notes: Sequence[str | None]) -> str | None:
 
 def _blank(key: Key, metric: str, n: int, **values: object) -> ScoreRow:
     fields = {
-        name: getattr(key, name)
-        for name in ("cohort", "task", "protocol", "model", "readout", "shots", "supports")
+        name: getattr(key, name) for name in ("cohort", "task", "protocol", "model", "readout", "shots", "supports")
     }
     return ScoreRow(metric=metric, value=None, n_patients=n, **{**fields, **values})  # pyright: ignore[reportArgumentType]
 
@@ -189,9 +184,7 @@ def _filled(row: ScoreRow, value: float, interval: Interval | None, notes: Seque
     return replace(row, value=value, ci_low=low, ci_high=high, note=_joined([method, *notes]))
 
 
-def _auroc_row(
-    row: ScoreRow, scores: Concordance, patients: _Patients, notes: Sequence[str | None]
-) -> ScoreRow:
+def _auroc_row(row: ScoreRow, scores: Concordance, patients: _Patients, notes: Sequence[str | None]) -> ScoreRow:
     if scores.value is None:
         reason = patients.undefined or "undefined: no fold tests both classes"
         return replace(row, note=_joined([reason, *notes]))
@@ -205,9 +198,7 @@ def _null_row(tally: Tally, n: int, notes: Sequence[str | None]) -> ScoreRow:
         return replace(row, note=_joined(["undefined: no permutation left both classes in a fold", *notes]))
     median, low, high = np.quantile(values, [0.5, 0.025, 0.975])
     said = "null: median and 2.5/97.5 % quantiles of the permutations"
-    return replace(
-        row, value=float(median), ci_low=float(low), ci_high=float(high), note=_joined([said, *notes])
-    )
+    return replace(row, value=float(median), ci_low=float(low), ci_high=float(high), note=_joined([said, *notes]))
 
 
 def _slice_row(
@@ -306,13 +297,9 @@ def _paired_row(
     row: ScoreRow, found: PairedDifference | None, patients: _Patients, notes: Sequence[str | None]
 ) -> ScoreRow:
     if found is None:
-        return replace(
-            row, note=_joined([patients.undefined or "undefined: no fold tests both classes", *notes])
-        )
+        return replace(row, note=_joined([patients.undefined or "undefined: no fold tests both classes", *notes]))
     if found.interval is None or found.standard_error is None:
-        return replace(
-            row, value=found.value, note=_joined(["no interval: no resample tells the two apart", *notes])
-        )
+        return replace(row, value=found.value, note=_joined(["no interval: no resample tells the two apart", *notes]))
     said = f"detectable {detectable_from_error(found.standard_error):.3f}"
     return replace(_filled(row, found.value, found.interval, [said, *notes]), p_value=found.p_value)
 
@@ -353,17 +340,9 @@ def _impossible_rows(
 ) -> Iterator[ScoreRow]:
     """Null rows of every k that the pool is too small for."""
     for (task, model, supports), pool in pools.items():
-        tested = [
-            t
-            for k, t in tallies.items()
-            if (k.task, k.model) == (task, model) and k.protocol != "slice_probe"
-        ]
+        tested = [t for k, t in tallies.items() if (k.task, k.model) == (task, model) and k.protocol != "slice_probe"]
         n = max((len(tally.truth) for tally in tested), default=0)
-        readouts = (
-            ("logistic",)
-            if model in COLUMN_MODELS and model != "intensity_stats"
-            else ("logistic", "centroid")
-        )
+        readouts = ("logistic",) if model in COLUMN_MODELS and model != "intensity_stats" else ("logistic", "centroid")
         for shots in settings.shots:
             if shots < pool.smaller:
                 continue

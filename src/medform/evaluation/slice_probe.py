@@ -82,9 +82,7 @@ def _of_fold(model: str, given: Array | Mapping[int, Array], fold: int, count: i
     """The (T, d) features of a fold, or None where that fold was not run."""
     matrix = given.get(fold) if isinstance(given, Mapping) else given
     if matrix is not None and len(matrix) != count:
-        raise InputError(
-            f"{len(matrix)} slice vectors of {model} for {count} slices.", fix="embed the slices anew."
-        )
+        raise InputError(f"{len(matrix)} slice vectors of {model} for {count} slices.", fix="embed the slices anew.")
     return None if matrix is None else np.asarray(matrix, dtype=np.float64)
 
 

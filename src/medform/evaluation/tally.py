@@ -31,12 +31,8 @@ def _balanced(labels: Mask, probability: Array, weights: Array) -> Array:
     right = (probability >= THRESHOLD) == labels
     of_positive, of_negative = weights @ labels, weights @ ~labels
     both = (of_positive > 0) & (of_negative > 0)
-    sensitivity = np.divide(
-        weights @ (right & labels), of_positive, out=np.full(len(weights), np.nan), where=both
-    )
-    specificity = np.divide(
-        weights @ (right & ~labels), of_negative, out=np.full(len(weights), np.nan), where=both
-    )
+    sensitivity = np.divide(weights @ (right & labels), of_positive, out=np.full(len(weights), np.nan), where=both)
+    specificity = np.divide(weights @ (right & ~labels), of_negative, out=np.full(len(weights), np.nan), where=both)
     return (sensitivity + specificity) / 2
 
 
@@ -107,9 +103,7 @@ class Tally:
         for block in self.blocks:
             rows = [number for number, one in enumerate(block.positive) if one in row]
             columns = [number for number, one in enumerate(block.negative) if one in column]
-            place = np.ix_(
-                [row[block.positive[i]] for i in rows], [column[block.negative[j]] for j in columns]
-            )
+            place = np.ix_([row[block.positive[i]] for i in rows], [column[block.negative[j]] for j in columns])
             total[place] += block.total[np.ix_(rows, columns)]
             count[place] += block.count[np.ix_(rows, columns)]
         matrix = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
@@ -171,9 +165,7 @@ def gather(chunks: Iterable[pd.DataFrame]) -> dict[Key, Tally]:
 
 
 def _key(row: Any) -> Key:
-    readout, shots, supports = (
-        None if pd.isna(row[name]) else row[name] for name in ("readout", "shots", "supports")
-    )
+    readout, shots, supports = (None if pd.isna(row[name]) else row[name] for name in ("readout", "shots", "supports"))
     whole = None if shots is None else int(shots)
     return Key(row["cohort"], row["task"], row["protocol"], row["model"], readout, whole, supports)
 

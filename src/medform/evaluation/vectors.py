@@ -98,9 +98,7 @@ class Vectors:
             if modality == "image" or model == TABLE
         ]
         _refuse_wrong_parts(rows, split)
-        order = {
-            one: number for number, one in enumerate(patient_order({row.patient_id for row in rows}, seed))
-        }
+        order = {one: number for number, one in enumerate(patient_order({row.patient_id for row in rows}, seed))}
         groups: dict[tuple[str, str, int, int, str], list[_Row]] = {}
         for row in sorted(rows, key=lambda row: order[row.patient_id]):
             groups.setdefault((row.model, row.supports, row.fold, row.seed, row.part), []).append(row)
@@ -148,15 +146,11 @@ class Vectors:
 def _stack(vectors: Sequence[Sequence[float]], place: str) -> Array:
     lengths = {len(one) for one in vectors}
     if len(lengths) != 1:
-        raise InputError(
-            f"vectors of different lengths: {sorted(lengths)}.", where=place, fix="embed them all anew."
-        )
+        raise InputError(f"vectors of different lengths: {sorted(lengths)}.", where=place, fix="embed them all anew.")
     matrix = np.stack([np.asarray(one, dtype=np.float64) for one in vectors])
     if not np.isfinite(matrix).all():
         count = int((~np.isfinite(matrix)).any(axis=1).sum())
-        raise InputError(
-            f"{count} vectors hold a value that is not finite.", where=place, fix="embed them anew."
-        )
+        raise InputError(f"{count} vectors hold a value that is not finite.", where=place, fix="embed them anew.")
     return matrix
 
 
@@ -173,9 +167,7 @@ def _refuse_wrong_parts(rows: Sequence[_Row], split: Split) -> None:
             problems.append(Problem("unknown fold.", column="fold", value=str(fold), suggestion=last))
         elif (said := parts[fold].get(one)) != ("train" if part == "held_out" else part):
             stands = f"in {said}" if said else "not in the split"
-            problems.append(
-                Problem(f"called {part} in fold {fold}, but {stands}.", column="patient_id", value=one)
-            )
+            problems.append(Problem(f"called {part} in fold {fold}, but {stands}.", column="patient_id", value=one))
     if problems:
         raise InputError(
             f"{len(problems)} embeddings do not fit the split '{split.name}'.",

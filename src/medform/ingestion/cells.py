@@ -104,9 +104,7 @@ def read_number(text: str, spec: ColumnSpec, name: str, decimal: str | None = No
 
 def _plain(text: str, decimal: str, thousands: str | None) -> float | None:
     text = text.replace("\u2212", "-")
-    if thousands and (
-        match := re.fullmatch(rf"([+-]?\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+)(\D\d+)?", text)
-    ):
+    if thousands and (match := re.fullmatch(rf"([+-]?\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+)(\D\d+)?", text)):
         text = match[1].replace(thousands, "") + (match[2] or "")
     if decimal == ",":
         if "." in text and re.fullmatch(r"[+-]?\d{1,3}\.\d{3}", text):
@@ -127,9 +125,7 @@ def _with_unit(value: float, unit: str, spec: ColumnSpec, name: str) -> Number |
 
 def _no_number(text: str, spec: ColumnSpec, name: str) -> Fault:
     if COMMA.fullmatch(text) or GROUPED.fullmatch(text):
-        hint = (
-            f"Set columns.{name}.decimal: ',' or columns.{name}.thousands: ',' (or '.'), whichever is meant."
-        )
+        hint = f"Set columns.{name}.decimal: ',' or columns.{name}.thousands: ',' (or '.'), whichever is meant."
         return Fault("a comma or point that may be decimal or thousands.", hint)
     lookalike = text.translate(LOOKALIKE)
     if lookalike != text and PLAIN.fullmatch(lookalike):
@@ -176,9 +172,7 @@ def read_date(text: str, spec: ColumnSpec, name: str) -> str | Fault:
             continue
     if serial is not None:
         day = (EXCEL_EPOCH + datetime.timedelta(days=serial)).isoformat()
-        return Fault(
-            "looks like a day number of Excel.", f"If {day} is meant, set columns.{name}.format: excel."
-        )
+        return Fault("looks like a day number of Excel.", f"If {day} is meant, set columns.{name}.format: excel.")
     if spec.format is None:
         hint = f"Say how dates are written, for example columns.{name}.format: DD.MM.YYYY."
         return Fault("not YYYY-MM-DD; day and month may be either way round.", hint)

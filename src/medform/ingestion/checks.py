@@ -145,9 +145,7 @@ def _evenness(along: NDArray[np.float64], depth: float, files: Sequence[str]) ->
         where = f"between {along[at]:.2f} and {along[at + 1]:.2f} mm"
         plural = "s" if missing > 1 else ""
         reason = f"{missing} slice{plural} missing, first {where} (usual step {usual:.2f} mm)."
-        return [
-            _refusal("gap", reason, files[at], "ImagePositionPatient", "the slices that are there are used")
-        ]
+        return [_refusal("gap", reason, files[at], "ImagePositionPatient", "the slices that are there are used")]
     at = int(np.abs(steps - usual).argmax())
     span = f"steps from {steps.min():.2f} to {steps.max():.2f} mm"
     reason = f"{span}; the one that differs most begins at {along[at]:.2f} mm."

@@ -70,9 +70,7 @@ def read_join(file: CohortFile, imaged: Iterable[str]) -> Clinical:
 
 def _join_notes(match: IdMatch) -> list[str]:
     """What was joined by a rule, and who is left over on either side."""
-    notes = [
-        f"row '{row}' joined to images '{image}' by rule." for row, image in sorted(match.by_rule.items())
-    ]
+    notes = [f"row '{row}' joined to images '{image}' by rule." for row, image in sorted(match.by_rule.items())]
     for ids, what in ((match.only_images, "images but no row"), (match.only_table, "a row but no images")):
         if ids:
             notes.append(f"{len(ids)} patients have {what} (first: {', '.join(map(repr, ids[:5]))}).")

@@ -45,9 +45,7 @@ class _Stack:
         return len(self.images)
 
 
-def group_dicom(
-    images: Iterable[DicomImage], read_frame: ReadFrame, *, assume_hu: bool = False
-) -> list[FoundSeries]:
+def group_dicom(images: Iterable[DicomImage], read_frame: ReadFrame, *, assume_hu: bool = False) -> list[FoundSeries]:
     """Series of all frames, ordered by id; every frame given is in exactly one of them.
 
     ``read_frame`` is asked only for slices that share a position. ``assume_hu`` takes CT values as HU where
@@ -63,16 +61,12 @@ def group_dicom(
     return found
 
 
-def _series_of(
-    uid: str, images: list[DicomImage], read_frame: ReadFrame, assume_hu: bool
-) -> list[FoundSeries]:
+def _series_of(uid: str, images: list[DicomImage], read_frame: ReadFrame, assume_hu: bool) -> list[FoundSeries]:
     """The series under one UID: its stacks, largest first, then what was left out of them."""
     patients = sorted({image.patient_id for image in images})
     if len(patients) > 1:
         other = next(image for image in images if image.patient_id != images[0].patient_id)
-        reason = (
-            f"one SeriesInstanceUID is shared by {len(patients)} patients; whose slice is whose is unknown."
-        )
+        reason = f"one SeriesInstanceUID is shared by {len(patients)} patients; whose slice is whose is unknown."
         finding = Finding("two_patients", "quarantine", reason, other.file, "PatientID")
         return [_refused(uid, _Stack(tuple(images), (finding,)), " & ".join(patients))]
     roles: dict[str, list[DicomImage]] = defaultdict(list)
@@ -293,9 +287,7 @@ def _unit(images: Sequence[DicomImage], assume_hu: bool) -> tuple[Unit, list[Fin
         elif image.rescale_type.upper() not in _hu_types(image):
             tag, reason = "RescaleType", f"values are '{image.rescale_type}', not HU."
         if tag and assume_hu:
-            return "HU", [
-                Finding("hu_assumed", "repair", f"{reason} Taken as HU on request.", image.file, tag)
-            ]
+            return "HU", [Finding("hu_assumed", "repair", f"{reason} Taken as HU on request.", image.file, tag)]
         if tag:
             override = "images.assume_hu: true (takes the numbers as HU)"
             return "HU", [Finding("hu_unknown", "quarantine", reason, image.file, tag, override)]
@@ -308,9 +300,7 @@ def _hu_types(image: DicomImage) -> set[str]:
     return {"", "HU", "US"} if "ORIGINAL" in image.image_type[:1] else {"", "HU"}
 
 
-def _without_duplicates(
-    images: list[DicomImage], read_frame: ReadFrame
-) -> tuple[list[DicomImage], list[Finding]]:
+def _without_duplicates(images: list[DicomImage], read_frame: ReadFrame) -> tuple[list[DicomImage], list[Finding]]:
     """One slice a position: equal pixels are dropped, different ones refuse the series."""
     by_spot: dict[object, list[DicomImage]] = defaultdict(list)
     for image in images:
@@ -345,12 +335,7 @@ def _geometry(images: Sequence[DicomImage]) -> StackGeometry | None:
     """Geometry of the stack, or None where a slice has no position, direction or pixel spacing."""
     first = images[0]
     corners = [image.position for image in images]
-    if (
-        None in corners
-        or first.orientation is None
-        or first.pixel_spacing is None
-        or min(first.pixel_spacing) <= 0
-    ):
+    if None in corners or first.orientation is None or first.pixel_spacing is None or min(first.pixel_spacing) <= 0:
         return None
     columns, rows = np.asarray(first.orientation[:3]), np.asarray(first.orientation[3:])
     lengths = np.linalg.norm(columns), np.linalg.norm(rows)

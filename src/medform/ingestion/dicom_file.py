@@ -168,9 +168,7 @@ def _walk_fragments(source: BinaryIO, start: int, end: int) -> int:
         if len(head) < 8:
             return end - start + 8
         length = int.from_bytes(head[4:8], "little")
-        if (
-            head[:4] != b"\xfe\xff\x00\xe0"
-        ):  # the sequence delimiter, or not a fragment at all: the decoder judges
+        if head[:4] != b"\xfe\xff\x00\xe0":  # the sequence delimiter, or not a fragment at all: the decoder judges
             break
         at += 8 + length
     return at - start
@@ -183,8 +181,6 @@ def _with_meta(dataset: FileDataset) -> FileDataset:
         dataset.file_meta = FileMetaDataset()
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
-        native = (
-            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        )
+        native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = native
     return dataset

@@ -98,9 +98,7 @@ def read_header(path: Path, name: str) -> list[DicomImage]:
             stored_as = UID(dataset.file_meta.get("MediaStorageSOPClassUID") or "").name
             if not _text(dataset, "Rows") and "Image Storage" not in stored_as:
                 if not dataset and dataset.preamble is None:
-                    raise Refused(
-                        Finding("unreadable", "quarantine", "no DICOM element could be read.", name)
-                    )
+                    raise Refused(Finding("unreadable", "quarantine", "no DICOM element could be read.", name))
                 raise NotAnImage("DICOM without pixels")
             if not _text(dataset, "SeriesInstanceUID"):
                 raise Refused(_no_pixels(name))
@@ -203,9 +201,7 @@ def _image(
     )
 
 
-def _encoding_findings(
-    dataset: FileDataset, pixels: PixelElement | None, name: str, frames: int
-) -> Iterator[Finding]:
+def _encoding_findings(dataset: FileDataset, pixels: PixelElement | None, name: str, frames: int) -> Iterator[Finding]:
     """Faults of the encoding that the header and the file's length show without decoding."""
     if pixels is None:
         yield _no_pixels(name)
@@ -213,13 +209,9 @@ def _encoding_findings(
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     rows, columns = (_integer(dataset, tag, 0) for tag in ("Rows", "Columns"))
     if dataset.preamble and dataset.preamble[:2] in (b"MZ", b"\x7fE", b"#!"):
-        yield Finding(
-            "executable_preamble", "note", "the preamble looks like a program; it is never copied.", name
-        )
+        yield Finding("executable_preamble", "note", "the preamble looks like a program; it is never copied.", name)
     if pixels.tag != PIXEL_DATA:
-        yield Finding(
-            "float_pixels", "quarantine", "floating point pixel data is not read.", name, "FloatPixelData"
-        )
+        yield Finding("float_pixels", "quarantine", "floating point pixel data is not read.", name, "FloatPixelData")
     if not 0 < rows * columns <= LARGEST_FRAME:
         reason = f"{rows} x {columns} pixels a frame is not an image that can be read."
         yield Finding("bad_size", "quarantine", reason, name, "Rows")

@@ -99,9 +99,7 @@ def discover(root: Path) -> Listing:
     if not root.is_dir():
         mode = root.stat().st_mode
         if not stat.S_ISREG(mode):
-            raise InputError(
-                "this is neither a folder nor a regular file.", where=str(root), fix="give a folder."
-            )
+            raise InputError("this is neither a folder nor a regular file.", where=str(root), fix="give a folder.")
         return Listing(root.parent, (_look(root, root.name),), ())
     files: list[FoundFile] = []
     skipped: list[FoundFile] = []
@@ -139,9 +137,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, str, int | None]]:
 
 def _not_regular(path: Path, mode: int) -> str:
     if stat.S_ISLNK(mode):
-        return (
-            "link to nothing" if not path.exists() else "links are not followed; give the folder it points to"
-        )
+        return "link to nothing" if not path.exists() else "links are not followed; give the folder it points to"
     if stat.S_ISFIFO(mode):
         return "a named pipe, not a file"
     if stat.S_ISSOCK(mode):

@@ -121,9 +121,7 @@ def _images_section(plan: Plan, usable: Sequence[FoundSeries], root: Path) -> st
     kept = [one for one in kept if one.unit == unit]
     lines = ["images:", f"  layout: {layout}", f"  path: {_text(_relative(plan.root, root))}"]
     if unit == "raw":
-        lines.append(
-            "  unit: raw        # arbitrary numbers; set window_hu: [low, high] for what black and white are"
-        )
+        lines.append("  unit: raw        # arbitrary numbers; set window_hu: [low, high] for what black and white are")
     elif "nifti" in readers and layout == "auto":
         lines.append(f"  unit: {unit}        # judged by the range of values: confirm")
     else:
@@ -131,9 +129,7 @@ def _images_section(plan: Plan, usable: Sequence[FoundSeries], root: Path) -> st
     refused = Counter(code for one in plan.series if not one.usable for code in _reasons(one))
     if refused:
         listed = ", ".join(f"{code} {count}" for code, count in sorted(refused.items()))
-        lines.append(
-            f"  # quarantined series: {listed} (`medform check` says which, and what can be let through)"
-        )
+        lines.append(f"  # quarantined series: {listed} (`medform check` says which, and what can be let through)")
     return "\n".join([*lines, *_select_lines(kept)]) + "\n"
 
 
@@ -148,13 +144,9 @@ def _select_lines(series: Sequence[FoundSeries]) -> list[str]:
     if not several:
         return []
     chosen = _deciding(series)
-    pairs = ", ".join(
-        f"{key}: {_text(value)}" for key, value in chosen.model_dump().items() if value is not None
-    )
+    pairs = ", ".join(f"{key}: {_text(value)}" for key, value in chosen.model_dump().items() if value is not None)
     described = Counter((one.modality, one.description, one.kernel) for one in series)
-    lines = [
-        f"  # {several} of {len(counts)} patients have several usable series. Which one is meant? Found:"
-    ]
+    lines = [f"  # {several} of {len(counts)} patients have several usable series. Which one is meant? Found:"]
     for (modality, description, kernel), count in sorted(described.items()):
         lines.append(f"  #   {count} x {modality or '-'}, description '{description}', kernel '{kernel}'")
     lines += [
@@ -170,11 +162,7 @@ def _deciding(series: Sequence[FoundSeries]) -> Select:
     everybody = {one.patient_id for one in series}
     words = [
         None,
-        *(
-            word
-            for word, _ in sorted(Counter(one.description for one in series).items(), key=_frequent)
-            if word
-        ),
+        *(word for word, _ in sorted(Counter(one.description for one in series).items(), key=_frequent) if word),
     ]
     rules = (None, "most_slices", "thinnest", "first_visit")
     for word in words:
@@ -231,8 +219,7 @@ def _table_section(table: _Table, path: Path, root: Path) -> str:
     for one in table.columns:
         spec = one.spec.model_dump(exclude_defaults=True)
         pairs = ", ".join(
-            f"{key}: {value if key in ('role', 'type', 'known_at') else _text(value)}"
-            for key, value in spec.items()
+            f"{key}: {value if key in ('role', 'type', 'known_at') else _text(value)}" for key, value in spec.items()
         )
         missing = f"{one.missing} of {len(table.raw.frame)} missing" if one.missing else ""
         comment = "; ".join(part for part in (missing, one.comment.replace("\n", " ")) if part)

@@ -65,16 +65,12 @@ def read_id_map(path: Path) -> dict[str, str]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines)
         if not {"table_id", "image_id"} <= set(reader.fieldnames or []):
-            raise InputError(
-                "needs the columns table_id and image_id.", where=str(path), fix="name them in line 1."
-            )
+            raise InputError("needs the columns table_id and image_id.", where=str(path), fix="name them in line 1.")
         rows = [(row["table_id"], row["image_id"]) for row in reader]
     for place in (0, 1):
         seen = [row[place] for row in rows]
         if twice := sorted({one for one in seen if seen.count(one) > 1}):
-            raise InputError(
-                f"'{twice[0]}' stands twice.", where=str(path), fix="map each id to one other id."
-            )
+            raise InputError(f"'{twice[0]}' stands twice.", where=str(path), fix="map each id to one other id.")
     return dict(rows)
 
 
@@ -179,6 +175,4 @@ def refuse_strangers(match: IdMatch, where: str) -> None:
 
 
 def _examples(ids: Sequence[str]) -> str:
-    return ", ".join(repr(one) for one in ids[:SHOWN]) + (
-        f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
-    )
+    return ", ".join(repr(one) for one in ids[:SHOWN]) + (f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else "")

@@ -40,11 +40,7 @@ def identity_problems(root: Path, files: Sequence[str]) -> list[Problem]:
         if count := filled[attribute]:
             burned = attribute == "BurnedInAnnotation"
             text = "the pixels may hold text that names a person" if burned else "may identify a person"
-            hint = (
-                "Blank or leave out these images."
-                if burned
-                else "Remove it before the files leave the hospital."
-            )
+            hint = "Blank or leave out these images." if burned else "Remove it before the files leave the hospital."
             plural = "s" if count > 1 else ""
             problem = f"{text} ({count} file{plural})."
             problems.append(Problem(problem, file=first[attribute], column=attribute, suggestion=hint))

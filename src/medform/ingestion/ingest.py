@@ -146,9 +146,7 @@ def _in_unit(series: FoundSeries, unit: Unit) -> FoundSeries:
         return replace(series, unit="raw")
     reason = f"its values are {series.unit}, those of the cohort {unit}."
     override = "images.unit: raw (takes all values as they are), or images.select.modality"
-    return series.with_findings(
-        [Finding("unit_differs", "quarantine", reason, series.files[0], None, override)]
-    )
+    return series.with_findings([Finding("unit_differs", "quarantine", reason, series.files[0], None, override)])
 
 
 def _refuse_unusable(plan: Plan) -> None:
@@ -188,9 +186,7 @@ def _refuse_unusable(plan: Plan) -> None:
     )
 
 
-def _write(
-    sources: _Sources, out: Path, workers: int, progress: Progress, resume: bool, overwrite: bool
-) -> Cohort:
+def _write(sources: _Sources, out: Path, workers: int, progress: Progress, resume: bool, overwrite: bool) -> Cohort:
     """Write the store unless it is finished; one process at a time, which the lock beside it sees to."""
     if not resume and not overwrite and (out / "parts").is_dir() and not (out / "cohort.json").is_file():
         raise InputError(
@@ -219,9 +215,7 @@ def _fill(writer: CohortWriter, sources: _Sources, workers: int, progress: Progr
         first = one.patient_id not in seen
         seen.add(one.patient_id)
         tasks.append(SeriesTask(sources.plan.root, out, one, first, sources.file.window))
-    stored = run_all(
-        store_series, tasks, workers=workers, progress=progress, what="series", crashed=crashed_series
-    )
+    stored = run_all(store_series, tasks, workers=workers, progress=progress, what="series", crashed=crashed_series)
     usable = [one for one in stored if one.usable]
     final = {one.series_id: one for one in (*sources.plan.series, *stored)}
     if not usable:

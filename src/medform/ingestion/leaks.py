@@ -112,16 +112,12 @@ def _design(values: pd.Series, spec: ColumnSpec) -> NDArray[np.float64]:
         members = [set(cell.split(spec.separator) if several else [cell]) - {""} for cell in text]
         levels = sorted(set().union(*members))
         parts.append(
-            np.array([[float(level in mine) for mine in members] for level in levels])
-            .reshape(-1, len(text))
-            .T
+            np.array([[float(level in mine) for mine in members] for level in levels]).reshape(-1, len(text)).T
         )
     return np.hstack(parts)
 
 
-def _fit_score(
-    train: NDArray[np.float64], y: NDArray[np.float64], test: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _fit_score(train: NDArray[np.float64], y: NDArray[np.float64], test: NDArray[np.float64]) -> NDArray[np.float64]:
     """Logit of the test rows; the scale and the value for a missing number come from the training rows."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression

@@ -74,9 +74,7 @@ def read_nifti_header(path: Path, name: str, unit: Unit) -> FoundSeries:
         rows, columns = columns, rows
     findings = []
     if affine is None:
-        reason = (
-            "neither sform nor qform is set; axes are left as stored and nothing is known of left and right."
-        )
+        reason = "neither sform nor qform is set; axes are left as stored and nothing is known of left and right."
         findings.append(Finding("no_affine", "note", reason, name, "sform_code"))
     if count == 1:
         findings.append(Finding("single_slice", "note", "one image; spacing between slices is unknown."))
@@ -86,9 +84,7 @@ def read_nifti_header(path: Path, name: str, unit: Unit) -> FoundSeries:
         reader="nifti",
         modality="",
         unit=unit,
-        slices=tuple(
-            SliceSource(name, name, at, header.slope, header.intercept, positions[at]) for at in range(count)
-        ),
+        slices=tuple(SliceSource(name, name, at, header.slope, header.intercept, positions[at]) for at in range(count)),
         shape=(count, rows, columns),
         dtype=header.dtype.name if header.dtype.name in ("uint8", "int16", "uint16") else "float32",
         files=(name,),
@@ -151,9 +147,7 @@ def _header(path: Path, name: str) -> _Header:
         coded = bool(image.header["sform_code"]) or bool(image.header["qform_code"])
         affine = _LPS @ np.asarray(image.affine, float) if coded else None
         if affine is not None and not (np.isfinite(affine).all() and abs(np.linalg.det(affine)) > 1e-12):
-            raise Refused(
-                Finding("bad_affine", "quarantine", "the affine is not invertible.", name, "srow_x")
-            )
+            raise Refused(Finding("bad_affine", "quarantine", "the affine is not invertible.", name, "srow_x"))
         proxy = image.dataobj
         header = _Header(
             shape=(shape[0], shape[1], shape[2]),
@@ -228,9 +222,7 @@ def _geometry(
     )
 
 
-def _slice_axis(
-    lengths: NDArray[np.float64], directions: NDArray[np.float64], shape: tuple[int, int, int]
-) -> int:
+def _slice_axis(lengths: NDArray[np.float64], directions: NDArray[np.float64], shape: tuple[int, int, int]) -> int:
     """The axis across slices: of one voxel, else clearly the thickest, else nearest to feet-head."""
     if shape.count(1) == 1:
         return shape.index(1)

@@ -81,9 +81,7 @@ def plan_folder(path: Path, settings: ReadSettings, progress: Progress = silent)
         if file.kind in IMAGE_KINDS and file.kind not in wanted:
             reason = f"a {file.kind} file, which layout '{settings.layout}' does not read"
             files[name] = replace(file, kind="other", reason=reason)
-    dicoms, volumes, pictures = (
-        [name for name, file in files.items() if file.kind == kind] for kind in IMAGE_KINDS
-    )
+    dicoms, volumes, pictures = ([name for name, file in files.items() if file.kind == kind] for kind in IMAGE_KINDS)
     series = _dicom(listing.root, dicoms, files, settings, progress)
     layout = layout_of(settings.layout, listing.root, volumes, pictures)
     series += _volumes(listing.root, volumes, files, layout, settings)
@@ -98,9 +96,7 @@ def accepting(series: FoundSeries, codes: Iterable[str]) -> FoundSeries:
     them."""
     allowed = set(codes)
     findings = tuple(
-        replace(
-            finding, effect="repair", override=None, reason=f"{finding.reason} Let through by images.accept."
-        )
+        replace(finding, effect="repair", override=None, reason=f"{finding.reason} Let through by images.accept.")
         if finding.effect == "quarantine" and finding.override and finding.code in allowed
         else finding
         for finding in series.findings
@@ -207,9 +203,7 @@ def _volumes(
                 name, "", "nifti", "", settings.unit or "raw", (SliceSource(name, name),), (1, 0, 0), "int16",
                 (name,), findings=(error.finding,),
             )  # fmt: skip
-        found.append(
-            replace(series, patient_id=place.patient_id, study_id=place.study, modality=place.modality)
-        )
+        found.append(replace(series, patient_id=place.patient_id, study_id=place.study, modality=place.modality))
     return found
 
 

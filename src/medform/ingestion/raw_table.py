@@ -41,9 +41,7 @@ class RawTable:
     numbers: frozenset[tuple[int, str]] = frozenset()
     problems: tuple[Problem, ...] = field(default=())
 
-    def problem(
-        self, text: str, row: int | None = None, column: str | None = None, **more: str | None
-    ) -> Problem:
+    def problem(self, text: str, row: int | None = None, column: str | None = None, **more: str | None) -> Problem:
         """A `Problem` addressed to this table."""
         return Problem(text, file=self.file, sheet=self.sheet, row=row, column=column, **more)
 
@@ -83,16 +81,12 @@ def read_table(
     except FileNotFoundError:
         raise InputError("no such file.", where=str(path), fix="check the path of the table.") from None
     except OSError as error:
-        raise InputError(
-            f"cannot be read: {error.strerror}.", where=str(path), fix="close it elsewhere."
-        ) from None
+        raise InputError(f"cannot be read: {error.strerror}.", where=str(path), fix="close it elsewhere.") from None
     if content.startswith(MAGIC) or path.suffix.lower() in EXCEL:
         grid = _excel(path, sheet)
     else:
         if sheet is not None:
-            raise InputError(
-                "a text table has no sheets.", where=str(path), fix="leave tables.clinical.sheet out."
-            )
+            raise InputError("a text table has no sheets.", where=str(path), fix="leave tables.clinical.sheet out.")
         text = read_rows(content, str(path), encoding, separator)
         grid = _Grid(text.rows, text.lines, None, text.encoding, text.separator)
     return _table(path.name, grid, header_row, set(skip_rows))
@@ -120,9 +114,7 @@ def _excel(path: Path, sheet: str | None) -> _Grid:
             fix="say which one with tables.clinical.sheet.",
         )
     if not filled:
-        raise InputError(
-            "the workbook is empty.", where=str(path), fix="give a table with a header and rows."
-        )
+        raise InputError("the workbook is empty.", where=str(path), fix="give a table with a header and rows.")
     name, values = next(iter(filled.items()))
     rows, lines, numbers = [], [], set()
     for line, cells in enumerate(values, start=1):
@@ -153,21 +145,13 @@ def _table(file: str, grid: _Grid, header_row: int, skip: set[int]) -> RawTable:
     if not header:
         raise InputError("the table is empty.", where=file, fix="give a table with a header and rows.")
     if not body:
-        raise InputError(
-            "the table has a header but no row.", where=file, fix="give a table with patients in rows."
-        )
+        raise InputError("the table has a header but no row.", where=file, fix="give a table with patients in rows.")
 
-    def problem(
-        text: str, row: int, suggestion: str, column: str | None = None, value: str | None = None
-    ) -> Problem:
+    def problem(text: str, row: int, suggestion: str, column: str | None = None, value: str | None = None) -> Problem:
         return Problem(text, file, grid.sheet, row, column, value, suggestion)
 
     names = [name.strip() for name in header]
-    while (
-        names
-        and not names[-1]
-        and all(len(row) < len(names) or not row[len(names) - 1].strip() for _, row in body)
-    ):
+    while names and not names[-1] and all(len(row) < len(names) or not row[len(names) - 1].strip() for _, row in body):
         names.pop()
     problems = []
     if sum(map(bool, names)) <= 1 < max(len([f for f in row if f.strip()]) for _, row in body):
@@ -184,9 +168,7 @@ def _table(file: str, grid: _Grid, header_row: int, skip: set[int]) -> RawTable:
     body, ragged = _square(body, len(names), problem, header_line)
     frame = pd.DataFrame([row for _, row in body], columns=_distinct(names), dtype=object)
     numbers = {
-        (line, frame.columns[place])
-        for line, place in grid.numbers
-        if place < len(names) and line > header_line
+        (line, frame.columns[place]) for line, place in grid.numbers if place < len(names) and line > header_line
     }
     return RawTable(
         file=file,
@@ -201,9 +183,7 @@ def _table(file: str, grid: _Grid, header_row: int, skip: set[int]) -> RawTable:
     )
 
 
-def _square(
-    body: list[tuple[int, list[str]]], width: int, problem: Any, header_line: int
-) -> tuple[Any, list[Problem]]:
+def _square(body: list[tuple[int, list[str]]], width: int, problem: Any, header_line: int) -> tuple[Any, list[Problem]]:
     """Rows of exactly ``width`` fields, and what is wrong with those that had more or fewer."""
     extra = [line for line, row in body if any(field.strip() for field in row[width:])]
     short = [(line, len(row)) for line, row in body if len(row) < width]

@@ -69,9 +69,7 @@ def read_picture(path: Path, name: str) -> np.ndarray:
         raise Refused(_colour(name, "parts of the picture are transparent."))
     grey = channels[..., 0]
     if (channels[..., 1] != grey).any() or (channels[..., 2] != grey).any():
-        raise Refused(
-            _colour(name, "a colour picture has no grey value that means anything; save it as grey.")
-        )
+        raise Refused(_colour(name, "a colour picture has no grey value that means anything; save it as grey."))
     return grey
 
 

@@ -52,12 +52,7 @@ def suspected_sentinels(values: NDArray[np.float64]) -> list[float]:
     suspects = []
     for code in REPEATED:
         others = present[~np.isin(present, REPEATED)]
-        if (
-            (present == code).any()
-            and others.size
-            and code >= FAR * max(others.max(), 0.0)
-            and others.max() >= 0
-        ):
+        if (present == code).any() and others.size and code >= FAR * max(others.max(), 0.0) and others.max() >= 0:
             suspects.append(code)
     negative = np.unique(present[present < 0])
     if negative.size == 1 and float(negative[0]) in NEGATIVE and (present > 0).any():
@@ -83,15 +78,11 @@ def table_notes(raw: RawTable, table: TableSpec, columns: Mapping[str, ColumnSpe
         if spec.type == "boolean":
             notes += _boolean_notes(raw, name, spec, present)
         elif spec.type == "number":
-            written = [
-                text for row, _, text in cells if text not in missing and (row, name) not in raw.numbers
-            ]
+            written = [text for row, _, text in cells if text not in missing and (row, name) not in raw.numbers]
             if not (spec.decimal or table.decimal) and decimal_of(written) == ",":
                 count = sum(bool(COMMA.fullmatch(text)) for text in written)
                 hint = f"Set columns.{name}.decimal: ',' to say so."
-                notes.append(
-                    raw.problem(f"{count} cells read with a decimal comma.", column=name, suggestion=hint)
-                )
+                notes.append(raw.problem(f"{count} cells read with a decimal comma.", column=name, suggestion=hint))
         elif spec.role != "ignore":
             notes += _word_notes(raw, name, present)
     return notes
@@ -108,9 +99,7 @@ def _id_notes(raw: RawTable, name: str) -> list[Problem]:
     for row, text in stored:
         if not text.isdecimal() or len(text) > EXACT_DIGITS:
             hint = f"A number keeps {EXACT_DIGITS} digits: enter the id again, as text."
-            notes.append(
-                raw.problem("this id has lost its last digits.", row, name, value=text, suggestion=hint)
-            )
+            notes.append(raw.problem("this id has lost its last digits.", row, name, value=text, suggestion=hint))
     for row, text in raw.cells(name):
         if looks_like_date(trimmed(text)):
             hint = "MARCHF, SEPTIN and DEC genes suffer this: enter the name again, as text."
@@ -137,9 +126,7 @@ def _boolean_notes(raw: RawTable, name: str, spec: ColumnSpec, present: list[str
         mine = [word for word in sorted(words) if read[word] is truth]
         if mine:
             count = sum(words[word] for word in mine)
-            notes.append(
-                raw.problem(f"{', '.join(mine)} read as {str(truth).lower()} ({count} cells).", column=name)
-            )
+            notes.append(raw.problem(f"{', '.join(mine)} read as {str(truth).lower()} ({count} cells).", column=name))
     return notes
 
 
@@ -157,7 +144,5 @@ def _word_notes(raw: RawTable, name: str, present: list[str]) -> list[Problem]:
     for spelt in alike.values():
         if len(spelt) > 1:
             hint = "They count as different values: spell them alike if they are one."
-            notes.append(
-                raw.problem(f"spelt in {len(spelt)} ways: {', '.join(spelt)}.", column=name, suggestion=hint)
-            )
+            notes.append(raw.problem(f"spelt in {len(spelt)} ways: {', '.join(spelt)}.", column=name, suggestion=hint))
     return notes

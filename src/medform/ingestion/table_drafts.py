@@ -17,16 +17,12 @@ from medform.ingestion.suspects import UNKNOWN_WORDS, suspected_sentinels
 
 __all__ = ["DraftColumn", "draft_columns", "guess_patient_column"]
 
-PERSONAL = re.compile(
-    r"(?i)(^|_| )(age|sex|gender|ethnicity|race|weight|height|bmi|smok\w*|pack_?years)($|_| )"
-)
+PERSONAL = re.compile(r"(?i)(^|_| )(age|sex|gender|ethnicity|race|weight|height|bmi|smok\w*|pack_?years)($|_| )")
 OUTCOME = re.compile(
     r"(?i)(death|died|dead|surviv|recur|relapse|progress|follow|outcome|event|(^|_)(os|pfs|dfs)(_|$)|days_to|treat"
     r"|chemo|radiation|surgery|stage|grade|histolog|diagnos|patholog|mutat|response)"
 )
-PATIENT = re.compile(
-    r"(?i)(patient|subject|case|participant|pat)[ _.-]*(id|no|nr|number|code|name)?|id|mrn|pid"
-)
+PATIENT = re.compile(r"(?i)(patient|subject|case|participant|pat)[ _.-]*(id|no|nr|number|code|name)?|id|mrn|pid")
 FORMATS = ("DD.MM.YYYY", "DD/MM/YYYY", "MM/DD/YYYY", "DD-MM-YYYY", "YYYY/MM/DD", "YYYYMMDD")
 MOST_CATEGORIES = 12
 SHARE = 0.8
@@ -85,9 +81,7 @@ def _role(name: str) -> tuple[Role, Moment | None, str]:
     return "ignore", None, "to use it: role feature (with known_at), label or outcome"
 
 
-def _kind(
-    raw: RawTable, name: str, present: list[tuple[int, str]]
-) -> tuple[ColumnType, dict[str, Any], list[str]]:
+def _kind(raw: RawTable, name: str, present: list[tuple[int, str]]) -> tuple[ColumnType, dict[str, Any], list[str]]:
     """Type of a column, the further keys it needs, and what is doubtful about them."""
     texts = [text for _, text in present]
     words = sorted(set(texts))
@@ -111,9 +105,7 @@ def _kind(
     return "text", {}, []
 
 
-def _number(
-    raw: RawTable, name: str, present: list[tuple[int, str]]
-) -> tuple[dict[str, Any], list[str]] | None:
+def _number(raw: RawTable, name: str, present: list[tuple[int, str]]) -> tuple[dict[str, Any], list[str]] | None:
     """Keys and doubts of a number column; None where most cells are no numbers."""
     written = [text for row, text in present if (row, name) not in raw.numbers]
     options: dict[str, Any] = {}
@@ -121,9 +113,7 @@ def _number(
     if decimal_of([text for text in written if re.fullmatch(r"[+-]?[\d.,]+", text)]) == ",":
         options["decimal"] = ","
         doubts.append("decimal commas")
-    units = {
-        match[1] for text in written if (match := re.fullmatch(r"[+-]?[\d.,]+\s*([^\d\s.,+][^<>]*)", text))
-    }
+    units = {match[1] for text in written if (match := re.fullmatch(r"[+-]?[\d.,]+\s*([^\d\s.,+][^<>]*)", text))}
     if len(units) == 1:
         options["cell_unit"] = units.pop()
         doubts.append(f"every cell with a unit has '{options['cell_unit']}'")

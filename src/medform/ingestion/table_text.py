@@ -41,9 +41,7 @@ def decode(content: bytes, where: str, declared: str | None = None) -> tuple[str
         try:
             return content.decode(declared), declared
         except LookupError:
-            raise InputError(
-                f"unknown encoding '{declared}'.", where=where, fix="use a name such as cp949."
-            ) from None
+            raise InputError(f"unknown encoding '{declared}'.", where=where, fix="use a name such as cp949.") from None
         except UnicodeDecodeError as error:
             raise _undecodable(content, error, where, declared) from None
     for mark, name in BOMS:
@@ -135,32 +133,24 @@ def _separator(text: str) -> str:
     return best
 
 
-def read_rows(
-    content: bytes, where: str, encoding: str | None = None, separator: str | None = None
-) -> TextRows:
+def read_rows(content: bytes, where: str, encoding: str | None = None, separator: str | None = None) -> TextRows:
     """All fields of a text table as text. Raises `InputError` where it cannot be decoded or a quote is
     never closed."""
     text, name = decode(content, where, encoding)
     named = {"\\t": "\t", "tab": "\t", "comma": ",", "semicolon": ";"}
     sign = named.get(separator, separator) if separator else _separator(text)
     if len(sign) != 1:
-        raise InputError(
-            f"a separator is one sign, not '{sign}'.", where=where, fix="set tables.clinical.separator."
-        )
+        raise InputError(f"a separator is one sign, not '{sign}'.", where=where, fix="set tables.clinical.separator.")
     csv.field_size_limit(1 << 24)
     try:
         rows, lines = _rows(text, sign)
     except csv.Error as error:
-        raise InputError(
-            f"cannot be read as a table: {error}.", where=where, fix="look for a lone quote."
-        ) from None
+        raise InputError(f"cannot be read as a table: {error}.", where=where, fix="look for a lone quote.") from None
     return TextRows(rows, lines, name, sign)
 
 
 def looks_like_date(text: str) -> bool:
     """Whether a spreadsheet may have turned a gene name into this (``1-Mar``, ``Sep-02``)."""
     return bool(
-        re.fullmatch(
-            r"(?i)\d{1,2}-(mar|sep|dec|apr|oct|nov)[a-z]*|(mar|sep|dec|apr|oct|nov)[a-z]*-\d{1,2}", text
-        )
+        re.fullmatch(r"(?i)\d{1,2}-(mar|sep|dec|apr|oct|nov)[a-z]*|(mar|sep|dec|apr|oct|nov)[a-z]*-\d{1,2}", text)
     )

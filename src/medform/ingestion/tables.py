@@ -113,15 +113,11 @@ def _identifiers(raw: RawTable, table: TableSpec) -> tuple[list[str], list[Probl
     for row, text in raw.cells(table.patient_id):
         if not trimmed(text):
             hint = "Give the row its patient id, or remove it."
-            problems.append(
-                raw.problem("this row has no patient id.", row, table.patient_id, suggestion=hint)
-            )
+            problems.append(raw.problem("this row has no patient id.", row, table.patient_id, suggestion=hint))
     return ids, problems
 
 
-def _typed(
-    raw: RawTable, table: TableSpec, name: str, spec: ColumnSpec
-) -> tuple[dict[str, pd.Series], list[Problem]]:
+def _typed(raw: RawTable, table: TableSpec, name: str, spec: ColumnSpec) -> tuple[dict[str, pd.Series], list[Problem]]:
     """A column's typed values (numbers: with its ``.censored`` companion) and the problems of its cells."""
     missing = {*table.missing, *spec.missing, ""}
     cells = [(row, trimmed(text)) for row, text in raw.cells(name)]
@@ -159,9 +155,7 @@ def _numbers(
     sentinels = set(spec.sentinels or [])
     values, problems = np.full(len(cells), np.nan), []
     signs: list[str | None] = [None] * len(cells)
-    stored = ColumnSpec(
-        role=spec.role, type="number"
-    )  # a spreadsheet's own number has a decimal point, always
+    stored = ColumnSpec(role=spec.role, type="number")  # a spreadsheet's own number has a decimal point, always
     for place, (row, text) in enumerate(cells):
         if not text:
             continue
@@ -220,14 +214,10 @@ def _differing(frame: pd.DataFrame, left: int, right: int) -> list[str]:
     return [str(name) for name, equal in zip(frame.columns, same, strict=True) if not equal]
 
 
-def _conflict(
-    raw: RawTable, table: TableSpec, one: str, left: int, right: int, differing: Sequence[str]
-) -> Problem:
+def _conflict(raw: RawTable, table: TableSpec, one: str, left: int, right: int, differing: Sequence[str]) -> Problem:
     shown = ", ".join(differing[:5]) + (" ..." if len(differing) > 5 else "")
     text = f"this patient stands in row {raw.rows[left]} too, with other values of {shown}."
-    hint = (
-        "Correct one row, or say which visit counts: tables.clinical.visit: {by: <date column>, keep: first}."
-    )
+    hint = "Correct one row, or say which visit counts: tables.clinical.visit: {by: <date column>, keep: first}."
     return raw.problem(text, raw.rows[right], table.patient_id, value=one, suggestion=hint)
 
 

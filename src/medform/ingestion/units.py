@@ -40,6 +40,4 @@ def unit_by_range(root: Path, series: FoundSeries) -> FoundSeries:
     if not (PADDING[0] <= lowest <= AIR[1] and highest <= DENSEST and air >= AIR_SHARE * voxels):
         return series
     reason = f"values from {lowest:.0f} to {highest:.0f} with air among them are taken as HU."
-    return replace(series, unit="HU").with_findings(
-        [Finding("unit_by_range", "note", reason, series.files[0])]
-    )
+    return replace(series, unit="HU").with_findings([Finding("unit_by_range", "note", reason, series.files[0])])

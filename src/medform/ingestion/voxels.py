@@ -57,9 +57,7 @@ class VoxelPass:
             raise Refused(Finding("unreadable", "quarantine", reason, file)) from None
         if self._padded:
             reason = f"{self._padded:,} voxels marked as outside the field of view are stored as air."
-            self.findings.append(
-                Finding("padding_to_air", "repair", reason, self._padded_file, "PixelPaddingValue")
-            )
+            self.findings.append(Finding("padding_to_air", "repair", reason, self._padded_file, "PixelPaddingValue"))
 
     def _stored(self) -> Iterator[NDArray[Any]]:
         """Slices as the files hold them, turned to canonical orientation."""
@@ -99,9 +97,7 @@ class VoxelPass:
             return stored
         converted = stored.astype(kind)
         if kind.kind in "iu" and not np.array_equal(converted, stored):
-            reason = (
-                f"values of {stored.min()} to {stored.max()} do not fit the {kind} that the header announces."
-            )
+            reason = f"values of {stored.min()} to {stored.max()} do not fit the {kind} that the header announces."
             raise Refused(Finding("values_beyond_type", "quarantine", reason, source.file, "BitsStored"))
         return converted
 

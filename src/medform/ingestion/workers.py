@@ -119,9 +119,7 @@ def _pooled(
             yield suspect, _alone(function, items[suspect], crashed)
 
 
-def _alone(
-    function: Callable[[Item], Result], item: Item, crashed: Callable[[Item], Result] | None
-) -> Result:
+def _alone(function: Callable[[Item], Result], item: Item, crashed: Callable[[Item], Result] | None) -> Result:
     """One item in a process of its own."""
     with _executor(1) as pool:
         try:

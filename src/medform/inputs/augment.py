@@ -54,9 +54,7 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Bounds = Annotated[
-    tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_ordered)
-]
+Bounds = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_ordered)]
 
 
 class AugmentConfig(Config):
@@ -159,9 +157,7 @@ def parameter_table(
 class Plan:
     """The table turned into what the pixels meet: (M, ...) arrays, made alike for the kernel and its twin."""
 
-    affine: Float32[
-        np.ndarray, "m 6"
-    ]  # source pixel of output (row, column): x = a0 + a1 column + a2 row, y likewise
+    affine: Float32[np.ndarray, "m 6"]  # source pixel of output (row, column): x = a0 + a1 column + a2 row, y likewise
     tone: Float32[np.ndarray, "m 3"]  # gain and bias from the stored value, bend
     taps: Float32[np.ndarray, "m 13"]
     radius: Int[np.ndarray, " m"]
@@ -280,9 +276,7 @@ def augment_tensor(
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device)
 
-    start_x, along_x, down_x, start_y, along_y, down_y = (
-        tensor(plan.affine).double()[:, :, None, None].unbind(1)
-    )
+    start_x, along_x, down_x, start_y, along_y, down_y = tensor(plan.affine).double()[:, :, None, None].unbind(1)
     place = torch.arange(size, device=device, dtype=torch.float64)
     x = start_x + along_x * place + down_x * place[:, None]
     y = start_y + along_y * place + down_y * place[:, None]

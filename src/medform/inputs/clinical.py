@@ -75,9 +75,7 @@ class FittedColumn:
         flag = [f"{self.name} missing"] if self.flagged else []
         if not self.varies:
             return flag
-        return (
-            [self.name] if self.type in _NUMERIC else [f"{self.name}={level}" for level in self.levels]
-        ) + flag
+        return ([self.name] if self.type in _NUMERIC else [f"{self.name}={level}" for level in self.levels]) + flag
 
 
 @dataclass(frozen=True)
@@ -94,9 +92,7 @@ def _numbers(values: pd.Series, column: FittedColumn | ColumnSpec, name: str) ->
     """A numeric column as float64, NaN where missing; of an ordinal the level's place, NaN if unknown."""
     if column.type == "ordinal":
         place = {level: float(rank) for rank, level in enumerate(column.levels or ())}
-        return np.array(
-            [np.nan if pd.isna(value) else place.get(str(value), np.nan) for value in values], float
-        )
+        return np.array([np.nan if pd.isna(value) else place.get(str(value), np.nan) for value in values], float)
     try:
         return values.astype("Float64").to_numpy(float, na_value=np.nan)
     except (ValueError, TypeError):
@@ -183,9 +179,7 @@ class TableEncoder:
         """
         config = config or ClinicalInputConfig()
         problems = [
-            Problem("the table has no such column.", column=name)
-            for name in specs
-            if name not in frame.columns
+            Problem("the table has no such column.", column=name) for name in specs if name not in frame.columns
         ]
         problems += [
             Problem(
@@ -302,9 +296,7 @@ class TableEncoder:
         columns: Sequence[Mapping[str, Any]] = tree["columns"]
         return cls(
             tuple(
-                FittedColumn(
-                    **{**column, "levels": tuple(column["levels"]), "shares": tuple(column["shares"])}
-                )
+                FittedColumn(**{**column, "levels": tuple(column["levels"]), "shares": tuple(column["shares"])})
                 for column in columns
             ),
             tree["clip"],

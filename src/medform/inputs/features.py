@@ -38,9 +38,7 @@ class FeatureInputConfig(Config):
     pca: Annotated[int, Field(ge=1)] | None = 128
 
 
-def smooth_neighbours(
-    raw: Float32[np.ndarray, "t d"], series: Int[np.ndarray, " t"]
-) -> Float32[np.ndarray, "t d"]:
+def smooth_neighbours(raw: Float32[np.ndarray, "t d"], series: Int[np.ndarray, " t"]) -> Float32[np.ndarray, "t d"]:
     """(previous + 2 own + next) / 4 along each series; (2 own + other) / 3 at an end.
 
     Rows of a series lie together, in the order of the slices.
@@ -67,9 +65,7 @@ def mean_bags(
     return bags
 
 
-def _principal(
-    rows: Float[np.ndarray, "n d"], count: int
-) -> tuple[Float[np.ndarray, "d k"], Float[np.ndarray, " k"]]:
+def _principal(rows: Float[np.ndarray, "n d"], count: int) -> tuple[Float[np.ndarray, "d k"], Float[np.ndarray, " k"]]:
     """Components and their standard deviations; one null component where the rows do not differ at all."""
     fitted = pca(rows, count)
     if not fitted.sd.size:
@@ -111,9 +107,7 @@ class FeatureMap:
     def _standard(self, rows: Float[np.ndarray, "t d"]) -> Float[np.ndarray, "t d"]:
         return ((rows - self.mean) / self.spread).clip(-CLIP, CLIP)
 
-    def apply(
-        self, raw: Float32[np.ndarray, "t d"], series: Int[np.ndarray, " t"]
-    ) -> Float32[np.ndarray, "t k"]:
+    def apply(self, raw: Float32[np.ndarray, "t d"], series: Int[np.ndarray, " t"]) -> Float32[np.ndarray, "t k"]:
         """Features of any slices, not centred again after clipping: bags are centred where they are used."""
         rows = self._standard(smooth_neighbours(raw, series) if self.smooth else raw)
         return (rows if self.components is None else rows @ self.components).astype(np.float32)
@@ -173,9 +167,7 @@ class Joined:
     def apply(self, parts: Sequence[Float[np.ndarray, "n d"]]) -> Float32[np.ndarray, "n e"]:
         """The embedding of any patients, (n, sum of widths)."""
         moved = zip(parts, self.mean, self.scale, strict=True)
-        return np.concatenate([(part - mean) * scale for part, mean, scale in moved], axis=1).astype(
-            np.float32
-        )
+        return np.concatenate([(part - mean) * scale for part, mean, scale in moved], axis=1).astype(np.float32)
 
     def arrays(self) -> Arrays:
         """What was fitted."""

@@ -78,11 +78,7 @@ class EpochSampler:
     def used(self) -> int:
         """Items of one epoch."""
         cuts = math.ceil(self.n / self.batch)
-        return (
-            self.n
-            if self.n // cuts >= self.least or self.n < self.least
-            else self.n // self.batch * self.batch
-        )
+        return self.n if self.n // cuts >= self.least or self.n < self.least else self.n // self.batch * self.batch
 
     @property
     def steps_per_epoch(self) -> int:

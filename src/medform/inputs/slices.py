@@ -93,9 +93,7 @@ def _weights(before: int, after: int) -> Float32[np.ndarray, "after before"]:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def shrink(
-    image: Float32[np.ndarray, "height width"], size: int, fill: float
-) -> Float32[np.ndarray, "size size"]:
+def shrink(image: Float32[np.ndarray, "height width"], size: int, fill: float) -> Float32[np.ndarray, "size size"]:
     """Area-weighted resampling so that the longer side becomes ``size``; the rest of the square is ``fill``.
 
     Aspect is kept in pixels; the image lies in the middle. A smaller image is enlarged linearly.
@@ -169,14 +167,10 @@ def _digest(cohort: Cohort, size: int, scale: Scale, kind: np.dtype) -> str:
     rescale = zip(cohort.slices["slope"], cohort.slices["intercept"], strict=True)
     for (series, index), (slope, intercept) in zip(_rows_of(cohort), rescale, strict=True):
         hashed.update(f"{voxels[series]} {index} {slope!r} {intercept!r}\n".encode())
-    return digest(
-        [_FORMAT, hashed.hexdigest(), size, [scale.slope, scale.intercept, scale.window[0]], kind.name]
-    )
+    return digest([_FORMAT, hashed.hexdigest(), size, [scale.slope, scale.intercept, scale.window[0]], kind.name])
 
 
-def _fill(
-    cohort: Cohort, pixels: np.ndarray, scale: Scale, progress: Callable[[int, int], None] | None
-) -> None:
+def _fill(cohort: Cohort, pixels: np.ndarray, scale: Scale, progress: Callable[[int, int], None] | None) -> None:
     """Shrink every slice of the cohort into its row of ``pixels``, one series open at a time."""
     opened, series = "", None
     for row, (series_id, index) in enumerate(_rows_of(cohort)):

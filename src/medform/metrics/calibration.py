@@ -21,9 +21,7 @@ def brier(y: ArrayLike, probability: ArrayLike, weight: ArrayLike | None = None)
     outcome, predicted = np.asarray(y, dtype=np.float64), np.asarray(probability, dtype=np.float64)
     counts = np.ones(len(outcome)) if weight is None else np.asarray(weight, dtype=np.float64)
     if not outcome.shape == predicted.shape == counts.shape:
-        raise ValueError(
-            f"outcomes {outcome.shape}, probabilities {predicted.shape}, weights {counts.shape} differ."
-        )
+        raise ValueError(f"outcomes {outcome.shape}, probabilities {predicted.shape}, weights {counts.shape} differ.")
     total = counts.sum()
     return float((counts * (outcome - predicted) ** 2).sum() / total) if total > 0 else None
 

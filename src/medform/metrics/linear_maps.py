@@ -113,9 +113,7 @@ def ridge(x: ArrayLike, y: ArrayLike, strength: float) -> Ridge:
     """
     rows, targets = _matrix(x, "x"), _matrix(y, "y")
     if len(rows) != len(targets) or len(rows) == 0:
-        raise ValueError(
-            f"x has {len(rows)} rows and y has {len(targets)}; both need the same number, at least one."
-        )
+        raise ValueError(f"x has {len(rows)} rows and y has {len(targets)}; both need the same number, at least one.")
     if not strength > 0:
         raise ValueError(f"strength must be above 0, not {strength}.")
     mean_x, mean_y = rows.mean(axis=0), targets.mean(axis=0)
@@ -160,9 +158,7 @@ def _inverse_root(matrix: Array) -> Array:
 def _paired(x: ArrayLike, t: ArrayLike) -> tuple[Array, Array]:
     rows, table = _matrix(x, "x"), _matrix(t, "t")
     if len(rows) != len(table) or len(rows) < 2:
-        raise ValueError(
-            f"x has {len(rows)} rows and t has {len(table)}; pairs need the same number, at least two."
-        )
+        raise ValueError(f"x has {len(rows)} rows and t has {len(table)}; pairs need the same number, at least two.")
     return rows - rows.mean(axis=0), table - table.mean(axis=0)
 
 

@@ -234,9 +234,7 @@ def _newton(form: _Form, y: Array, c: float) -> tuple[Array, Array]:
     raise ArithmeticError(f"logistic readouts did not converge in {MAX_ITERATIONS} Newton steps.")
 
 
-def _objective_along(
-    t: Array, *, f: Array, change: Array, tilt: Array, bend: Array, y: Array, c: float
-) -> Array:
+def _objective_along(t: Array, *, f: Array, change: Array, tilt: Array, bend: Array, y: Array, c: float) -> Array:
     """The objective (B,) after steps ``t`` (B,), up to the penalty at t = 0."""
     return t * tilt + t * t * bend / 2 + _loss(f + t[:, None] * change, y, c)
 

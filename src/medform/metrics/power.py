@@ -22,9 +22,7 @@ def auroc_variance(auroc: float, positives: int, negatives: int) -> float:
     return total / (positives * negatives)
 
 
-def detectable_from_error(
-    standard_error: float, power: float = POWER, significance: float = SIGNIFICANCE
-) -> float:
+def detectable_from_error(standard_error: float, power: float = POWER, significance: float = SIGNIFICANCE) -> float:
     """The difference that a two-sided test with this standard error finds with ``power``: 2.80 standard
     errors.
     """

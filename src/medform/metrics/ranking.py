@@ -37,9 +37,7 @@ def _rows(y: ArrayLike, score: ArrayLike, weight: ArrayLike | None) -> tuple[NDA
     values = np.asarray(score, dtype=np.float64)
     counts = np.ones(len(labels)) if weight is None else np.asarray(weight, dtype=np.float64)
     if not labels.shape == values.shape == counts.shape or labels.ndim != 1:
-        raise ValueError(
-            f"labels {labels.shape}, scores {values.shape} and weights {counts.shape} must be alike."
-        )
+        raise ValueError(f"labels {labels.shape}, scores {values.shape} and weights {counts.shape} must be alike.")
     if not np.isin(labels, (0.0, 1.0)).all():
         raise ValueError("labels must be 0 or 1.")
     if np.isnan(values).any():
@@ -143,9 +141,7 @@ def average_precisions(labels: NDArray[np.bool_], score: Array, weights: Array) 
     precision = np.divide(hits, taken, out=np.zeros_like(hits), where=taken > 0)
     gained = np.diff(hits, axis=1, prepend=0.0)
     total = hits[:, -1]
-    return np.divide(
-        (gained * precision).sum(axis=1), total, out=np.full(len(total), np.nan), where=total > 0
-    )
+    return np.divide((gained * precision).sum(axis=1), total, out=np.full(len(total), np.nan), where=total > 0)
 
 
 def balanced_accuracy(y: ArrayLike, predicted: ArrayLike, weight: ArrayLike | None = None) -> float | None:

@@ -38,9 +38,7 @@ class BagTower(Tower):
     def bags(self, block: Block) -> tuple[Float[Tensor, "m e"], Float[Tensor, " t"]]:
         """The pooled bags before the head, and the attention of every slice (sums to 1 over a bag)."""
         if block.offset is None:
-            raise ValueError(
-                "a bag tower needs packed bags: a block with `feature` (T, d) and `offset` (M + 1,)."
-            )
+            raise ValueError("a bag tower needs packed bags: a block with `feature` (T, d) and `offset` (M + 1,).")
         return self.pool(block.value["feature"], block.offset, block.z)
 
     def forward(self, block: Block) -> Encoded:

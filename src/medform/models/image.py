@@ -163,9 +163,7 @@ class ImageTower(Tower):
                 "; ".join(f"the backbone has no module '{name}'" for name in unknown) + ".",
                 where="towers.image.trainable",
                 consequence="Nothing was started.",
-                fix="; ".join(
-                    f"for '{name}' use {', '.join(found or modules[:8])}" for name, found in close.items()
-                ),
+                fix="; ".join(f"for '{name}' use {', '.join(found or modules[:8])}" for name, found in close.items()),
             )
         for name, parameter in self.encoder.named_parameters():
             parameter.requires_grad_(any(name.startswith(f"{kept}.") for kept in names))
@@ -225,9 +223,7 @@ class ImageTower(Tower):
             if pattern.format(layer) in modules:
                 return pattern.format(layer)
         known = [
-            str(number)
-            for number in range(100)
-            if any(pattern.format(number) in modules for pattern in STAGE_NAMES)
+            str(number) for number in range(100) if any(pattern.format(number) in modules for pattern in STAGE_NAMES)
         ]
         raise InputError(
             f"the backbone has no stage {layer}.",

@@ -39,9 +39,7 @@ def segments(offset: Int[Tensor, " m1"], length: int) -> Int[Tensor, " t"]:
     """
     sizes = offset.diff()
     if len(offset) < 1 or int(offset[0]) != 0 or int(offset[-1]) != length or bool((sizes < 0).any()):
-        raise ValueError(
-            f"offsets must rise from 0 to the number of packed slices, {length}; got {offset.tolist()}."
-        )
+        raise ValueError(f"offsets must rise from 0 to the number of packed slices, {length}; got {offset.tolist()}.")
     empty = (sizes == 0).nonzero().flatten().tolist()
     if empty:
         raise ValueError(f"bags {empty} hold no slice; a patient without slices has no row in the block.")
@@ -57,9 +55,7 @@ def segment_softmax(score: Float[Tensor, " t"], segment: Int[Tensor, " t"], bags
     """Softmax within each segment, in float32 at least."""
     score = score.to(torch.promote_types(score.dtype, torch.float32))
     highest = score.detach().new_full((bags,), -torch.inf)
-    highest = highest.scatter_reduce(
-        0, segment, score.detach(), "amax"
-    )  # a constant per bag: no gradient through it
+    highest = highest.scatter_reduce(0, segment, score.detach(), "amax")  # a constant per bag: no gradient through it
     share = (score - highest[segment]).exp()
     total = share.new_zeros(bags).index_add(0, segment, share)
     return share / total[segment]
@@ -149,9 +145,7 @@ class AbmilConfig(Config):
     pre_attention: list[Annotated[int, Field(ge=1)]] = []
     pre_dropout: float = Field(default=0.1, ge=0, lt=1)
 
-    def build(
-        self, width: int, random: torch.Generator, start: AttentionStart = "uniform"
-    ) -> GatedAttentionPool:
+    def build(self, width: int, random: torch.Generator, start: AttentionStart = "uniform") -> GatedAttentionPool:
         """The pool for slice features of ``width``, with initial weights drawn from ``random``."""
         options: dict[str, Any] = self.model_dump(exclude={"kind", "pre_attention"})
         with draws_from(random):

@@ -92,9 +92,7 @@ class AlignConfig(Config):
         if self.similarity == "distance" and self.temperature == "learnt":
             raise ValueError("distances have a unit: give temperature as {relative: 0.1}, or as a number.")
         if self.similarity == "cosine" and isinstance(self.temperature, RelativeTemperature):
-            raise ValueError(
-                "cosines have no unit to be relative to: give temperature as a number or `learnt`."
-            )
+            raise ValueError("cosines have no unit to be relative to: give temperature as a number or `learnt`.")
         return self
 
     def shared_width(self, *widths: int) -> int:
@@ -179,9 +177,7 @@ class Align(Objective):
         fitted = {
             modality: tower.fit_input(batch[modality])
             for modality, tower in self.towers.items()
-            if isinstance(tower, BagTower | LinearTower)
-            and modality in batch
-            and modality not in self._frozen
+            if isinstance(tower, BagTower | LinearTower) and modality in batch and modality not in self._frozen
         }
         if self._wanted_start == "cca":
             self._start_heads(batch, fitted)
@@ -210,9 +206,7 @@ class Align(Objective):
         if not isinstance(head, nn.Linear):
             raise _no_closed_form("the image bag needs a linear head")
         if table.width > (most := min(head.in_features, table.head.in_features)):
-            raise _no_closed_form(
-                f"these inputs have {most} directions, and the heads a width of {table.width}"
-            )
+            raise _no_closed_form(f"these inputs have {most} directions, and the heads a width of {table.width}")
         return image, head, others[0], table
 
     def _start_heads(self, batch: Batch, fitted: Mapping[str, Tensor]) -> None:
@@ -247,9 +241,7 @@ class Align(Objective):
         found = cca(x.numpy(), t.numpy(), self.config.ridge_image, self.config.ridge_table, table.width)
         _set_linear(head, found.wx)
         _set_linear(table.head, found.wt)
-        directions = np.divide(
-            found.wt, found.singular, out=np.zeros_like(found.wt), where=found.singular > 0
-        )
+        directions = np.divide(found.wt, found.singular, out=np.zeros_like(found.wt), where=found.singular > 0)
         table.directions.copy_(torch.from_numpy(directions))
 
     def _paired(self, batch: Batch, other: str, fitted: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -272,9 +264,7 @@ class Align(Objective):
         squares = sum(float(matrix.detach().double().square().sum()) for matrix in matrices)
         return math.sqrt(squares / sum(matrix.numel() for matrix in matrices))
 
-    def forward(
-        self, batch: Batch, step: int, random: torch.Generator
-    ) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    def forward(self, batch: Batch, step: int, random: torch.Generator) -> tuple[Float[Tensor, ""], dict[str, float]]:
         """Mean over pairs of modalities of the two directions' mean loss.
 
         Logs: loss, chance (ln of the candidates), retrieval_at_1 (both directions), patients with a partner

@@ -59,9 +59,7 @@ class Classify(Objective):
         if isinstance(tower, BagTower):
             tower.fit_input(batch[MODALITY])
 
-    def forward(
-        self, batch: Batch, step: int, random: torch.Generator
-    ) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    def forward(self, batch: Batch, step: int, random: torch.Generator) -> tuple[Float[Tensor, ""], dict[str, float]]:
         """Cross-entropy over patients with a label; logs: loss, chance (that of the batch's class shares),
         labelled.
         """

@@ -94,9 +94,7 @@ def contrast(
     return -(weight * log_share.masked_fill(weight == 0, 0.0)).sum(1).mean()
 
 
-def chance(
-    target: Bool[Tensor, "m n"] | Float[Tensor, "m n"], candidate: Bool[Tensor, "m n"] | None = None
-) -> float:
+def chance(target: Bool[Tensor, "m n"] | Float[Tensor, "m n"], candidate: Bool[Tensor, "m n"] | None = None) -> float:
     """Loss of a network that tells nothing apart: mean of ln(candidates of the row) over rows with a
     target.
     """
@@ -205,9 +203,7 @@ class Temperature(nn.Module):
         if self.learnt:
             return self.logarithm.exp()
         if not self.known:
-            raise RuntimeError(
-                "a relative temperature is known only after start(batch) has seen the training patients"
-            )
+            raise RuntimeError("a relative temperature is known only after start(batch) has seen the training patients")
         return float(self.get_buffer("fixed"))
 
     @torch.no_grad()

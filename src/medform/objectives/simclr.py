@@ -75,9 +75,7 @@ class Simclr(Objective):
         self.negatives = config.negatives
         self._said = False
 
-    def forward(
-        self, batch: Batch, step: int, random: torch.Generator
-    ) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    def forward(self, batch: Batch, step: int, random: torch.Generator) -> tuple[Float[Tensor, ""], dict[str, float]]:
         """Loss and logs: loss, chance (ln of the candidates), retrieval_at_1, alignment, uniformity,
         temperature.
 

@@ -122,9 +122,7 @@ def _near(ids: Ids, reach: Reach) -> Bool[Tensor, "m m"]:
     same_patient = ids.patient[:, None] == ids.patient
     if isinstance(reach, str):
         if ids.z_mm is None or bool(ids.z_mm.isnan().all()):
-            raise _unknown(
-                f"a distance of {reach} between slices", "positions in mm", "count in slices instead"
-            )
+            raise _unknown(f"a distance of {reach} between slices", "positions in mm", "count in slices instead")
         return same_patient & ((ids.z_mm[:, None] - ids.z_mm).abs() <= float(reach.removesuffix("mm")))
     if ids.z is None:
         raise _unknown("a distance in slices", "slice index", "leave the rule about near slices out")

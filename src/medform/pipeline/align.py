@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medform.errors import InputError
-from medform.pipeline.run import Progress, RunResult, run_stages
+from medform.pipeline.run import RunResult, run_stages
+
+if TYPE_CHECKING:
+    from medform.ingestion.workers import Progress
 
 __all__ = ["align"]
 
@@ -50,7 +54,7 @@ def align(
             "the cohort has no feature column to align with.",
             where=cohort.name,
             consequence="Nothing was started.",
-            fix="declare tables.clinical and columns with role: feature in the cohort file, and pre-train from that file.",
+            fix="declare tables.clinical and columns with role: feature, and pre-train from that cohort file.",
         )
     with folder.lock():
         finished = (before.path / "final" / "facts.json").is_file()

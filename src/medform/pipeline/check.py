@@ -173,8 +173,7 @@ def _check_table(path: Path, patients: set[str]) -> tuple[dict[str, Any], list[P
     patient = guess_patient_column(raw)
     drafts = draft_columns(raw, patient or "")
     columns = [
-        {"name": one.name, "type": one.spec.type, "missing": one.missing, "role": one.spec.role}
-        for one in drafts
+        {"name": one.name, "type": one.spec.type, "missing": one.missing, "role": one.spec.role} for one in drafts
     ]
     if patient is not None:
         columns.insert(0, {"name": patient, "type": "text", "missing": 0, "role": "id"})

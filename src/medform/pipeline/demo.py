@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medform.pipeline.phantom import phantom
-from medform.pipeline.run import Progress, RunResult, run
+from medform.pipeline.run import RunResult, run
+
+if TYPE_CHECKING:
+    from medform.ingestion.workers import Progress
 
 __all__ = ["demo"]
 

@@ -80,9 +80,7 @@ def _check(name: str, status: Status, value: str, fix: str | None = None) -> Che
 def _python() -> Check:
     known = (3, 11) <= sys.version_info[:2] <= (3, 13)
     value = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return _check(
-        "Python", "OK" if known else "WARN", value, None if known else "use Python 3.11, 3.12 or 3.13."
-    )
+    return _check("Python", "OK" if known else "WARN", value, None if known else "use Python 3.11, 3.12 or 3.13.")
 
 
 def _torch() -> Iterator[Check]:
@@ -91,9 +89,7 @@ def _torch() -> Iterator[Check]:
 
         from medform.compute.device import choose_device
     except Exception as error:  # a broken installation raises anything, from ImportError to OSError
-        yield _check(
-            "PyTorch", "FAIL", f"does not import: {error}", "pip install --force-reinstall torch torchvision"
-        )
+        yield _check("PyTorch", "FAIL", f"does not import: {error}", "pip install --force-reinstall torch torchvision")
         return
     value = f"{torch.__version__} ({f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU only'})"
     device = choose_device()
@@ -134,9 +130,7 @@ def _memory() -> Check:
     if total is None:
         return _check("RAM", "OK", "not known here")
     low = total < 4e9
-    fix = (
-        "the shipped recipes need up to 4 GB; use fewer --workers and a smaller image size." if low else None
-    )
+    fix = "the shipped recipes need up to 4 GB; use fewer --workers and a smaller image size." if low else None
     return _check("RAM", "WARN" if low else "OK", f"{total / 1e9:.1f} GB for this process", fix)
 
 
@@ -213,10 +207,7 @@ def _extras() -> Iterator[Check]:
     except importlib.metadata.PackageNotFoundError:
         yield _check("Extras", "WARN", "medform itself is not installed", "pip install . in its folder")
         return
-    needs = [
-        re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", text)
-        for text in facts.get_all("Requires-Dist") or ()
-    ]
+    needs = [re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", text) for text in facts.get_all("Requires-Dist") or ()]
     for extra in facts.get_all("Provides-Extra") or ():
         missing = [need[1] for need in needs if need and need[2] == extra and not _installed(need[1])]
         value = f"not installed (optional): {', '.join(missing)}" if missing else "installed"
@@ -264,9 +255,7 @@ def _run(path: Path) -> Iterator[Check]:
         return
     done = files.facts.status in FINISHED
     fix = None if done else "go on with --resume."
-    yield _check(
-        "Run", "OK" if done else "WARN", f"status {files.facts.status}, recipe {files.facts.recipe}", fix
-    )
+    yield _check("Run", "OK" if done else "WARN", f"status {files.facts.status}, recipe {files.facts.recipe}", fix)
     yield _check(
         "Scores",
         "OK" if files.rows else "WARN",

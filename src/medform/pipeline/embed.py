@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from medform.cohort.store import Cohort
+    from medform.ingestion.workers import Progress
 
 __all__ = ["embed"]
 
-Progress = Callable[[int, int, str], None]
 DEFAULT = "medform-small"  # whose ImageNet start, layers and size are used without a model
 
 

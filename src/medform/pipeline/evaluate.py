@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from medform.cohort.store import Cohort
+    from medform.ingestion.workers import Progress
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
     from medform.runs.scores import ScoreRow
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "evaluate_run"]
 
 logger = logging.getLogger(__name__)
-Progress = Callable[[int, int, str], None]
 FEWEST_STEPS = 200  # of an encoder from a random start, below which its rows say `encoder_untrained`
 
 
@@ -61,7 +60,7 @@ def evaluate(
 def evaluate_run(
     folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataFrame, progress: Progress | None = None
 ) -> list[ScoreRow]:
-    """Judge the merged embeddings of a run; writes predictions, cases, curves and scores, and `selected` in run.json."""
+    """Judge the merged embeddings of a run; writes predictions, cases, curves, scores, and `selected` in run.json."""
     import pandas as pd
 
     from medform.evaluation.evaluate import evaluate as judge
@@ -69,7 +68,7 @@ def evaluate_run(
     from medform.runs.folder import write_atomically
     from medform.runs.scores import write_scores
 
-    frame = pd.read_parquet(folder.path / "embeddings.parquet")
+    frame: Any = pd.read_parquet(folder.path / "embeddings.parquet")
     frame = frame[frame["fold"] >= 0]
     if frame.empty:
         return []
@@ -117,7 +116,14 @@ def _notes(folder: RunFolder, recipe: Recipe) -> dict[str, str]:
     _, stage = image_stage(recipe)
     steps = stage.budget.steps
     if stage.start.image in (None, "random") and steps is not None and steps < FEWEST_STEPS:
-        names = ("aligned", "image_only", "random_start", "shuffled_pairs", "attention_unaligned", "supervised_mil")
+        names = (
+            "aligned",
+            "image_only",
+            "random_start",
+            "shuffled_pairs",
+            "attention_unaligned",
+            "supervised_mil",
+        )
         return dict.fromkeys(names, "encoder_untrained")
     return {}
 

@@ -34,9 +34,7 @@ def export(run: Path, out: Path, fold: int | None = None) -> Path:
 
     folder = RunFolder(Path(run))
     cohort = Cohort.read(Path(folder.record()["store"]))
-    made = export_model(
-        folder, cohort, load(Recipe, folder.path / "recipe.yaml"), task_labels(cohort), Path(out), fold
-    )
+    made = export_model(folder, cohort, load(Recipe, folder.path / "recipe.yaml"), task_labels(cohort), Path(out), fold)
     if made is None:
         wanted = "no fold of this run is finished" if fold is None else f"fold {fold} of this run is not finished"
         raise InputError(f"{wanted}.", where=str(run), fix="go on with the run: --resume.")
@@ -74,9 +72,7 @@ def _chosen(folder: RunFolder, fold: int | None) -> str | None:
     return str(wanted[0]) if wanted else None
 
 
-def _collect(
-    folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataFrame, fold: int | None
-) -> ModelFiles:
+def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataFrame, fold: int | None) -> ModelFiles:
     import pandas as pd
 
     import medform
@@ -162,12 +158,10 @@ class _Fit:
     numbers: dict[str, Any]
 
 
-def _probes(
-    frame: pd.DataFrame, labels: pd.DataFrame, recipe: Recipe
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _probes(frame: pd.DataFrame, labels: pd.DataFrame, recipe: Recipe) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """A probe a task for each set of inputs (image, table, both), fitted on every patient who is not a test patient."""
     settings = recipe.evaluation
-    rows = frame[(frame["supports"] == "aligned") & (frame["part"] != "test")]
+    rows: Any = frame[(frame["supports"] == "aligned") & (frame["part"] != "test")]
     rows = rows[rows["seed"] == recipe.seeds[0]] if len(recipe.seeds) > 1 else rows
     models = set(rows["model"])
     image_model = "aligned" if "aligned" in models else "image_only"
@@ -176,7 +170,8 @@ def _probes(
     arrays: dict[str, np.ndarray] = {}
     readouts: dict[str, Any] = {}
     for task in labels.columns:
-        known = {str(one): float(value) for one, value in labels[task].dropna().items()}
+        column: Any = labels[task].dropna()
+        known = {str(one): float(value) for one, value in column.items()}
         sets: dict[str, _Fit] = {}
         image_ids = [one for one in image if one in known]
         if _enough(known, image_ids):
@@ -189,7 +184,9 @@ def _probes(
                 sets["both"] = _fit(columns, known, both, "columns", settings.table_c)[0]
         table_ids = [one for one in table if one in known]
         if _enough(known, table_ids):
-            sets["table"] = _fit(np.stack([table[one] for one in table_ids]), known, table_ids, "columns", settings.table_c)[0]
+            sets["table"] = _fit(
+                np.stack([table[one] for one in table_ids]), known, table_ids, "columns", settings.table_c
+            )[0]
         for name, fit in sets.items():
             arrays |= {f"{task}/{name}/{key}": value for key, value in fit.arrays.items()}
         if sets:
@@ -225,7 +222,9 @@ def _fit(
     for fold in range(5):
         inside, outside = number != fold, number == fold
         scaler = fit_scaler(rows[inside], kind)
-        scores[outside] = fit_logistic(scaler.transform(rows[inside]), y[inside], c).decision(scaler.transform(rows[outside]))
+        scores[outside] = fit_logistic(scaler.transform(rows[inside]), y[inside], c).decision(
+            scaler.transform(rows[outside])
+        )
     calibrator = fit_calibrator(y, scores)
     assert calibrator is not None  # both classes are there, see _enough
     scaler = fit_scaler(rows, kind)
@@ -252,9 +251,15 @@ def _texts(folder: RunFolder, cohort: Cohort, recipe: Recipe, config: Mapping[st
     for row in read_scores(scores) if scores.is_file() else []:
         wanted = row.protocol == "cross_validation" and row.metric == "auroc" and row.readout in ("logistic", None)
         if wanted and row.value is not None and " - " not in row.model:
-            interval = f"[{row.ci_low:.2f}, {row.ci_high:.2f}]" if row.ci_low is not None and row.ci_high is not None else ""
+            interval = (
+                f"[{row.ci_low:.2f}, {row.ci_high:.2f}]" if row.ci_low is not None and row.ci_high is not None else ""
+            )
             lines.append(f"| {row.task} | {row.model} | {row.value:.2f} {interval} | {row.n_patients} |")
-    table = ["| task | model | AUROC [95 % interval] | patients |", "| --- | --- | --- | --- |", *lines] if lines else ["No task was judged."]
+    table = (
+        ["| task | model | AUROC [95 % interval] | patients |", "| --- | --- | --- | --- |", *lines]
+        if lines
+        else ["No task was judged."]
+    )
     card = [
         "---",
         "library_name: medform",
@@ -276,16 +281,23 @@ def _texts(folder: RunFolder, cohort: Cohort, recipe: Recipe, config: Mapping[st
         "",
         *table,
         "",
-        "The scores are those of models that never saw the patients they are judged on; this model itself was not judged.",
+        "The scores are of models that never saw the patients they are judged on; this model itself was not judged.",
         "",
         "## Limits",
         "",
-        "A few hundred patients of one source at most: expect other figures elsewhere. Vectors may still be personal data.",
+        "A few hundred patients of one source at most: expect other figures elsewhere. Vectors may be personal data.",
         f"Weights carry the licence of their data: {cohort.licence}.",
         "",
     ]
     citation = "\n".join(
-        ["cff-version: 1.2.0", "message: Please cite the method.", f"title: {recipe.citation!r}", "type: software", "authors: [{name: medform}]", ""]
+        [
+            "cff-version: 1.2.0",
+            "message: Please cite the method.",
+            f"title: {recipe.citation!r}",
+            "type: software",
+            "authors: [{name: medform}]",
+            "",
+        ]
     )
-    licence = f"These weights were made from the cohort '{cohort.name}' and carry the licence of its data:\n\n{cohort.licence}\n"
+    licence = f"These weights were made from the cohort '{cohort.name}' and carry its licence:\n\n{cohort.licence}\n"
     return {"README.md": "\n".join(card), "LICENSE": licence, "CITATION.cff": citation}

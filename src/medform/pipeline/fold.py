@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["FoldResult", "MAIN", "encode_table", "run_fold"]
 
 MAIN = "main"
-"""The recipe as it is, beside its variants; its vectors are the rows `aligned` (or `image_only` without a second stage)."""
+"""The recipe as it is, beside its variants; its rows are `aligned` (`image_only` without a second stage)."""
 SUPPORTS = ("out_of_fold", "unseen")
 """Variants that are not a model of their own: they say what the alignment knew of the few-shot supports."""
 
@@ -68,7 +68,7 @@ def encode_table(bench: Bench, train: Sequence[str], recipe: Recipe) -> tuple[Ta
         return None
     config = found[1].inputs.get("clinical") if found else None
     specs = {name: cohort.columns[name] for name in names}
-    frame = cohort.table()[names]
+    frame: Any = cohort.table()[names]
     clinical = config if isinstance(config, ClinicalInputConfig) else None
     encoder = TableEncoder.fit(frame, specs, train, clinical)
     return encoder, encoder.encode(frame)
@@ -87,7 +87,7 @@ def run_fold(bench: Bench, group: Group, recipe: Recipe, labels: pd.DataFrame, p
         encoded = None
     if encoded is not None:
         result.embeddings.append(_table_rows(group, encoded))
-    known = labels[primary] if primary is not None else None
+    known: Any = labels[primary] if primary is not None else None
     everybody = bench.imaged(group.everybody)
     statistics = bench.intensity(feature_input(recipe).size)
     vectors = np.stack([statistics[patient] for patient in everybody])
@@ -106,7 +106,13 @@ def run_fold(bench: Bench, group: Group, recipe: Recipe, labels: pd.DataFrame, p
 
 
 def _side(
-    bench: Bench, group: Group, variant: Recipe, name: str, seed: int, sides: dict[str, ImageSide], result: FoldResult
+    bench: Bench,
+    group: Group,
+    variant: Recipe,
+    name: str,
+    seed: int,
+    sides: dict[str, ImageSide],
+    result: FoldResult,
 ) -> ImageSide:
     """The variant's encoder and what follows from it; variants with equal settings share one."""
     from medform.config import digest
@@ -154,7 +160,9 @@ def _run_variant(
     everybody = bench.imaged(group.everybody)
     model = model_name(name, variant)
     if variant.embedding == ["image_only"] or second is None:
-        result.embeddings.append(_rows(group, model if second else "image_only", "aligned", seed, everybody, side.vectors))
+        result.embeddings.append(
+            _rows(group, model if second else "image_only", "aligned", seed, everybody, side.vectors)
+        )
         return
     supervised = isinstance(second[1].objective, ClassifyConfig)
     if (table is None and not supervised) or (labels is None and supervised):
@@ -315,7 +323,13 @@ def _attention(
 
 
 def _predictions(
-    group: Group, name: str, seed: int, side: ImageSide, pairing: Pairing, labels: pd.Series, patients: Sequence[str]
+    group: Group,
+    name: str,
+    seed: int,
+    side: ImageSide,
+    pairing: Pairing,
+    labels: pd.Series,
+    patients: Sequence[str],
 ) -> pd.DataFrame:
     """What a supervised model says of validation and test patients: probability of the positive class."""
     part_of = _part_of(group)
@@ -324,8 +338,8 @@ def _predictions(
     device = next(pairing.objective.parameters()).device
     probability = pairing.objective.predict(side.block(asked).to(device)).cpu().numpy()
     return pd.DataFrame(
-        {"patient_id": asked, "task": labels.name, "fold": group.fold, "part": [part_of[patient] for patient in asked], "model": name,
-         "seed": seed, "y_prob": probability}
+        {"patient_id": asked, "task": labels.name, "fold": group.fold, "part": [part_of[patient] for patient in asked],
+         "model": name, "seed": seed, "y_prob": probability}
     )  # fmt: skip
 
 

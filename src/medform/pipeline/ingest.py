@@ -60,9 +60,7 @@ class IngestResult:
             listed = ", ".join(f"{code} {count}" for code, count in self.codes.items())
             text.append(f"set aside: {listed} (reasons in {self.store / 'quarantine.csv'})")
         text += [f"note: {note}" for note in self.notes]
-        text.append(
-            f"{self.store}: cohort '{self.cohort.name}'. Next: medform run, with --store {self.store}"
-        )
+        text.append(f"{self.store}: cohort '{self.cohort.name}'. Next: medform run, with --store {self.store}")
         return text
 
 

@@ -40,9 +40,7 @@ def init(
             consequence="Nothing was written.",
             fix="choose another name with -o, or pass --overwrite.",
         )
-    text = draft_cohort_file(
-        Path(path), None if table is None else Path(table), out.resolve().parent, progress
-    )
+    text = draft_cohort_file(Path(path), None if table is None else Path(table), out.resolve().parent, progress)
     tree = read_yaml(text, str(out))
     root = (out.resolve().parent / str(tree.get("root") or ".")).resolve()
     parse_cohort_file(tree, str(out), root, text)

@@ -1,4 +1,4 @@
-"""What a run is going to do, before it does it: folds, steps, passes, CPU-minutes, and what the cohort could show at all."""
+"""What a run is going to do, before it does it: folds, steps, passes, CPU-minutes, and what the cohort could show."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def make_plan(
     seconds += 0.25 * len(labels) * max(1, len(labels.columns)) if len(labels.columns) else 0.0
     detectable = {}
     for task in labels.columns:
-        known = labels[task].dropna()
+        known: Any = labels[task].dropna()
         if known.nunique() == 2:
             smallest = detectable_difference(int(known.sum()), int((1 - known).sum()))
             if smallest is not None:

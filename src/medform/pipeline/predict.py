@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from medform.cohort.store import Cohort
+    from medform.ingestion.workers import Progress
     from medform.runs.model_folder import ModelFiles
 
 __all__ = ["Model", "Prediction", "predict", "rebuild"]
 
-Progress = Callable[[int, int, str], None]
 TOLERANCE = 1e-3  # of the self-test, relative to the vector's norm: other processors round differently
 RESEARCH = "research use only, not a medical device"
 
@@ -120,7 +120,12 @@ class Model:
         return FeatureMap.from_arrays(self._inputs("feature_map"))
 
     def _vectors(
-        self, feature: np.ndarray, patient: np.ndarray, wanted: np.ndarray, index: np.ndarray, z_mm: np.ndarray
+        self,
+        feature: np.ndarray,
+        patient: np.ndarray,
+        wanted: np.ndarray,
+        index: np.ndarray,
+        z_mm: np.ndarray,
     ) -> np.ndarray:
         """Embeddings (n, d) of packed slice features, as the run made them."""
         from medform.inputs.bags import BagSource
@@ -149,7 +154,10 @@ class Model:
         table = self.files.columns
         if table is None:
             raise InputError("this model knows no table column.", fix="predict without --row and --table.")
-        path_row = {"patient_id": "patient", **{str(key): "" if value is None else str(value) for key, value in row.items()}}
+        path_row = {
+            "patient_id": "patient",
+            **{str(key): "" if value is None else str(value) for key, value in row.items()},
+        }
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "row.csv"
             pd.DataFrame([path_row]).to_csv(path, index=False)
@@ -218,7 +226,9 @@ class Model:
                 continue
             numbers = sets[name]
             probability = float(1 / (1 + np.exp(-(numbers["slope"] * score + numbers["offset"]))))
-            made.append(Prediction(patient, task, probability, probability >= numbers["threshold"], name, tuple(missing)))
+            made.append(
+                Prediction(patient, task, probability, probability >= numbers["threshold"], name, tuple(missing))
+            )
         return made
 
     def _log_odds(self, task: str, name: str, row: np.ndarray) -> float:
@@ -249,9 +259,13 @@ def rebuild(files: ModelFiles) -> Model:
         pair = pair_config.build(width, generator(0, "rebuild"), shared_width=shared)
         parts.append(("pair.", pair))
     for prefix, module in parts:
-        given = {k.removeprefix(prefix): torch.from_numpy(v.copy()) for k, v in files.weights.items() if k.startswith(prefix)}
+        given = {
+            k.removeprefix(prefix): torch.from_numpy(v.copy()) for k, v in files.weights.items() if k.startswith(prefix)
+        }
         own = module.state_dict()
-        odd = sorted(own.keys() ^ given.keys()) + [k for k in own.keys() & given.keys() if own[k].shape != given[k].shape]
+        odd = sorted(own.keys() ^ given.keys()) + [
+            k for k in own.keys() & given.keys() if own[k].shape != given[k].shape
+        ]
         if odd:
             raise InputError(
                 f"the weights are of another architecture: {len(odd)} tensors do not fit ({', '.join(odd[:6])}).",

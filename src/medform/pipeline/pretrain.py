@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medform.pipeline.run import Progress, RunResult, run_stages
+from medform.pipeline.run import RunResult, run_stages
 
 if TYPE_CHECKING:
     from medform.cohort.store import Cohort
+    from medform.ingestion.workers import Progress
     from medform.recipes.recipe import Recipe
 
 __all__ = ["pretrain"]
@@ -58,9 +59,7 @@ def slice_recipe(recipe: Recipe) -> Recipe:
     )
 
 
-def _open(
-    source: Path, root: Path | None, store: Path, workers: int, progress: Progress | None
-) -> tuple[Cohort, bool]:
+def _open(source: Path, root: Path | None, store: Path, workers: int, progress: Progress | None) -> tuple[Cohort, bool]:
     """The cohort, and whether it is a bare folder."""
     from medform.cohort.cohort_file import read_cohort_file
     from medform.cohort.store import Cohort

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -37,9 +36,14 @@ def begin(
     identity = RunIdentity(dump(recipe), {cohort.name: cohort.digest}, medform.__version__)
     versions = {"medform": medform.__version__, "python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in PACKAGES}
-    counts = {name: labels[name].dropna() for name in labels.columns}
+    counts: dict[str, Any] = {name: labels[name].dropna() for name in labels.columns}
     tasks = [
-        {"name": task.name, "primary": task.primary, "n": len(counts[task.name]), "positive": int(counts[task.name].sum())}
+        {
+            "name": task.name,
+            "primary": task.primary,
+            "n": len(counts[task.name]),
+            "positive": int(counts[task.name].sum()),
+        }
         for task in cohort.tasks
         if task.name in counts
     ]
@@ -79,11 +83,24 @@ def _commit() -> str | None:
         return None
     try:
         done = subprocess.run(
-            ["git", "-C", str(home), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+            ["git", "-C", str(home), "rev-parse", "--short=12", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except OSError:
         return None
     return done.stdout.strip() or None
+
+
+def _peak_memory_gb() -> float:
+    """Largest resident memory of this process so far; 0 where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    unit = 1e9 if sys.platform == "darwin" else 1e6  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 @dataclass
@@ -100,14 +117,16 @@ class Spending:
         if "planned" not in record:
             steps = {f"{name} steps": counts["steps"] for name, counts in plan.stages.items()}
             passes = {f"{name} passes": c["passes"] for name, c in plan.stages.items() if "passes" in c}
-            update["planned"] = {"cpu_minutes": round(plan.cpu_minutes, 2), "disk_gb": round(plan.disk_gb, 2)} | steps | passes
+            update["planned"] = (
+                {"cpu_minutes": round(plan.cpu_minutes, 2), "disk_gb": round(plan.disk_gb, 2)} | steps | passes
+            )
         folder.update(**update)
 
     def note(self, folder: RunFolder) -> None:
         """Add what was spent since the last note."""
         wall, cpu = time.perf_counter(), time.process_time()
         spent = folder.record().get("spent", {})
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        peak = _peak_memory_gb()
         folder.update(
             spent={
                 "cpu_minutes": round(spent.get("cpu_minutes", 0.0) + (cpu - self.cpu) / 60, 3),
@@ -156,7 +175,12 @@ def write_cohort_pages(folder: RunFolder, cohort: Cohort, labels: pd.DataFrame, 
     write_flow(folder.path, cohort_flow(cohort, labels, primary))
     if cohort.clinical is not None and cohort.tasks:
         fold = cohort.split().folds[0]
-        groups = {"all": cohort.patient_ids, "train": fold.train, "validation": fold.validation, "test": fold.test}
+        groups = {
+            "all": cohort.patient_ids,
+            "train": fold.train,
+            "validation": fold.validation,
+            "test": fold.test,
+        }
         columns = cohort.columns
         table = summarise(
             cohort.table(),
@@ -178,25 +202,24 @@ def cohort_flow(cohort: Cohort, labels: pd.DataFrame, primary: str | None) -> An
     from medform.reporting.flow import Exclusion, Flow, FlowStep
 
     counts = cohort.counts
-    imaged = cohort.patients[cohort.patients["n_series"] > 0]
+    imaged: Any = cohort.patients[cohort.patients["n_series"] > 0]
+    found, accepted = "files found", "series accepted"
     steps = [
-        FlowStep("files found", files=counts.get("files", {}).get("found") if isinstance(counts.get("files"), dict) else counts.get("files_found")),
-        FlowStep("series accepted", patients=len(imaged), series=len(cohort.series), slices=len(cohort.slices)),
+        FlowStep(found, files=counts.get("files_found"), series=counts.get("series_found")),
+        FlowStep(accepted, patients=len(imaged), series=len(cohort.series), slices=len(cohort.slices)),
     ]
-    exclusions = [
-        Exclusion(reason, number, "items", after="files found")
-        for reason, number in sorted(Counter(one.code for one in cohort.quarantine()).items())
-    ]
+    reasons = Counter(
+        (one.code.replace("_", " "), "series" if one.series_id else "files") for one in cohort.quarantine()
+    )
+    exclusions = [Exclusion(reason, number, unit, after=found) for (reason, unit), number in sorted(reasons.items())]
     if cohort.clinical is not None:
-        with_table = imaged[imaged["has_table"]]
-        steps.append(FlowStep("patients with images and a row of the table", patients=len(with_table)))
-        without = len(imaged) - len(with_table)
-        if without:
-            exclusions.append(Exclusion("images but no row of the table", without, "patients", after="series accepted"))
-        only = int((cohort.patients["n_series"] == 0).sum())
-        if only:
-            exclusions.append(Exclusion("a row of the table but no images", only, "patients", after="series accepted"))
+        with_table = int(imaged["has_table"].sum())
+        steps.append(FlowStep("patients with images and a row of the table", patients=with_table))
+        if without := len(imaged) - with_table:
+            exclusions.append(Exclusion("images but no row of the table", without, "patients", after=accepted))
+        if only := len(cohort.patients) - len(imaged):
+            exclusions.append(Exclusion("a row of the table but no images", only, "patients", after=accepted))
     if primary is not None:
-        known = labels[primary].reindex(list(imaged["patient_id"])).notna()
+        known: Any = labels[primary].reindex(list(imaged["patient_id"])).notna()
         steps.append(FlowStep(f"patients with a label for {primary}", patients=int(known.sum())))
     return Flow(tuple(steps), tuple(exclusions))

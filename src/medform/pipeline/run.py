@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medform.errors import InputError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from medform.cohort.store import Cohort
+    from medform.ingestion.workers import Progress
     from medform.pipeline.stages import Bench, Group
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["RunResult", "run"]
 
 logger = logging.getLogger(__name__)
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,10 @@ def _train(
         ("embeddings", result.embeddings),
     ):
         if name == "embeddings":
-            write_json(place / "facts.json", {"collapsed": result.collapsed, "steps": result.steps, "notes": result.notes})
+            write_json(
+                place / "facts.json",
+                {"collapsed": result.collapsed, "steps": result.steps, "notes": result.notes},
+            )
         if frames:
             frame = pd.concat(frames, ignore_index=True)
             write_atomically(place / f"{name}.parquet", lambda path, frame=frame: frame.to_parquet(path, index=False))
@@ -231,7 +234,11 @@ def _merge(folder: RunFolder, groups: Sequence[Group]) -> None:
     from medform.runs.folder import write_atomically
 
     for name in ("embeddings", "attention", "direct", "projections"):
-        paths = [_place(folder, group) / f"{name}.parquet" for group in groups if group.fold is not None or name == "embeddings"]
+        paths = [
+            _place(folder, group) / f"{name}.parquet"
+            for group in groups
+            if group.fold is not None or name == "embeddings"
+        ]
         frames = [pd.read_parquet(path) for path in paths if path.is_file()]
         if frames:
             frame = pd.concat(frames, ignore_index=True)

@@ -25,14 +25,23 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from medform.cohort.store import Cohort
+    from medform.ingestion.workers import Progress
     from medform.inputs.clinical import EncodedTable
     from medform.interfaces import Tower
     from medform.recipes.recipe import Recipe, Stage
     from medform.runs.folder import RunFolder
 
-__all__ = ["Bench", "Group", "ImageSide", "Pairing", "image_side", "image_stage", "pair", "pair_stage", "train_encoder"]
-
-Progress = Callable[[int, int, str], None]
+__all__ = [
+    "Bench",
+    "Group",
+    "ImageSide",
+    "Pairing",
+    "image_side",
+    "image_stage",
+    "pair",
+    "pair_stage",
+    "train_encoder",
+]
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,9 @@ def feature_input(recipe: Recipe) -> FeatureInputConfig:
     return FeatureInputConfig(of=name, size=config.source, layers=["head"], smooth="none", pca=None)
 
 
-def train_encoder(bench: Bench, group: Group, recipe: Recipe, variant: str, seed: int) -> tuple[Any, StageResult | None]:
+def train_encoder(
+    bench: Bench, group: Group, recipe: Recipe, variant: str, seed: int
+) -> tuple[Any, StageResult | None]:
     """The slice encoder of a variant, trained on the group's training patients (None: it takes no step)."""
     from medform.compute.seed import generator
 

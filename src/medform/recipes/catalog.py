@@ -103,7 +103,9 @@ def part(family: str, value: Any) -> Config:
             key = ".".join(str(step) for step in fault["loc"])
             if fault["type"] == "extra_forbidden":
                 close = nearest(str(fault["loc"][-1]), sorted(found.model_fields))
-                hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(sorted(found.model_fields))}"
+                hint = (
+                    f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(sorted(found.model_fields))}"
+                )
                 faults.append(f"{key}: unknown key, {hint}")
             else:
                 faults.append(f"{key}: {fault['msg'].removeprefix('Value error, ')}")

@@ -36,8 +36,7 @@ __all__ = [
 TELLING_CONTROLS = {
     "intensity_stats": "grey values and the number of slices alone do as well, so it may be the scanner "
     "or the protocol that is read",
-    "shuffled_pairs": "rows of other patients do as well, so it is not the pairing of image and table "
-    "that counts",
+    "shuffled_pairs": "rows of other patients do as well, so it is not the pairing of image and table that counts",
     "random_encoder": "an untrained network does as well",
 }
 
@@ -126,10 +125,7 @@ def differences(scores: TaskScores, detectable: float | None) -> list[Difference
 
 def _difference(row: ScoreRow, detectable: float | None) -> Difference:
     first, second = row.model.split(" - ", 1)
-    question = (
-        COMPARISONS.get(row.model)
-        or f"Is {model_words(first).label} better than {model_words(second).label}?"
-    )
+    question = COMPARISONS.get(row.model) or f"Is {model_words(first).label} better than {model_words(second).label}?"
     tone = tone_of(row)
     answer = re.sub(r"-(?=\d)", "−", difference_in_words(row, detectable))
     if row.model == "image_only - imagenet_encoder" and tone == "none":
@@ -163,9 +159,7 @@ def verdict(scores: TaskScores, facts: RunFacts) -> Verdict:
     pair = scores.pairs.get("aligned - image_only")
     tone = tone_of(pair)
     if pair is None or tone == "unknown":
-        return Verdict(
-            scores.task, f"{sentence}; whether alignment helps cannot be said from this run.", tone
-        )
+        return Verdict(scores.task, f"{sentence}; whether alignment helps cannot be said from this run.", tone)
     figures = f"({signed(pair.value)} {between(pair.ci_low, pair.ci_high)})"
     unseen = unseen_below(facts.detectable.get(name, detectable_of(pair)))
     said = {
@@ -197,11 +191,7 @@ def warnings(scores: TaskScores) -> list[str]:
     if aligned is None or aligned.value is None:
         return []
     label = model_words(aligned.model).label
-    if (
-        aligned.ci_low is not None
-        and aligned.ci_high is not None
-        and aligned.ci_low <= 0.5 <= aligned.ci_high
-    ):
+    if aligned.ci_low is not None and aligned.ci_high is not None and aligned.ci_low <= 0.5 <= aligned.ci_high:
         found.append(f"The interval of “{label}” holds 0.50: the score cannot be told from guessing.")
     null = scores.row("permuted_labels")
     if null is not None and null.ci_high is not None and aligned.value <= null.ci_high:
@@ -215,13 +205,6 @@ def warnings(scores: TaskScores) -> list[str]:
             name = model_words(control).label
             found.append(f"“{name}” scores {number(row.value)}, not less than “{label}”: {meaning}.")
     table, image = scores.row("table_logistic"), aligned
-    if (
-        table is not None
-        and table.value is not None
-        and image.value is not None
-        and table.value > image.value
-    ):
-        found.append(
-            f"The table alone scores {number(table.value)}: where it can be had, it says more than the image."
-        )
+    if table is not None and table.value is not None and image.value is not None and table.value > image.value:
+        found.append(f"The table alone scores {number(table.value)}: where it can be had, it says more than the image.")
     return found

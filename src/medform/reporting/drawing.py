@@ -79,9 +79,7 @@ def sheet(height_inch: float, width_inch: float = WIDE_INCH) -> Iterator[tuple[F
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing", category=UserWarning
-        )  # the browser has it
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # the browser has it
         figure = Figure(figsize=(width_inch, height_inch), layout="constrained")
         yield figure, figure.add_subplot()
 
@@ -97,9 +95,7 @@ def publish(
 ) -> Picture:
     """Save a figure as ``figures/NAME.svg`` with its data as ``figures/NAME.csv``; call it inside `sheet`."""
     buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-    )
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return publish_svg(run, name, buffer.getvalue(), rows, title, caption, alt)
 
 
@@ -135,8 +131,6 @@ def inline(svg: str, name: str) -> str:
     element = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', element)
     element = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", element)
     element = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', element)
-    element = re.sub(
-        r'(width|height)="([\d.]+)pt"', lambda m: f'{m[1]}="{float(m[2]) * 96 / 72:.0f}"', element
-    )
+    element = re.sub(r'(width|height)="([\d.]+)pt"', lambda m: f'{m[1]}="{float(m[2]) * 96 / 72:.0f}"', element)
     element = element.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
     return re.sub(r"\n\s*", "\n", element).strip()

@@ -81,14 +81,10 @@ def panels(rows: Sequence[ScoreRow], task: str) -> list[Panel]:
         lines = {model: _line([row for row in mine if row.model == model]) for model in FEW_SHOT_MODELS}
         if supports == "out_of_fold" and not lines["image_only"]:
             # the same patients and draws; a model without alignment has nothing that could have seen them
-            lines["image_only"] = _line(
-                [r for r in chosen if (r.model, r.supports) == ("image_only", "aligned")]
-            )
+            lines["image_only"] = _line([r for r in chosen if (r.model, r.supports) == ("image_only", "aligned")])
         lines = {model: line for model, line in lines.items() if line}
         if lines:
-            pairs = [
-                row for row in rows if _belongs(row, task) and row.model == PAIR and row.supports == supports
-            ]
+            pairs = [row for row in rows if _belongs(row, task) and row.model == PAIR and row.supports == supports]
             gain = {point.shots: point for point in _line(pairs)}
             impossible = {row.shots for row in mine if row.value is None and row.shots is not None}
             found.append(Panel(task, supports, title, lines, tuple(sorted(impossible)), gain))

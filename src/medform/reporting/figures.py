@@ -42,11 +42,7 @@ class RocPoint(NamedTuple):
 
 def slug(text: str) -> str:
     """A task's or model's name as part of a file name: letters, digits and hyphens."""
-    return (
-        "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in text)
-        .strip("-")
-        .lower()
-    )
+    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in text).strip("-").lower()
 
 
 def chance_line(axes: Axes, value: float, along: str = "y") -> None:
@@ -81,9 +77,7 @@ def draw_controls(run: Path, scores: TaskScores, metric: str) -> Picture | None:
                     linewidth=1.6,
                 )
             filled = colour if kind != "control" else "white"
-            axes.plot(
-                value, place, marker="o", markersize=5.5, markerfacecolor=filled, markeredgecolor=colour
-            )
+            axes.plot(value, place, marker="o", markersize=5.5, markerfacecolor=filled, markeredgecolor=colour)
         axes.set_yticks(range(len(rows)), [plain(model_words(row.model).label) for row in rows])
         axes.tick_params(axis="y", length=0)
         for label, row in zip(axes.get_yticklabels(), rows, strict=True):
@@ -131,9 +125,7 @@ def draw_roc(run: Path, task: str, curves: Mapping[str, Sequence[RocPoint]]) -> 
             if number_of == 0:
                 axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
             axes.plot(x, y, color=colour, linestyle=dash, label=plain(model_words(model).label))
-        axes.set(
-            xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="False positive rate", ylabel="True positive rate"
-        )
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="False positive rate", ylabel="True positive rate")
         axes.set_aspect("equal")
         axes.legend(loc="lower right")
         labels = [model_words(model).label for model in shown]
@@ -162,9 +154,7 @@ def draw_few_shot(run: Path, panel: Panel, limits: tuple[float, float]) -> Pictu
             x = [place[point.shots] + (shift - (len(panel.lines) - 1) / 2) * 0.13 for point in line]
             for position, point in zip(x, line, strict=True):
                 if point.ci_low is not None and point.ci_high is not None:
-                    axes.plot(
-                        [position] * 2, [point.ci_low, point.ci_high], color=colour, linewidth=1.1, alpha=0.75
-                    )
+                    axes.plot([position] * 2, [point.ci_low, point.ci_high], color=colour, linewidth=1.1, alpha=0.75)
             axes.plot(
                 x,
                 [point.value for point in line],

@@ -110,9 +110,7 @@ def draw_montage(
         weights.setdefault(patient, {})[slice_id] = weight
     chosen = _both_classes([one for one in cohort.patient_ids if one in weights], labels, patients)
     names = column(cohort.patients.set_index("patient_id"), "pseudonym")
-    entries = tuple(
-        _entry(run, cohort, weights[one], str(names[one]), _word(labels, one), tiles) for one in chosen
-    )
+    entries = tuple(_entry(run, cohort, weights[one], str(names[one]), _word(labels, one), tiles) for one in chosen)
     montage = Montage(model, entries, fold, task)
     write_montage(run, montage)
     return montage

@@ -65,9 +65,7 @@ def banners(facts: RunFacts, rows: Sequence[ScoreRow]) -> list[Banner]:
         )
     for collapse in facts.collapsed:
         found.append(
-            Banner(
-                "amber", f"Collapsed and stopped: {_collapse(collapse)}. Its features say little or nothing."
-            )
+            Banner("amber", f"Collapsed and stopped: {_collapse(collapse)}. Its features say little or nothing.")
         )
     noted = [*facts.notes, *(row.note for row in rows if row.note)]
     if any("encoder_untrained" in note for note in noted):
@@ -79,9 +77,7 @@ def banners(facts: RunFacts, rows: Sequence[ScoreRow]) -> list[Banner]:
             )
         )
     if facts.status not in (*FINISHED, "unknown"):
-        found.append(
-            Banner("amber", f"The run's status is “{facts.status}”: parts of this page may be missing.")
-        )
+        found.append(Banner("amber", f"The run's status is “{facts.status}”: parts of this page may be missing."))
     return found
 
 

@@ -99,9 +99,7 @@ def _render(content: dict[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     here = Path(__file__).parent
-    environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.globals.update(words=words, counted=counted)
     template = environment.from_string((here / "template.html").read_text(encoding="utf-8"))
     return template.render(css=(here / "report.css").read_text(encoding="utf-8"), **content)
@@ -143,12 +141,7 @@ def _task_facts(facts: RunFacts, rows: Sequence[ScoreRow]) -> list[TaskFacts]:
 
 def _task_section(files: RunFiles, task: TaskFacts) -> TaskSection:
     scores = task_scores(files.rows, task, files.facts.selected.get(task.name))
-    shown = [
-        row
-        for model in scores.models
-        for metric in scores.metrics
-        if (row := scores.cells[model].get(metric))
-    ]
+    shown = [row for model in scores.models for metric in scores.metrics if (row := scores.cells[model].get(metric))]
     few_shot = panels(files.rows, task.name)
     limits = common_limits(few_shot)
     return TaskSection(
@@ -188,9 +181,7 @@ def _other_tables(files: RunFiles) -> list[tuple[str, list[TaskScores]]]:
     for protocol, title in titles.items():
         tasks = sorted({row.task or "" for row in files.rows if row.protocol == protocol})
         if tasks:
-            found.append(
-                (title, [task_scores(files.rows, TaskFacts(task), protocol=protocol) for task in tasks])
-            )
+            found.append((title, [task_scores(files.rows, TaskFacts(task), protocol=protocol) for task in tasks]))
     return found
 
 
@@ -207,9 +198,7 @@ def _training(files: RunFiles) -> list[tuple[str, list[Picture]]]:
     lines: dict[str, dict[tuple[Any, Any], list[dict[str, Any]]]] = {}
     for row in files.log:
         if row.get("variant", MAIN) == MAIN and row.get("fold") is not None:
-            lines.setdefault(str(row["stage"]), {}).setdefault((row["fold"], row.get("seed", 0)), []).append(
-                row
-            )
+            lines.setdefault(str(row["stage"]), {}).setdefault((row["fold"], row.get("seed", 0)), []).append(row)
     found = []
     for stage, by_fold in lines.items():
         ordered = [by_fold[key] for key in sorted(by_fold)]

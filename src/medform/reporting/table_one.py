@@ -112,8 +112,6 @@ def _cell(whole: pd.Series, ids: Sequence[str], kind: str) -> Cell:
         texts = values.map({True: "yes", False: "no"}) if kind == "boolean" else values.astype(str)
         found = texts.value_counts()
         if len(found) <= MOST_LEVELS:
-            ordered = sorted(
-                ((str(level), int(n)) for level, n in found.items()), key=lambda pair: (-pair[1], pair[0])
-            )
+            ordered = sorted(((str(level), int(n)) for level, n in found.items()), key=lambda pair: (-pair[1], pair[0]))
             return Cell(missing, levels=tuple(ordered))
     return Cell(missing, distinct=int(values.nunique()))

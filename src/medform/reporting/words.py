@@ -40,35 +40,19 @@ CHANCE = "chance"  # the rows of `scores.json` that say what a guess gets
 
 # The order is the order of the rows in every table and figure.
 MODELS: dict[str, ModelWords] = {
-    "aligned": ModelWords(
-        "aligned", "image", _IMAGE, "pre-trained, then aligned with the table of training patients"
-    ),
+    "aligned": ModelWords("aligned", "image", _IMAGE, "pre-trained, then aligned with the table of training patients"),
     "image_only": ModelWords("image alone", "image", _IMAGE, "pre-trained on slices, never saw a table"),
-    "supervised_mil": ModelWords(
-        "trained on the label", "image", _IMAGE, "attention trained on the label itself"
-    ),
+    "supervised_mil": ModelWords("trained on the label", "image", _IMAGE, "attention trained on the label itself"),
     "embeddings": ModelWords("given vectors", "image", _IMAGE, "vectors of another encoder, as handed over"),
     "fused": ModelWords("table + aligned", "both", _BOTH, "the table and the score of the aligned image"),
-    "fused_unaligned": ModelWords(
-        "table + image alone", "both", _BOTH, "the table and the score of the image alone"
-    ),
-    "table_logistic": ModelWords(
-        "table alone", "table", _TABLE, "logistic regression on the clinical columns"
-    ),
-    "table_boosting": ModelWords(
-        "table, boosted trees", "table", _TABLE, "boosted trees on the clinical columns"
-    ),
+    "fused_unaligned": ModelWords("table + image alone", "both", _BOTH, "the table and the score of the image alone"),
+    "table_logistic": ModelWords("table alone", "table", _TABLE, "logistic regression on the clinical columns"),
+    "table_boosting": ModelWords("table, boosted trees", "table", _TABLE, "boosted trees on the clinical columns"),
     "genes_logistic": ModelWords("genes alone", "table", "genes", "logistic regression on the genes"),
     "aligned_genes": ModelWords("aligned genes", "table", "genes", "the gene side of the aligned space"),
-    "aligned_both": ModelWords(
-        "aligned, both sides", "both", "image + genes", "both sides of the aligned space"
-    ),
-    "imagenet_encoder": ModelWords(
-        "ImageNet encoder", "control", _IMAGE, "the starting point, not trained here"
-    ),
-    "random_encoder": ModelWords(
-        "untrained encoder", "control", _IMAGE, "the same network with random weights"
-    ),
+    "aligned_both": ModelWords("aligned, both sides", "both", "image + genes", "both sides of the aligned space"),
+    "imagenet_encoder": ModelWords("ImageNet encoder", "control", _IMAGE, "the starting point, not trained here"),
+    "random_encoder": ModelWords("untrained encoder", "control", _IMAGE, "the same network with random weights"),
     "intensity_stats": ModelWords(
         "intensity statistics",
         "control",
@@ -77,9 +61,7 @@ MODELS: dict[str, ModelWords] = {
     ),
     "position_only": ModelWords("slice position", "control", "position", "where the slice lies in the stack"),
     "thumbnail_16": ModelWords("16-pixel thumbnail", "control", _IMAGE, "the slice shrunk to 16 x 16 pixels"),
-    "attention_unaligned": ModelWords(
-        "random attention", "control", _IMAGE, "pre-trained, pooled by random attention"
-    ),
+    "attention_unaligned": ModelWords("random attention", "control", _IMAGE, "pre-trained, pooled by random attention"),
     "random_start": ModelWords("aligned, random start", "control", _IMAGE, "alignment from random heads"),
     "shuffled_pairs": ModelWords(
         "shuffled pairs", "control", _IMAGE, "aligned with the rows of other patients: must gain nothing"

@@ -17,9 +17,7 @@ __all__ = ["read_arrays", "write_arrays"]
 _NOTES = "medform"
 
 
-def write_arrays(
-    path: Path, arrays: Mapping[str, np.ndarray], notes: Mapping[str, Any] | None = None
-) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], notes: Mapping[str, Any] | None = None) -> None:
     """Write ``arrays`` and JSON-able ``notes``, whole or not at all; equal content gives equal bytes."""
     from safetensors.numpy import save
 
@@ -37,9 +35,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             notes = json.loads((file.metadata() or {}).get(_NOTES, "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
     except FileNotFoundError:
-        raise InputError(
-            "no such file.", where=str(path), fix="check the path of the run or model folder."
-        ) from None
+        raise InputError("no such file.", where=str(path), fix="check the path of the run or model folder.") from None
     except (SafetensorError, json.JSONDecodeError) as error:
         raise InputError(
             f"not a readable safetensors file ({error}).", where=str(path), fix="restore the file."

@@ -101,9 +101,7 @@ def _read(path: Path) -> Checkpoint:
             fix="remove the file: the one before it is used.",
         ) from None
     if tree["schema_version"] != SCHEMA_VERSION:
-        raise InputError(
-            f"checkpoint of format {tree['schema_version']}, not {SCHEMA_VERSION}.", where=str(path)
-        )
+        raise InputError(f"checkpoint of format {tree['schema_version']}, not {SCHEMA_VERSION}.", where=str(path))
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in tree["numbers"].items()}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
@@ -133,16 +131,13 @@ def load_weights(path: Path, model: nn.Module) -> None:
     try:
         tensors = load_file(path)
     except (FileNotFoundError, SafetensorError) as error:
-        raise InputError(
-            f"weights cannot be read ({error}).", where=str(path), fix="restore the file."
-        ) from None
+        raise InputError(f"weights cannot be read ({error}).", where=str(path), fix="restore the file.") from None
     own = model.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     shapes = [name for name in sorted(own.keys() & tensors.keys()) if own[name].shape != tensors[name].shape]
     if missing or extra or shapes:
         raise InputError(
-            f"weights of another architecture: missing {missing[:5]}, unknown {extra[:5]},"
-            f" other shape {shapes[:5]}.",
+            f"weights of another architecture: missing {missing[:5]}, unknown {extra[:5]}, other shape {shapes[:5]}.",
             where=str(path),
             consequence="Nothing was loaded.",
             fix="use the recipe that made the weights.",

@@ -67,8 +67,7 @@ def _write_error(path: Path, error: OSError) -> MedformError:
         "the disk is full." if full else f"cannot be written: {error.strerror or error}.",
         where=str(path),
         consequence="Nothing was half-written; what stood there before is unchanged.",
-        fix=("free some space" if full else "check the rights of the folder")
-        + ", then run again with --resume.",
+        fix=("free some space" if full else "check the rights of the folder") + ", then run again with --resume.",
     )
 
 
@@ -105,9 +104,7 @@ class RunIdentity:
         """Lines of what changed from ``self`` (in the folder) to ``other`` (asked for); empty if nothing."""
         mine, theirs = self.recipe.splitlines(), other.recipe.splitlines()
         lines = list(
-            difflib.unified_diff(
-                mine, theirs, "recipe.yaml (in the folder)", "recipe (asked for)", lineterm="", n=1
-            )
+            difflib.unified_diff(mine, theirs, "recipe.yaml (in the folder)", "recipe (asked for)", lineterm="", n=1)
         )
         for name in sorted({*self.cohorts, *other.cohorts}):
             before, after = self.cohorts.get(name, "absent"), other.cohorts.get(name, "absent")
@@ -146,9 +143,7 @@ class RunFolder:
     def record(self) -> dict[str, Any]:
         """The content of run.json; raises `InputError` where there is no run or a newer format."""
         if not self.exists():
-            raise InputError(
-                "no run.json here, so this is no run folder.", where=str(self.path), fix="check the path."
-            )
+            raise InputError("no run.json here, so this is no run folder.", where=str(self.path), fix="check the path.")
         record = read_json(self.path / "run.json")
         found = record.get("schema_version") if isinstance(record, dict) else None
         if found != SCHEMA_VERSION:
@@ -169,9 +164,7 @@ class RunFolder:
         recipe = (self.path / "recipe.yaml").read_text(encoding="utf-8")
         return RunIdentity(recipe=recipe, cohorts=stored["cohorts"], version=stored["version"])
 
-    def begin(
-        self, identity: RunIdentity, *, resume: bool = False, overwrite: bool = False, **fields: Any
-    ) -> bool:
+    def begin(self, identity: RunIdentity, *, resume: bool = False, overwrite: bool = False, **fields: Any) -> bool:
         """Start a run here or go on with one; True where it goes on. Call it while holding the lock.
 
         ``fields`` are stored in run.json of a new run. Raises `InputError` where another configuration lies
@@ -203,8 +196,7 @@ class RunFolder:
         changed = self.identity().difference(identity)
         if changed:
             raise InputError(
-                "this folder holds a run of another configuration:\n"
-                + "\n".join(f"  {line}" for line in changed),
+                "this folder holds a run of another configuration:\n" + "\n".join(f"  {line}" for line in changed),
                 where=str(self.path),
                 consequence="Nothing was started.",
                 fix="name another folder with -o, or start anew with --overwrite.",

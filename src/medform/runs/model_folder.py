@@ -1,4 +1,4 @@
-"""The model folder on disk: weights, settings, preprocessing, table columns, probes, card, self-test; no pickle anywhere."""
+"""The model folder on disk: weights, settings, preprocessing, table columns, probes, card, self-test; no pickle."""
 
 from __future__ import annotations
 
@@ -76,5 +76,9 @@ def read_model(folder: Path) -> ModelFiles:
         probes=probes,
         readouts=readouts,
         selftest=read_arrays(folder / "selftest.safetensors")[0],
-        texts={name: (folder / name).read_text(encoding="utf-8") for name in ("README.md", "LICENSE") if (folder / name).is_file()},
+        texts={
+            name: (folder / name).read_text(encoding="utf-8")
+            for name in ("README.md", "LICENSE")
+            if (folder / name).is_file()
+        },
     )

@@ -15,9 +15,7 @@ from medform.runs.folder import write_atomically
 
 __all__ = ["Protocol", "ScoreRow", "detectable_of", "difference_in_words", "read_scores", "write_scores"]
 
-Protocol = Literal[
-    "cross_validation", "few_shot", "slice_probe", "retrieval", "segmentation", "survival", "external"
-]
+Protocol = Literal["cross_validation", "few_shot", "slice_probe", "retrieval", "segmentation", "survival", "external"]
 
 
 @dataclass(frozen=True)
@@ -51,9 +49,7 @@ class ScoreRow:
     def __post_init__(self) -> None:
         if self.protocol not in get_args(Protocol):
             close = nearest(str(self.protocol), get_args(Protocol))
-            raise ValueError(
-                f"unknown protocol '{self.protocol}'; did you mean {' or '.join(close) or 'another'}?"
-            )
+            raise ValueError(f"unknown protocol '{self.protocol}'; did you mean {' or '.join(close) or 'another'}?")
         for name in ("value", "ci_low", "ci_high", "p_value"):
             number = getattr(self, name)
             if number is not None and not math.isfinite(number):
@@ -81,13 +77,9 @@ def read_scores(path: Path) -> list[ScoreRow]:
     try:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(
-            "no such file.", where=str(path), fix="run `medform evaluate` on this run first."
-        ) from None
+        raise InputError("no such file.", where=str(path), fix="run `medform evaluate` on this run first.") from None
     except ValueError as error:
-        raise InputError(
-            f"not JSON ({error}).", where=str(path), fix="run `medform evaluate` again."
-        ) from None
+        raise InputError(f"not JSON ({error}).", where=str(path), fix="run `medform evaluate` again.") from None
     if not isinstance(tree, list):
         raise InputError("not an array of rows.", where=str(path), fix="run `medform evaluate` again.")
     known = {field.name for field in fields(ScoreRow)}

@@ -84,9 +84,7 @@ def draw_anatomy(patient: PlantedPatient, seed: int) -> Anatomy:
         for side in (-1, 1)
     ]
     ribs = [
-        Ellipsoid(
-            (0.93 * width * np.cos(turn), 0.93 * depth * np.sin(turn), z), (8.0, 5.0, 8.0), vary(420, 0.05)
-        )
+        Ellipsoid((0.93 * width * np.cos(turn), 0.93 * depth * np.sin(turn), z), (8.0, 5.0, 8.0), vary(420, 0.05))
         for level, z in enumerate(np.arange(-60.0, 61.0, 30.0))
         for turn in np.deg2rad(np.array([-55.0, -25.0, 5.0, 30.0, 150.0, 175.0, 205.0, 235.0]) + 6.0 * level)
     ]
@@ -105,9 +103,7 @@ def draw_anatomy(patient: PlantedPatient, seed: int) -> Anatomy:
         *ribs,
         *lungs,
         column(0, -5, 26, 50, 40),  # the middle between the lungs
-        Ellipsoid(
-            (16 * scale, -22 * scale, -28.0), (vary(46, 0.04) * scale, vary(38, 0.04) * scale, 52.0), 80.0
-        ),
+        Ellipsoid((16 * scale, -22 * scale, -28.0), (vary(46, 0.04) * scale, vary(38, 0.04) * scale, 52.0), 80.0),
         column(-14, -18, 9, 9, contrast),
         column(20, 36, vary(11, 0.08), vary(11, 0.08), contrast),
         column(0, 60, vary(19, 0.04), vary(17, 0.04), vary(300, 0.06)),
@@ -117,9 +113,7 @@ def draw_anatomy(patient: PlantedPatient, seed: int) -> Anatomy:
     return Anatomy(tuple(structures), scale)
 
 
-def place_lesion(
-    patient: PlantedPatient, anatomy: Anatomy, grid: Grid, seed: int, slices: int | None
-) -> Lesion:
+def place_lesion(patient: PlantedPatient, anatomy: Anatomy, grid: Grid, seed: int, slices: int | None) -> Lesion:
     """The nodule in one lung, inside the scanned slab where it fits, with the patient's planted volume.
 
     With ``slices`` it is stretched or flattened along z until exactly that many slices of ``grid`` cross
@@ -151,9 +145,7 @@ def hounsfield(anatomy: Anatomy, lesion: Lesion | None, grid: Grid) -> np.ndarra
     return paint([*anatomy.structures, *([lesion.ellipsoid] if lesion else [])], z, y, x, grid.spacing_mm[1])
 
 
-def paint(
-    structures: list[Ellipsoid], z: np.ndarray, y: np.ndarray, x: np.ndarray, edge_mm: float
-) -> np.ndarray:
+def paint(structures: list[Ellipsoid], z: np.ndarray, y: np.ndarray, x: np.ndarray, edge_mm: float) -> np.ndarray:
     """HU of ``structures`` painted in order onto air, at the broadcast points."""
     image = np.full(np.broadcast_shapes(z.shape, y.shape, x.shape), AIR_HU, np.float32)
     for structure in structures:

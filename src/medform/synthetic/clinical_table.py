@@ -80,9 +80,7 @@ def damage(row: dict[str, Cell], seed: int, options: HospitalOptions) -> dict[st
 
 def lost_cells(true: dict[str, Cell], exported: dict[str, Cell]) -> tuple[str, ...]:
     """Columns of the exported row that no longer say what is true: emptied, or a sentinel."""
-    return tuple(
-        name for name, cell in exported.items() if _text(cell).replace(",", ".") != _text(true[name])
-    )
+    return tuple(name for name, cell in exported.items() if _text(cell).replace(",", ".") != _text(true[name]))
 
 
 def as_json(cell: Cell) -> str | int | float | None:
@@ -94,9 +92,7 @@ def _text(cell: Cell) -> str:
     """A cell as text, a number as a spreadsheet shows it (25, not 25.0)."""
     if cell is None:
         return ""
-    return (
-        cell.isoformat() if isinstance(cell, date) else f"{cell:g}" if isinstance(cell, float) else str(cell)
-    )
+    return cell.isoformat() if isinstance(cell, date) else f"{cell:g}" if isinstance(cell, float) else str(cell)
 
 
 def write_csv(rows: list[dict[str, Cell]], path: Path) -> None:
@@ -147,8 +143,7 @@ def _without_time(workbook: bytes) -> bytes:
 def _core_properties() -> bytes:
     moment = "1980-01-01T00:00:00Z"
     dated = "".join(
-        f'<dcterms:{name} xsi:type="dcterms:W3CDTF">{moment}</dcterms:{name}>'
-        for name in ("created", "modified")
+        f'<dcterms:{name} xsi:type="dcterms:W3CDTF">{moment}</dcterms:{name}>' for name in ("created", "modified")
     )
     return (
         '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'

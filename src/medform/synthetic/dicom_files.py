@@ -96,9 +96,7 @@ def _series_header(scan: Scan, seed: int) -> Dataset:
     header.FrameOfReferenceUID = _uid(seed, "frame", patient.patient_id, scan.study)
     header.StudyID = "1" if scan.study == "first" else "2"
     header.AccessionNumber = f"SYN{patient.patient_id}{header.StudyID}"
-    header.StudyDate = header.SeriesDate = header.AcquisitionDate = header.ContentDate = scan.day.strftime(
-        "%Y%m%d"
-    )
+    header.StudyDate = header.SeriesDate = header.AcquisitionDate = header.ContentDate = scan.day.strftime("%Y%m%d")
     header.StudyTime = header.SeriesTime = "101500"
     header.StudyDescription = "SYNTHETIC CHEST CT"
     header.SeriesDescription = DESCRIPTIONS[scan.kind]
@@ -107,9 +105,7 @@ def _series_header(scan: Scan, seed: int) -> Dataset:
     header.BodyPartExamined = "CHEST"
     header.PatientPosition = "HFP" if scan.turned else "HFS"
     header.KVP = 120
-    header.SliceThickness = (
-        scanner.thickness_mm
-    )  # never the distance between slices: a reader must measure that
+    header.SliceThickness = scanner.thickness_mm  # never the distance between slices: a reader must measure that
     header.PixelSpacing = [scan.grid.spacing_mm[1], scan.grid.spacing_mm[2]]
     return header
 

@@ -56,9 +56,7 @@ class PhantomPatient:
     row: dict[str, Any]
 
 
-def make_stacks(
-    patients: int = 40, seed: int = 0, options: HospitalOptions | None = None
-) -> list[PhantomPatient]:
+def make_stacks(patients: int = 40, seed: int = 0, options: HospitalOptions | None = None) -> list[PhantomPatient]:
     """The usable patients that `write_hospital` would write with the same arguments, without any file."""
     options = options or HospitalOptions()
     made = []
@@ -69,9 +67,7 @@ def make_stacks(
         stack, mask = render(scan, seed)
         row = damage(clinical_values(planted, scan.day, seed), seed, options)
         made.append(
-            PhantomPatient(
-                planted.patient_id, stack, mask, scan.grid.spacing_mm, planted.malignant, planted, row
-            )
+            PhantomPatient(planted.patient_id, stack, mask, scan.grid.spacing_mm, planted.malignant, planted, row)
         )
     return made
 
@@ -113,9 +109,7 @@ def _refuse_to_replace(out: Path, overwrite: bool) -> None:
     if earlier and overwrite:
         return
     raise InputError(
-        "an earlier hospital is here."
-        if earlier
-        else "this is neither an empty folder nor an earlier hospital.",
+        "an earlier hospital is here." if earlier else "this is neither an empty folder nor an earlier hospital.",
         where=str(out),
         consequence="Nothing was written.",
         fix="choose another folder" + (", or pass --overwrite to replace it." if earlier else "."),

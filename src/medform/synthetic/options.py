@@ -25,18 +25,10 @@ class HospitalOptions(Config):
         default="on", description="`off` sets all five strengths to 0, whatever they say."
     )
     image_signal: float = Field(default=0.95, ge=0, le=1, description="Severity and the lesion's log volume.")
-    table_signal: float = Field(
-        default=0.75, ge=0, le=1, description="Severity and the log of the tumour marker."
-    )
-    gene_signal: float = Field(
-        default=0.8, ge=0, le=1, description="Severity and every gene of the planted module."
-    )
-    label_signal: float = Field(
-        default=0.85, ge=0, le=1, description="Severity and what decides label and stage."
-    )
-    survival_signal: float = Field(
-        default=0.7, ge=0, le=1, description="Severity and the log hazard of death."
-    )
+    table_signal: float = Field(default=0.75, ge=0, le=1, description="Severity and the log of the tumour marker.")
+    gene_signal: float = Field(default=0.8, ge=0, le=1, description="Severity and every gene of the planted module.")
+    label_signal: float = Field(default=0.85, ge=0, le=1, description="Severity and what decides label and stage.")
+    survival_signal: float = Field(default=0.7, ge=0, le=1, description="Severity and the log hazard of death.")
     shortcut: float = Field(
         default=0.0,
         ge=0,
@@ -53,18 +45,12 @@ class HospitalOptions(Config):
         le=8,
         description="Slices that carry the lesion; without it, as many as its sphere crosses.",
     )
-    missing: float = Field(
-        default=0.06, ge=0, le=0.9, description="Share of empty cells in the feature columns."
-    )
+    missing: float = Field(default=0.06, ge=0, le=0.9, description="Share of empty cells in the feature columns.")
     sentinel: float = Field(
         default=0.08, ge=0, le=0.9, description="Share of 999 in the column that uses it for 'not done'."
     )
-    genes_missing: float = Field(
-        default=0.1, ge=0, le=0.9, description="Share of patients without gene expression."
-    )
-    size: int = Field(
-        default=64, ge=32, le=512, description="Rows and columns of a slice; the field of view stays."
-    )
+    genes_missing: float = Field(default=0.1, ge=0, le=0.9, description="Share of patients without gene expression.")
+    size: int = Field(default=64, ge=32, le=512, description="Rows and columns of a slice; the field of view stays.")
     localizers: float = Field(
         default=0.4, ge=0, le=1, description="Share of patients with a localizer beside the scan."
     )

@@ -105,9 +105,7 @@ def plan_scans(patient: PlantedPatient, seed: int, options: HospitalOptions) -> 
 
     scans = [scan("main", grid, lesion, lost)]
     if patient.has_second_kernel:
-        scans.append(
-            scan("second_kernel", scanner.grid((slices + 1) // 2, options.size, first_mm, step=2), lesion)
-        )
+        scans.append(scan("second_kernel", scanner.grid((slices + 1) // 2, options.size, first_mm, step=2), lesion))
     if patient.has_follow_up:
         scans.append(scan("follow_up", scanner.grid(slices, options.size, first_mm + 1.5), None))
     if patient.has_localizer:
@@ -115,9 +113,7 @@ def plan_scans(patient: PlantedPatient, seed: int, options: HospitalOptions) -> 
     return scans
 
 
-def _rescale(
-    scanner: Scanner, slices: int, random: np.random.Generator
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _rescale(scanner: Scanner, slices: int, random: np.random.Generator) -> tuple[tuple[float, ...], tuple[float, ...]]:
     slope = float(random.choice(scanner.slopes))
     intercept = float(random.choice(scanner.intercepts))
     varies = scanner.rescale_varies and random.random() < 1 / 3

@@ -283,9 +283,7 @@ class _Loop:
 
     def _clip(self) -> float:
         largest = math.inf if self.config.clip is None else self.config.clip
-        norm = self.fabric.clip_gradients(
-            self.module, self.optimizer, max_norm=largest, error_if_nonfinite=False
-        )
+        norm = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=largest, error_if_nonfinite=False)
         return float(norm) if norm is not None else 0.0
 
     def _monitored(self, monitor: Monitor | None) -> Mapping[str, float]:
@@ -320,8 +318,7 @@ class _Loop:
         shown = [str(name) for name in (names(codes) if names else [f"number {code}" for code in codes])]
         listed = ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
         raise MedformError(
-            f"the {what} of step {self.course.step + 1} is not a finite number."
-            f" Patients in the batch: {listed}.",
+            f"the {what} of step {self.course.step + 1} is not a finite number. Patients in the batch: {listed}.",
             where=str(self.folder),
             consequence=f"Training stopped; the checkpoint after step {self.course.saved} is kept.",
             fix="look at these patients' images and table rows, or lower optimizer.lr, then use --overwrite.",

@@ -98,9 +98,7 @@ def embeddings(tower: Tower, block: Block) -> Float32[np.ndarray, "m d"]:
         return tower(block.to(device)).pooled.float().cpu().numpy()
 
 
-def bag_embeddings(
-    tower: Tower, block: Block
-) -> tuple[Float32[np.ndarray, "m d"], Float32[np.ndarray, " t"] | None]:
+def bag_embeddings(tower: Tower, block: Block) -> tuple[Float32[np.ndarray, "m d"], Float32[np.ndarray, " t"] | None]:
     """Vectors of the bags, and every slice's attention, which sums to 1 over a bag (mean of the heads)."""
     with _frozen(tower) as device:
         encoded = tower(block.to(device))

@@ -75,9 +75,7 @@ def base_rate(config: OptimizerConfig, objective: Objective) -> float:
     if isinstance(config.lr, RelativeRate):
         scale = getattr(objective, "learning_rate_scale", None)
         if scale is None:
-            raise TypeError(
-                f"{type(objective).__name__} has no learning_rate_scale(), which a relative lr needs"
-            )
+            raise TypeError(f"{type(objective).__name__} has no learning_rate_scale(), which a relative lr needs")
         return config.lr.relative * float(scale())
     return config.lr
 

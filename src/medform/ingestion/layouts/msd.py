@@ -12,9 +12,7 @@ __all__ = ["MsdLayout", "recognise"]
 
 def recognise(root: Path, files: Iterable[str]) -> bool:
     """Whether there are ``imagesTr`` and ``dataset.json``."""
-    return (root / "dataset.json").is_file() and any(
-        "imagesTr" in PurePosixPath(file).parts for file in files
-    )
+    return (root / "dataset.json").is_file() and any("imagesTr" in PurePosixPath(file).parts for file in files)
 
 
 class MsdLayout:

@@ -17,9 +17,7 @@ _CASE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 def recognise(root: Path, files: Iterable[str]) -> bool:
     """Whether the folder holds ``imagesTr`` and files with a channel number."""
-    return any(
-        PurePosixPath(file).parts[-2:-1] == ("imagesTr",) and _CASE.fullmatch(stem(file)) for file in files
-    )
+    return any(PurePosixPath(file).parts[-2:-1] == ("imagesTr",) and _CASE.fullmatch(stem(file)) for file in files)
 
 
 class NnunetLayout:

@@ -43,9 +43,7 @@ def index_series(file: CohortFile, root: Path, files: dict[str, FoundFile]) -> l
     for mask in masks & set(files):
         files[mask] = replace(files[mask], kind="other", reason="a mask of the index")
     found = [
-        _patient_series(
-            root, patient, [source for *_, source in sorted(mine, key=lambda one: one[:2])], files, file
-        )
+        _patient_series(root, patient, [source for *_, source in sorted(mine, key=lambda one: one[:2])], files, file)
         for patient, mine in sorted(by_patient.items())
     ]
     return found + _unnamed(files, named, file)
@@ -77,9 +75,7 @@ def _rows(table: RawTable, index: Index, base: PurePosixPath) -> list[tuple[str,
             continue
         if math.isnan(order):
             hint = "The order of a slice is a number."
-            problems.append(
-                table.problem("not a number.", line, index.order, value=order_text, suggestion=hint)
-            )
+            problems.append(table.problem("not a number.", line, index.order, value=order_text, suggestion=hint))
             continue
         if (patient, order) in seen:
             text = f"patient '{patient}' has this order in row {seen[patient, order]} too."
@@ -121,9 +117,7 @@ def _missing_columns(table: RawTable, wanted: list[str]) -> list[Problem]:
         if name not in known:
             close = nearest(name, known)
             hint = f"Did you mean '{close[0]}'?" if close else f"Columns there: {', '.join(known)}."
-            found.append(
-                table.problem("the index has no such column.", table.header_row, name, suggestion=hint)
-            )
+            found.append(table.problem("the index has no such column.", table.header_row, name, suggestion=hint))
     return found
 
 
@@ -138,17 +132,13 @@ def _patient_series(
     root: Path, patient: str, sources: list[SliceSource], files: dict[str, FoundFile], file: CohortFile
 ) -> FoundSeries:
     """A patient's series; refused, naming them, where files of the index are not there or are no pictures."""
-    absent = [
-        source for source in sources if source.file not in files or files[source.file].kind != "picture"
-    ]
+    absent = [source for source in sources if source.file not in files or files[source.file].kind != "picture"]
     if not absent:
         return picture_series(root, patient, patient, sources, file.images.unit)
     first = absent[0].file
     reason = files[first].reason or "not a picture" if first in files else "not there"
     more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
-    finding = Finding(
-        "file_missing", "quarantine", f"named by the index, {reason}{more}.", first, file.images.index
-    )
+    finding = Finding("file_missing", "quarantine", f"named by the index, {reason}{more}.", first, file.images.index)
     present = tuple(source.file for source in sources if source.file in files)
     return FoundSeries(
         patient, patient, "picture", "", file.images.unit, tuple(sources), (len(sources), 0, 0), "uint8",
@@ -162,9 +152,7 @@ def _unnamed(files: dict[str, FoundFile], named: set[str], file: CohortFile) -> 
     extra = [name for name, found in sorted(files.items()) if found.kind in kinds and name not in named]
     if not extra:
         return []
-    reason = (
-        f"{len(extra)} image file{'s' if len(extra) > 1 else ''} of the folder that the index does not name."
-    )
+    reason = f"{len(extra)} image file{'s' if len(extra) > 1 else ''} of the folder that the index does not name."
     finding = Finding("not_in_index", "quarantine", reason, extra[0], file.images.index)
     sources = tuple(SliceSource(name, name) for name in extra)
     return [
