@@ -55,7 +55,7 @@ Batch = Mapping[str, Block]
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a tower returns: ``pooled`` (M, d), perhaps tokens (M, L, d), maps [(M, c, h, w)], weight (T,) or (T, heads)."""
+    """What a tower returns: ``pooled`` (M, d); where it has them tokens (M, L, d), maps (M, c, h, w), weight (T,)."""
 
     pooled: Float[Tensor, "m d"]
     tokens: Float[Tensor, "m l d"] | None = None

@@ -104,7 +104,7 @@ def test_attention_sums_to_one_over_each_test_patient(whole_run: RunResult, phan
 LEAN = "variants={image_only: {embedding: [image_only]}}"
 
 
-@pytest.mark.proves("A5.2", "A9", "A1.2")
+@pytest.mark.proves("A5.2")
 def test_all_folds_give_a_final_model_and_one_fold_can_be_added_later(phantom_store: Cohort, tmp_path: Path) -> None:
     recipe = tiny(LEAN)
     start(phantom_store, tmp_path / "run", recipe, folds=[1])
