@@ -68,7 +68,7 @@ def test_the_committed_store_of_version_1_reads() -> None:
     assert cohort.split().certificate["clean"] is True
 
 
-@pytest.mark.proves("D8", "D9", "R7", "A.tests")
+@pytest.mark.proves("D8", "D9", "A.tests")
 def test_ids_stay_text_and_missing_stays_missing() -> None:
     cohort = Cohort.read(FIXTURES / "store_v1")
     assert set(cohort.patient_ids) == {*(f"{number:05d}" for number in range(8)), "00099"}

@@ -82,7 +82,7 @@ class ImageOnly(Config):
 class Recipe(Config):
     """A method. ``variants`` are names with overrides: a control or an ablation is never a second code path."""
 
-    schema_version: Literal[1] = 1
+    schema_version: int = Field(default=1, ge=1, le=1)
     name: str
     citation: str
     transductive: bool = False

@@ -1,0 +1,146 @@
+"""A run's model as a folder: rebuilt strictly, equal to the run, honest about what is missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medform.cohort.store import Cohort
+from medform.errors import InputError
+from medform.pipeline.embed import embed
+from medform.pipeline.phantom import phantom
+from medform.pipeline.predict import Model, predict
+from medform.pipeline.run import run_stages
+from medform.recipes.recipe import read_recipe
+from medform.runs.folder import RunFolder
+
+TINY = (
+    "stages.pretrain.inputs.image={kind: slices, size: 32, source: 32}",
+    "stages.pretrain.batch=24",
+    "stages.pretrain.budget={steps: 2}",
+    "stages.align.inputs.image={kind: features, of: pretrain, size: 32, layers: [2, head], pca: 16}",
+    "stages.align.budget={steps: 3}",
+    "variants={}",
+    "evaluation={draws: 2, shots: [1], permutations: 2, bootstrap: 100}",
+)
+
+
+@pytest.fixture(scope="module")
+def run(phantom_store: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = RunFolder(tmp_path_factory.mktemp("predict") / "run")
+    with folder.lock():
+        run_stages(folder, phantom_store, read_recipe("medform-small", TINY), None, "cpu", False, False, None)
+    return folder.path
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> Model:
+    return Model.load(run)
+
+
+@pytest.mark.proves("A8.2", "U12", "D12")
+def test_the_exported_model_gives_the_run_s_own_vectors(run: Path, model: Model, phantom_store: Cohort) -> None:
+    vectors, _ = model.embed_cohort(phantom_store)
+    frame = pd.read_parquet(run / "final" / "embeddings.parquet")
+    rows = frame[(frame["model"] == "aligned")].set_index("patient_id")["vector"]
+    assert set(rows.index) == set(vectors)
+    for patient, vector in rows.items():
+        np.testing.assert_allclose(vectors[str(patient)], vector, atol=1e-5)
+
+
+@pytest.mark.proves("A8.2")
+def test_the_folder_holds_no_pickle_and_no_patient(run: Path, phantom_store: Cohort) -> None:
+    names = {path.name for path in (run / "model").iterdir()}
+    assert names == {
+        "model.safetensors", "config.json", "preprocess.json", "columns.json", "probes.safetensors", "README.md",
+        "LICENSE", "CITATION.cff", "selftest.safetensors",
+    }  # fmt: skip
+    for path in (run / "model").iterdir():
+        content = path.read_bytes()
+        assert not [one for one in phantom_store.patient_ids if f'"{one}"'.encode() in content], path.name
+    card = (run / "model" / "README.md").read_text(encoding="utf-8")
+    assert "Not a medical device" in card and "synthetic" in card
+
+
+@pytest.mark.proves("A8.2", "U12", "A.input")
+def test_a_changed_model_folder_is_refused_by_name(run: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    changed = tmp_path / "model"
+    shutil.copytree(run / "model", changed)
+    test = load_file(changed / "selftest.safetensors")
+    save_file({**test, "vector": test["vector"] + 1}, changed / "selftest.safetensors")
+    with pytest.raises(InputError, match="self-test fails"):
+        Model.load(changed)
+    weights = load_file(changed / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "conv_head" not in k}, changed / "model.safetensors")
+    with pytest.raises(InputError, match="conv_head"):
+        Model.load(changed)
+    config = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**config, "schema_version": 9}))
+    with pytest.raises(InputError, match="another format"):
+        Model.load(changed)
+    with pytest.raises(InputError, match="no model folder"):
+        Model.load(tmp_path / "nothing")
+
+
+@pytest.mark.proves("A8.2", "U13")
+def test_what_is_missing_is_said_and_never_a_zero_in_silence(model: Model) -> None:
+    row = {"age": "61", "marker": "4.2", "sex": "F"}
+    whole = model.predict(None, row)[0]
+    assert whole.inputs == "table" and whole.probability is not None and "no image" in whole.degradations
+    fewer = model.predict(None, {"marker": "4.2"})[0]
+    assert any("age" in said for said in fewer.degradations) and any("sex" in said for said in fewer.degradations)
+    odd = model.predict(None, {**row, "sex": "X"})[0]
+    assert any("'X' was not seen" in said for said in odd.degradations)
+    nothing = model.decide("p", None, None)[0]
+    assert nothing.probability is None and nothing.inputs is None
+    assert "not a medical device" in whole.note
+
+
+@pytest.mark.proves("A8.2", "A8.1", "U5")
+def test_new_patients_are_predicted_from_their_files(run: Path, tmp_path: Path) -> None:
+    hospital = tmp_path / "hospital"
+    phantom(hospital, patients=3, seed=5, options={"size": 48, "defects": False, "follow_ups": 0, "second_kernels": 0})
+    found = predict(hospital / "images", run, out=tmp_path / "p.csv")
+    assert found["patient_id"].nunique() == 3 and found["probability"].between(0, 1).all()
+    assert set(found["inputs"]) == {"image"}
+    assert found["degradations"].str.contains("no table row").all()
+    written = pd.read_csv(tmp_path / "p.csv", dtype=str)
+    assert list(written["patient_id"]) == list(found["patient_id"])
+    vectors = embed(hospital / "images", model=run, out=tmp_path / "e.parquet")
+    assert set(vectors["level"]) == {"slice", "series"}
+    assert len(pd.read_parquet(tmp_path / "e.parquet")) == len(vectors)
+
+
+@pytest.mark.proves("A8.1", "U5")
+def test_a_scan_and_its_nifti_copies_embed_alike(tmp_path: Path) -> None:
+    """DICOM against NIfTI stored LPS and RAS, by the ImageNet start."""
+    import nibabel as nib
+
+    from medform.ingestion.ingest import ingest_scan
+
+    options = {"size": 48, "defects": False, "follow_ups": 0, "second_kernels": 0, "localizers": 0}
+    phantom(tmp_path / "hospital", patients=2, seed=3, options=options)
+    source = sorted(path for path in (tmp_path / "hospital" / "images").iterdir() if path.is_dir())[0]
+    cohort = ingest_scan(source, tmp_path / "store")
+    series = cohort.open(str(cohort.series["series_id"].iloc[0]))
+    assert series.affine_lps is not None
+    volume = np.stack([series.slice(index) for index in range(len(series))])
+    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
+    affine = to_ras @ series.affine_lps  # columns of affine_lps belong to (column, row, slice)
+    image = nib.Nifti1Image(volume.transpose(2, 1, 0).astype(np.int16), affine)
+    nib.save(image, tmp_path / "lps.nii.gz")
+    nib.save(nib.as_closest_canonical(image), tmp_path / "ras.nii.gz")
+    vectors = [
+        embed(path).query("level == 'series'")["vector"].iloc[0]
+        for path in (source, tmp_path / "lps.nii.gz", tmp_path / "ras.nii.gz")
+    ]
+    for other in vectors[1:]:
+        cosine = float(vectors[0] @ other / np.linalg.norm(vectors[0]) / np.linalg.norm(other))
+        assert cosine > 0.999

@@ -1,0 +1,52 @@
+"""Pre-training alone: on a bare folder, on a cohort, and what `align` takes over of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medform.cohort.store import Cohort
+from medform.errors import InputError
+from medform.pipeline.align import align
+from medform.pipeline.phantom import phantom
+from medform.pipeline.pretrain import pretrain
+from medform.runs.log import read_log
+
+TINY = (
+    "stages.pretrain.inputs.image={kind: slices, size: 32, source: 32}",
+    "stages.pretrain.batch=12",
+    "stages.pretrain.budget={steps: 2}",
+    "stages.align.inputs.image={kind: features, of: pretrain, size: 32, layers: [2, head], pca: 16}",
+    "stages.align.budget={steps: 2}",
+    "variants={}",
+    "evaluation={draws: 2, shots: [1], permutations: 2, bootstrap: 100}",
+)
+
+
+@pytest.mark.proves("A4.4", "U6")
+@pytest.mark.parametrize("patients", [2, 1])
+def test_a_bare_folder_without_a_table_trains_even_with_one_patient(patients: int, tmp_path: Path) -> None:
+    options = {"size": 48, "defects": False, "follow_ups": 0, "second_kernels": 0}
+    phantom(tmp_path / "hospital", patients=2, seed=2, options=options)
+    folders = sorted(path for path in (tmp_path / "hospital" / "images").iterdir() if path.is_dir())
+    source = tmp_path / "hospital" / "images" if patients == 2 else folders[0]
+    result = pretrain(source, tmp_path / "run", overrides=TINY)
+    record = json.loads((result.run / "run.json").read_text())
+    assert record["transductive"] and record["status"] == "complete"
+    log = read_log(result.run / "metrics.jsonl", stage="pretrain")
+    assert log[-1]["chance"] > 0 and "retrieval_at_1" in log[-1] and "effective_rank" in log[-1]
+    assert result.report.is_file() and (result.run / "model" / "config.json").is_file()
+
+
+@pytest.mark.proves("A4.4", "A5.2")
+def test_align_takes_the_encoder_over_and_never_trains_it_again(phantom_store: Cohort, tmp_path: Path) -> None:
+    first = pretrain(phantom_store.root, tmp_path / "run", folds=[0], overrides=TINY)
+    second = align(first.run, tmp_path / "aligned", overrides=TINY)
+    weights = "folds/0/main/0/pretrain/model.safetensors"
+    assert (first.run / weights).read_bytes() == (second.run / weights).read_bytes()
+    assert read_log(second.run / "metrics.jsonl", stage="pretrain") == []
+    assert (second.run / "scores.json").is_file()
+    with pytest.raises(InputError, match="not the one that this run was pre-trained with"):
+        align(first.run, tmp_path / "other", overrides=(*TINY, "stages.pretrain.batch=9"))

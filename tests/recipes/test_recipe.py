@@ -1,0 +1,86 @@
+"""Recipes as data: shipped ones hold, variants resolve, overrides and faults are judged."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from medform.config import dump, parse, read_yaml
+from medform.errors import InputError
+from medform.recipes.catalog import FAMILIES, part_class
+from medform.recipes.recipe import Recipe, read_recipe, shipped
+
+
+def recipes_page() -> ModuleType:
+    """The generator of docs/recipes.md."""
+    path = Path(__file__).resolve().parents[2] / "tools" / "recipes.py"
+    spec = importlib.util.spec_from_file_location("recipes_page", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_recipe_reads_back_and_each_variant_resolves(name: str) -> None:
+    recipe = read_recipe(name)
+    assert parse(Recipe, read_yaml(dump(recipe)), name) == recipe
+    for variant in recipe.variants:
+        assert recipe.variant(variant).variants == {}
+
+
+@pytest.mark.proves("A5.1")
+def test_every_setting_of_the_paper_recipe_has_a_source() -> None:
+    recipe = read_recipe("medform-paper")
+    assert set(recipes_page().settings(recipe)) - set(recipe.sources) <= {"stages.pretrain.pairing"}  # has no pairs
+
+
+@pytest.mark.proves("A1.1", "A5.1")
+def test_the_recipes_page_is_up_to_date() -> None:
+    page = recipes_page()
+    assert page.PAGE.read_text(encoding="utf-8") == page.page()
+
+
+@pytest.mark.proves("A1.5")
+@pytest.mark.parametrize(("family", "kind"), [(family, kind) for family, kinds in FAMILIES.items() for kind in kinds])
+def test_every_kind_of_the_catalog_names_its_configuration(family: str, kind: str) -> None:
+    assert part_class(family, kind).model_fields["kind"].default == kind
+
+
+@pytest.mark.proves("A.input")
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("stages.pretrain.optimiser=1", "Did you mean 'optimizer'?"),
+        ("stages.pretrian.batch=2", "Did you mean 'pretrain'?"),
+        ("stages.pretrain.batch=0", "greater than or equal to 1"),
+        ("stages.pretrain.objective={kind: simclrr}", "Did you mean 'simclr'?"),
+        ("stages.pretrain.objective={kind: simclr, temprature: 1}", "did you mean 'temperature'?"),
+        ("stages.pretrain.budget={steps: 4, epochs: 2}", "exactly one of"),
+        ("stages.pretrain.batch", "write key=value"),
+    ],
+)
+def test_a_wrong_override_names_key_and_remedy(override: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_recipe("medform-small", [override])
+    assert said in str(caught.value)
+
+
+@pytest.mark.proves("A.input")
+def test_an_unknown_recipe_shows_the_nearest_name() -> None:
+    with pytest.raises(InputError, match="Did you mean 'medform-small'"):
+        read_recipe("medform-smal")
+
+
+@pytest.mark.proves("A5.2")
+def test_the_laptop_recipe_stays_within_its_parameters() -> None:
+    from medform.compute.seed import generator
+    from medform.pipeline.stages import image_stage
+
+    _, stage = image_stage(read_recipe("medform-small"))
+    tower = stage.towers["image"].build(generator(0, "t"))  # type: ignore[attr-defined]
+    objective = stage.objective.build({"image": tower}, generator(0, "o"))  # type: ignore[attr-defined]
+    assert sum(parameter.numel() for parameter in objective.parameters()) <= 5_000_000
