@@ -120,7 +120,9 @@ def differences(scores: TaskScores, detectable: float | None) -> list[Difference
     """Every paired difference in AUROC of a task, in words, nulls with what could not have been seen."""
     names = [name for name in COMPARISONS if name in scores.pairs]
     names += sorted(set(scores.pairs) - set(COMPARISONS))
-    return [_difference(scores.pairs[name], detectable) for name in names]
+    # each pair's own standard error decides what it could have shown; the task's figure is that of alignment
+    own = {name: detectable_of(scores.pairs[name]) for name in names}
+    return [_difference(scores.pairs[name], detectable if own[name] is None else own[name]) for name in names]
 
 
 def _difference(row: ScoreRow, detectable: float | None) -> Difference:
