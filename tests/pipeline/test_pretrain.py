@@ -10,6 +10,7 @@ import pytest
 from medform.cohort.store import Cohort
 from medform.errors import InputError
 from medform.pipeline.align import align
+from medform.pipeline.embed import embed
 from medform.pipeline.phantom import phantom
 from medform.pipeline.pretrain import pretrain
 from medform.runs.log import read_log
@@ -50,3 +51,33 @@ def test_align_takes_the_encoder_over_and_never_trains_it_again(phantom_store: C
     assert (second.run / "scores.json").is_file()
     with pytest.raises(InputError, match="not the one that this run was pre-trained with"):
         align(first.run, tmp_path / "other", overrides=(*TINY, "stages.pretrain.batch=9"))
+
+
+OWN = '''
+import torch
+
+
+class Net(torch.nn.Module):
+    """Any module that maps (M, 1, H, W) to (M, d)."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(1, width, 3, stride=2)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.convolution(image).relu().mean((2, 3))
+'''
+
+
+@pytest.mark.proves("U15", "A4.1")
+def test_an_own_encoder_in_one_file_outside_the_package_trains_exports_and_embeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_net.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = {"size": 48, "defects": False, "follow_ups": 0, "second_kernels": 0, "localizers": 0}
+    phantom(tmp_path / "hospital", patients=2, seed=2, options=options)
+    own = ("stages.pretrain.towers.image={kind: 'own_net:Net', width: 12}", "stages.pretrain.start={image: random}")
+    result = pretrain(tmp_path / "hospital" / "images", tmp_path / "run", overrides=(*TINY, *own))
+    vectors = embed(tmp_path / "hospital" / "images", model=result.run)
+    assert len(vectors.query("level == 'series'")) == 2 and len(vectors["vector"].iloc[0]) <= 12
