@@ -195,3 +195,16 @@ def _tensors(path: Path) -> dict[str, bytes]:
     from safetensors.numpy import load_file
 
     return {name: array.tobytes() for name, array in load_file(path).items()}
+
+
+@pytest.mark.proves("A6.1", "A8.2")
+def test_a_finished_run_is_judged_and_exported_again_from_its_folder(whole_run: RunResult, tmp_path: Path) -> None:
+    from medform.pipeline.evaluate import evaluate
+    from medform.pipeline.export import export
+
+    before = (whole_run.run / "scores.json").read_bytes()
+    assert evaluate(whole_run.run).read_bytes() == before
+    made = export(whole_run.run, tmp_path / "model", fold=0)
+    assert "training patients of fold 0" in (made / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="fold 1 of this run is not finished"):
+        export(whole_run.run, tmp_path / "other", fold=1)

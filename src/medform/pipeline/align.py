@@ -31,9 +31,9 @@ def align(
     ``recipe``: default the one that the run was pre-trained with; its slice stage must be the run's own, so that the
     encoders fit. Encoders are copied, never trained again. Raises `MedformError`.
     """
-    from medform.cohort.store import Cohort
     from medform.config import load
     from medform.pipeline.pretrain import slice_recipe
+    from medform.pipeline.records import open_store
     from medform.recipes.recipe import Recipe, read_recipe
     from medform.runs.folder import RunFolder
 
@@ -48,7 +48,7 @@ def align(
             consequence="Nothing was started.",
             fix="give the same --set values and the same recipe as in pretrain.",
         )
-    cohort = Cohort.read(Path(record["store"]))
+    cohort = open_store(before)
     if cohort.clinical is None or not cohort.features():
         raise InputError(
             "the cohort has no feature column to align with.",

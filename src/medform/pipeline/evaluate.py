@@ -36,8 +36,8 @@ def evaluate(
 
     ``run``: a run folder, judged in place by the split it was trained with.
     """
-    from medform.cohort.store import Cohort
     from medform.config import load
+    from medform.pipeline.records import open_store
     from medform.pipeline.run import task_labels
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
@@ -49,7 +49,7 @@ def evaluate(
         )
     folder = RunFolder(Path(run))
     with folder.lock():
-        found = Cohort.read(Path(folder.record()["store"]))
+        found = open_store(folder)
         labels = task_labels(found)
         if not len(labels.columns):
             raise InputError("the cohort has no task to be judged on.", where=found.name, fix="declare `tasks`.")

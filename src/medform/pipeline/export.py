@@ -26,14 +26,14 @@ FEWEST = 5  # labelled patients of the rarer class below which no probe is expor
 
 def export(run: Path, out: Path, fold: int | None = None) -> Path:
     """Write the model folder of ``run`` to ``out``: the final model, or that of ``fold``. Raises `MedformError`."""
-    from medform.cohort.store import Cohort
     from medform.config import load
+    from medform.pipeline.records import open_store
     from medform.pipeline.run import task_labels
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
 
     folder = RunFolder(Path(run))
-    cohort = Cohort.read(Path(folder.record()["store"]))
+    cohort = open_store(folder)
     made = export_model(folder, cohort, load(Recipe, folder.path / "recipe.yaml"), task_labels(cohort), Path(out), fold)
     if made is None:
         wanted = "no fold of this run is finished" if fold is None else f"fold {fold} of this run is not finished"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from medform.pipeline.plan import Plan
     from medform.recipes.recipe import Recipe
 
-__all__ = ["Spending", "begin", "write_cohort_pages"]
+__all__ = ["Spending", "begin", "open_store", "write_cohort_pages"]
 
 PACKAGES = ("torch", "timm", "lightning-fabric", "numpy", "pandas", "scikit-learn", "pydicom")
 
@@ -60,7 +60,7 @@ def begin(
             "licence": cohort.licence,
             "n_patients": len(cohort.patient_ids),
         },
-        store=str(cohort.root),
+        store=_store_place(folder, cohort),
         versions=versions,
         commit=_commit(),
         argv=list(sys.argv),
@@ -70,6 +70,19 @@ def begin(
         transductive=recipe.transductive,
         folds=len(cohort.split().folds) if cohort.tasks else None,
     )
+
+
+def _store_place(folder: RunFolder, cohort: Cohort) -> str:
+    """Where the store lies, seen from the run folder where it is inside it, so that both can be moved together."""
+    store, run = cohort.root.resolve(), folder.path.resolve()
+    return str(store.relative_to(run)) if store.is_relative_to(run) else str(store)
+
+
+def open_store(folder: RunFolder) -> Cohort:
+    """The cohort store that a run was made from; raises `InputError` where it is no longer there."""
+    from medform.cohort.store import Cohort
+
+    return Cohort.read(folder.path / str(folder.record()["store"]))
 
 
 def _now() -> str:
