@@ -58,4 +58,4 @@ def test_shipped_cohort_files_type_their_tables_and_have_no_refused_leak(
 
 def test_the_dicom_cohort_file_needs_no_table() -> None:
     file = read_cohort_file(COHORTS / "dicom_ct.yaml")
-    assert file.images.select.rule == "most_slices" and file.tasks == [] and file.clinical is None
+    assert file.images.select.rule == "all" and file.tasks == [] and file.clinical is None

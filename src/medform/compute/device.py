@@ -96,8 +96,13 @@ def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def set_threads(count: int | None = None) -> int:
-    """Threads of torch's operations; None: every usable core. Returns the number set."""
-    count = usable_cores() if count is None else count
+    """Threads of torch's operations; None: every usable core, or fewer where OMP_NUM_THREADS says so. Returns the number.
+
+    A caller who runs several processes side by side says so by that variable; more threads than cores would only wait.
+    """
+    if count is None:
+        allowed = os.environ.get("OMP_NUM_THREADS", "")
+        count = min(usable_cores(), int(allowed)) if allowed.isdigit() and int(allowed) > 0 else usable_cores()
     torch.set_num_threads(count)
     return count
 
