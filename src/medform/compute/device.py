@@ -96,7 +96,7 @@ def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def set_threads(count: int | None = None) -> int:
-    """Threads of torch's operations; None: every usable core, or fewer where OMP_NUM_THREADS says so. Returns the number.
+    """Threads of torch's operations, which it returns; None: every usable core, or fewer if OMP_NUM_THREADS says so.
 
     A caller who runs several processes side by side says so by that variable; more threads than cores would only wait.
     """
