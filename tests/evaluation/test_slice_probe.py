@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from medform.cohort.split import Split, make_split
+from medform.cohort.split import Fold, Split, make_split
 from medform.errors import InputError
 from medform.evaluation.predictions import concat_predictions
 from medform.evaluation.rows import score_rows
@@ -73,3 +73,19 @@ def test_features_of_other_slices_are_refused(random: np.random.Generator) -> No
     slices, labels, features, split = slices_of(6, random)
     with pytest.raises(InputError, match="slice vectors of m"):
         slice_probe({"m": features[:-1]}, slices, labels, split, SETTINGS)
+
+
+def test_encoders_judged_on_slices_give_rows_and_no_difference_of_patients() -> None:
+    """`image_only` beside `imagenet_encoder` is a paired difference of patients elsewhere."""
+    random = np.random.default_rng(0)
+    patients = [f"p{number}" for number in range(12)]
+    slices = pd.DataFrame(
+        {"slice_id": [f"{one}:{k}" for one in patients for k in range(4)], "patient_id": np.repeat(patients, 4)}
+    )
+    labels = pd.Series(np.tile([0.0, 1.0], 24), index=slices["slice_id"])
+    split = Split("main", (Fold(tuple(patients[4:]), (), tuple(patients[:4])),))
+    settings = EvaluationSettings(bootstrap=100)
+    features = {model: random.normal(size=(48, 3)) for model in ("image_only", "imagenet_encoder", "position_only")}
+    rows = score_rows(slice_probe(features, slices, labels, split, settings), None, settings)
+    assert {"image_only", "imagenet_encoder", "position_only"} <= {row.model for row in rows}
+    assert not [row for row in rows if " - " in row.model]

@@ -245,7 +245,8 @@ def _difference_rows(
     """
     for first_name, second_name in PAIRS:
         for key, first in tallies.items():
-            if key.model != first_name:
+            # slices have no difference of patients: their probes judge the encoder, each beside position and intensity
+            if key.model != first_name or key.protocol == "slice_probe":
                 continue
             second = _partner(key, second_name, tallies)
             if second is None:

@@ -149,15 +149,19 @@ def _slice_rows(folder: RunFolder, cohort: Cohort, settings: Any, writer: Any) -
             statistics.append(slice_statistics(image))
             thumbnails.append(thumbnail(image))
     features["intensity_stats"], features["thumbnail_16"] = np.stack(statistics), np.stack(thumbnails)
+    folds = []
     for fold in range(len(split.folds)):
         path = folder.path / "folds" / str(fold) / "slices.safetensors"
         if path.is_file():
+            folds.append(fold)
             for model, array in read_arrays(path)[0].items():
                 features.setdefault(model, {})[fold] = array.astype(np.float64)
     frames = []
     for task in cohort.slice_tasks:
         labels = cohort.slice_labels(task.name)
-        frames += slice_probe(features, slices, labels, split, settings, cohort_name=cohort.name, task=task.name)
+        frames += slice_probe(
+            features, slices, labels, split, settings, cohort_name=cohort.name, task=task.name, folds=folds
+        )
     for frame in frames:
         writer(frame)
     return score_rows(frames, None, settings) if frames else []
