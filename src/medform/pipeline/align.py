@@ -29,7 +29,8 @@ def align(
     """Align the encoders of ``run`` with the clinical table, evaluate and report into ``out``.
 
     ``recipe``: default the one that the run was pre-trained with; its slice stage must be the run's own, so that the
-    encoders fit. Encoders are copied, never trained again. Raises `MedformError`.
+    encoders fit. Encoders are copied, never trained again, so the seeds are those of ``run`` or some of them. Raises
+    `MedformError`, also for a run that has not finished.
     """
     from medform.config import load
     from medform.pipeline.pretrain import slice_recipe
@@ -40,7 +41,21 @@ def align(
     before, folder = RunFolder(Path(run)), RunFolder(Path(out))
     record = before.record()
     pretrained = load(Recipe, before.path / "recipe.yaml")
-    chosen = read_recipe(recipe or str(record["recipe"]), overrides, seed if seed is not None else pretrained.seeds[0])
+    if record["status"] == "running":
+        raise InputError(
+            "this run has not finished its pre-training.",
+            where=str(before.path),
+            consequence="Nothing was started; encoders that are missing would have to be trained here.",
+            fix="finish it with pretrain --resume.",
+        )
+    chosen = read_recipe(recipe or str(record["recipe"]), (f"seeds={pretrained.seeds}", *overrides), seed)
+    if missing := sorted(set(chosen.seeds) - set(pretrained.seeds)):
+        raise InputError(
+            f"this run has no encoder of seed {', '.join(map(str, missing))}.",
+            where=str(before.path / "recipe.yaml"),
+            consequence="Nothing was started.",
+            fix=f"use of its seeds {', '.join(map(str, pretrained.seeds))}, or pre-train with the seed first.",
+        )
     if slice_recipe(chosen).stages != slice_recipe(pretrained).stages:
         raise InputError(
             f"the slice stage of recipe '{chosen.name}' is not the one that this run was pre-trained with.",

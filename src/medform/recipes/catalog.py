@@ -67,7 +67,7 @@ def own_class(path: str) -> type:
         raise InputError(
             f"module '{module_name}' cannot be imported ({error}).",
             where=path,
-            fix="run from the folder that holds it, or install it into this environment.",
+            fix="use `python -m medform` from the folder that holds it, or install it into this environment.",
         ) from None
     if not isinstance(found := getattr(module, name, None), type):
         close = nearest(name, [key for key, value in vars(module).items() if isinstance(value, type)])
