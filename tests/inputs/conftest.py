@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import settings
 
 from medform.cohort.cohort_file import parse_cohort_file
 from medform.cohort.quarantine import Verdict
@@ -16,10 +15,6 @@ from medform.cohort.store import Cohort
 from medform.cohort.writer import CohortWriter, SeriesRecord, SliceRecord
 
 Slices = dict[str, list[np.ndarray]]
-
-# pytest has the time limit; a first example may compile a kernel
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 
 @pytest.fixture

@@ -66,3 +66,9 @@ def spoil(tmp_path_factory: pytest.TempPathFactory) -> Callable[[frozenset[str]]
 @pytest.fixture(scope="session")
 def phantom_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     return make_phantom_store(tmp_path_factory.mktemp("phantom") / "store")
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Four patients, for what is slow by the slice."""
+    return make_phantom_store(tmp_path_factory.mktemp("small") / "store", patients=4)

@@ -10,7 +10,6 @@ import pytest
 
 from medform.config import dump, parse, read_yaml
 from medform.errors import InputError
-from medform.recipes.catalog import FAMILIES, part_class
 from medform.recipes.recipe import Recipe, read_recipe, shipped
 
 
@@ -42,12 +41,6 @@ def test_every_setting_of_the_paper_recipe_has_a_source() -> None:
 def test_the_recipes_page_is_up_to_date() -> None:
     page = recipes_page()
     assert page.PAGE.read_text(encoding="utf-8") == page.page()
-
-
-@pytest.mark.proves("A1.5")
-@pytest.mark.parametrize(("family", "kind"), [(family, kind) for family, kinds in FAMILIES.items() for kind in kinds])
-def test_every_kind_of_the_catalog_names_its_configuration(family: str, kind: str) -> None:
-    assert part_class(family, kind).model_fields["kind"].default == kind
 
 
 @pytest.mark.proves("A.input")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from medform.cohort.store import Cohort
     from medform.ingestion.workers import Progress
+    from medform.pipeline.predict import Model
 
 __all__ = ["embed"]
 
@@ -34,34 +35,28 @@ def embed(
     """
     from medform.cohort.store import Cohort
     from medform.ingestion.ingest import ingest_scan
+    from medform.pipeline.predict import Model
     from medform.runs.folder import write_atomically
 
     source = Path(path)
+    trained = None if model is None else Model.load(model).to(device)
     with tempfile.TemporaryDirectory() as scratch:
         if (source / "cohort.json").is_file():
             cohort = Cohort.read(source)
-        elif model is None:
+        elif trained is None:
             cohort = ingest_scan(source, Path(scratch) / "store")
         else:
-            cohort = _as_trained(source, Path(scratch), model)
-        frame = _rows(cohort, _features(cohort, model, device, progress))
+            cohort = trained._ingest(source, Path(scratch))
+        frame = _rows(cohort, _features(cohort, trained, device, progress))
     if out is not None:
         write_atomically(Path(out), lambda target: frame.to_parquet(target, index=False))
     return frame
 
 
-def _as_trained(source: Path, scratch: Path, model: Path) -> Cohort:
-    from medform.pipeline.predict import Model
-
-    return Model.load(model)._ingest(source, scratch)
-
-
-def _features(cohort: Cohort, model: Path | None, device: str, progress: Progress | None) -> np.ndarray:
+def _features(cohort: Cohort, model: Model | None, device: str, progress: Progress | None) -> np.ndarray:
     """(T, d) in the order of ``cohort.slices``."""
-    from medform.pipeline.predict import Model
-
     if model is not None:
-        return Model.load(model).embed_cohort(cohort)[1]
+        return model.embed_cohort(cohort, progress)[1]
     from medform.compute.device import choose_device
     from medform.compute.seed import generator
     from medform.inputs.slices import working_slices

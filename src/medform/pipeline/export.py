@@ -107,7 +107,9 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
         table = {
             "encoder": read_json(columns),
             "specs": {key: cohort.columns[key].model_dump(mode="json") for key in cohort.features()},
-            "file": cohort.file.clinical.model_dump(mode="json") if cohort.file.clinical else None,
+            "file": cohort.file.clinical.model_dump(mode="json", exclude={"path", "id_map"})
+            if cohort.file.clinical
+            else None,
         }
     place = "final" if fold is None else f"folds/{fold}"
     frame = pd.read_parquet(folder.path / place / "embeddings.parquet")

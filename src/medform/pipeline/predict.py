@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,8 +57,14 @@ class Model:
         path = path / "model" if not (path / "config.json").is_file() and (path / "model").is_dir() else path
         model = rebuild(read_model(path))
         test = model.files.selftest
+        if not {"images", "vector"} <= test.keys():
+            raise InputError("selftest.safetensors lacks its images or vector.", where=str(path), fix="export again.")
         found = model.embed_images(test["images"])
-        off = float(np.linalg.norm(found - test["vector"]) / max(np.linalg.norm(test["vector"]), 1e-12))
+        off = (
+            float("inf")
+            if found.shape != test["vector"].shape
+            else float(np.linalg.norm(found - test["vector"]) / max(np.linalg.norm(test["vector"]), 1e-12))
+        )
         if not off <= TOLERANCE:
             raise InputError(
                 f"the self-test fails: its vector is off by {off:.2g} of its length (tolerance {TOLERANCE:g}).",
@@ -66,6 +73,16 @@ class Model:
                 fix="export it again, or use the versions that its config.json names.",
             )
         return model
+
+    def to(self, device: str) -> Model:
+        """The same model on ``device`` (`auto`, `cpu` or `cuda`)."""
+        from medform.compute.device import choose_device
+
+        place: Any = choose_device(device).torch  # type: ignore[arg-type]
+        for network in (self.tower, self.pair):
+            if network is not None:
+                network.to(place)
+        return self
 
     def embed(self, scan: Path | str) -> tuple[np.ndarray, np.ndarray]:
         """Vector (d,) of one scan and the features (N, k) of its slices. Raises `InputError` for several patients."""
@@ -84,14 +101,30 @@ class Model:
         table = None if row is None else self._typed_row(row)
         return self._decide("patient", image, table)
 
-    def embed_cohort(self, cohort: Cohort) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Patient -> vector (d,), and slice features (T, k) in the order of ``cohort.slices``."""
+    def embed_cohort(
+        self, cohort: Cohort, progress: Progress | None = None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Patient -> vector (d,), and slice features (T, k) in the order of ``cohort.slices``.
+
+        The window is the model's, whatever the store's is. Raises `InputError` for a store in another unit.
+        """
         from medform.inputs.slices import working_slices
         from medform.training.infer import slice_features
 
+        preprocess = self.files.preprocess
+        if cohort.unit != preprocess["unit"]:
+            raise InputError(
+                f"the values of the store are {cohort.unit}, those of the model's training {preprocess['unit']}.",
+                where=str(cohort.root),
+                consequence="Nothing was embedded.",
+                fix=f"ingest the images with images.unit: {preprocess['unit']}, if that is what they are.",
+            )
+        low, high = preprocess["window"]
+        cohort = dataclasses.replace(cohort, window=(float(low), float(high)))
         config = self.files.config["features"]
+        told = None if progress is None else lambda done, total: progress(done, total, "embedding slices")
         store = working_slices(cohort, int(config["size"]))
-        raw = slice_features(self.tower, store, config["layers"])
+        raw = slice_features(self.tower, store, config["layers"], progress=told)
         feature = self._feature_map().apply(raw, store.series)
         imaged = [one for one in store.patient_ids if (store.patient == store.codes([one])[0]).any()]
         vectors = self._vectors(feature, store.patient, store.codes(imaged), store.index, store.z_mm)
@@ -104,7 +137,8 @@ class Model:
         config = self.files.config["features"]
         with torch.inference_mode():
             batch = torch.from_numpy(np.ascontiguousarray(images[:, None], dtype=np.float32))
-            raw = self.tower.eval().slice_vector(batch, config["layers"]).numpy()
+            weight = next(self.tower.parameters(), batch)
+            raw = self.tower.eval().slice_vector(batch.to(weight.device), config["layers"]).cpu().numpy()
         one = np.zeros(len(images), np.int64)
         feature = self._feature_map().apply(raw, one)
         index = np.arange(len(images), dtype=np.int64)
@@ -155,30 +189,31 @@ class Model:
         if table is None:
             raise InputError("this model knows no table column.", fix="predict without --row and --table.")
         path_row = {
-            "patient_id": "patient",
             **{str(key): "" if value is None else str(value) for key, value in row.items()},
+            "patient_id": "patient",
         }
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "row.csv"
             pd.DataFrame([path_row]).to_csv(path, index=False)
-            return self.read_table(path, "patient_id")
+            stored = table["file"] or {}
+            plain = {"path": path.name, "patient_id": "patient_id", "separator": ","}
+            kept = {key: stored[key] for key in ("missing", "decimal") if key in stored}
+            numbers = {str(key) for key, value in row.items() if isinstance(value, int | float)}
+            specs = {
+                name: {**value, "decimal": ".", "thousands": None} if name in numbers else value
+                for name, value in table["specs"].items()
+            }
+            return _typed_table(path, {**kept, **plain}, specs)
 
-    def read_table(self, path: Path, patient_id: str | None = None) -> pd.DataFrame:
-        """Typed rows of a table for the model's columns; raises `InputError` with every cell that cannot be read."""
-        from medform.cohort.cohort_file import ColumnSpec, TableSpec
-        from medform.ingestion.tables import read_table, refuse_problems, type_table
+    def read_table(self, path: Path) -> pd.DataFrame:
+        """Typed rows of a table laid out as the training table; columns of the model may be missing.
 
+        Raises `InputError` with every cell that cannot be read.
+        """
         table = self.files.columns
         if table is None:
             raise InputError("this model knows no table column.", fix="predict without --row and --table.")
-        stored = dict(table["file"] or {})
-        spec = TableSpec.model_validate(stored | {"path": path.name, "patient_id": patient_id or stored["patient_id"]})
-        raw = read_table(path, spec.sheet, encoding=spec.encoding, separator=spec.separator)
-        specs = {name: ColumnSpec.model_validate(value) for name, value in table["specs"].items()}
-        present = {name: value for name, value in specs.items() if name in raw.frame.columns}
-        frame, problems = type_table(raw, spec, present)
-        refuse_problems(problems, str(path))
-        return frame
+        return _typed_table(path, {**(table["file"] or {}), "path": path.name}, table["specs"])
 
     def encode(self, frame: pd.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
         """Patient -> encoded row (q,), and patient -> what of it is not as in training."""
@@ -235,6 +270,26 @@ class Model:
         arrays = {key: self.files.probes[f"{task}/{name}/{key}"] for key in ("mean", "scale", "weight")}
         scaled = (np.asarray(row, np.float64) - arrays["mean"]) / arrays["scale"]
         return float(scaled @ arrays["weight"] + self.files.readouts[task][name]["bias"])
+
+
+def _typed_table(path: Path, table: Mapping[str, Any], columns: Mapping[str, Any]) -> pd.DataFrame:
+    """The columns that are there, read as ``table`` (a `TableSpec`) and ``columns`` (`ColumnSpec` each) say."""
+    from medform.cohort.cohort_file import ColumnSpec, TableSpec
+    from medform.ingestion.tables import read_table, refuse_problems, type_table
+
+    spec = TableSpec.model_validate(table)
+    raw = read_table(
+        path,
+        spec.sheet,
+        encoding=spec.encoding,
+        separator=spec.separator,
+        header_row=spec.header_row,
+        skip_rows=spec.skip_rows,
+    )
+    present = {name: ColumnSpec.model_validate(one) for name, one in columns.items() if name in raw.frame.columns}
+    frame, problems = type_table(raw, spec, present)
+    refuse_problems(problems, str(path))
+    return frame
 
 
 def rebuild(files: ModelFiles) -> Model:
@@ -303,17 +358,15 @@ def predict(
     ``table``: a clinical table with the model's columns; ``row``: one patient's columns as YAML or JSON. Columns that
     are missing and categories that are new are said, never an error and never a silent zero. Raises `InputError`.
     """
-    import dataclasses
-
     import pandas as pd
 
     from medform.config import read_yaml
     from medform.runs.folder import write_atomically
 
-    loaded = Model.load(model)
+    loaded = Model.load(model).to(device)
     with tempfile.TemporaryDirectory() as scratch:
         cohort = loaded._ingest(Path(path), Path(scratch))
-        vectors, _ = loaded.embed_cohort(cohort)
+        vectors, _ = loaded.embed_cohort(cohort, progress)
     rows: dict[str, np.ndarray] = {}
     said: dict[str, list[str]] = {}
     if table is not None:
