@@ -144,3 +144,45 @@ def test_a_scan_and_its_nifti_copies_embed_alike(tmp_path: Path) -> None:
     for other in vectors[1:]:
         cosine = float(vectors[0] @ other / np.linalg.norm(vectors[0]) / np.linalg.norm(other))
         assert cosine > 0.999
+
+
+@pytest.mark.proves("A8.2", "U13")
+def test_nobody_is_given_another_ones_row_and_nobody_vanishes(run: Path, tmp_path: Path) -> None:
+    """One row for several patients and a table of other people are refused; a scan set aside keeps its patient."""
+    options = {"size": 48, "follow_ups": 0, "second_kernels": 0}
+    truth = phantom(tmp_path / "hospital", patients=3, seed=5, options=options)
+    images = tmp_path / "hospital" / "images"
+    (tmp_path / "row.json").write_text(json.dumps({"age": 60, "marker": 3.5, "sex": "F"}))
+    with pytest.raises(InputError, match="one row was given for"):
+        predict(images, run, row=tmp_path / "row.json")
+    (tmp_path / "others.csv").write_text("id,age,marker,sex\nX1,60,3.5,F\nX2,61,3.6,M\n")
+    with pytest.raises(InputError, match="no patient id of the table is one of the images"):
+        predict(images, run, table=tmp_path / "others.csv")
+    found = predict(images, run).set_index("patient_id")
+    gap = next(one for one, reason in truth.exclusions.items() if "slice" in reason or "gap" in reason)
+    assert pd.isna(found.loc[gap, "inputs"]) and "image set aside (gap)" in str(found.loc[gap, "degradations"])
+
+
+@pytest.mark.proves("A8.2", "D10")
+def test_the_self_test_sees_the_preprocessing(run: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "model"
+    shutil.copytree(run / "model", changed)
+    preprocess = json.loads((changed / "preprocess.json").read_text())
+    low, high = preprocess["window"]
+    (changed / "preprocess.json").write_text(json.dumps({**preprocess, "window": [low - 100, high + 100]}))
+    with pytest.raises(InputError, match="self-test fails"):
+        Model.load(changed)
+    del preprocess["window"]
+    (changed / "preprocess.json").write_text(json.dumps(preprocess))
+    with pytest.raises(InputError, match="damaged"):
+        Model.load(changed)
+
+
+@pytest.mark.proves("A8.2")
+def test_an_export_over_somebody_s_folder_is_refused(run: Path, tmp_path: Path) -> None:
+    from medform.pipeline.export import export
+
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty and holds no model"):
+        export(run, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

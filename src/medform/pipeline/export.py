@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from medform.runs.model_folder import ModelFiles
 
 __all__ = ["export", "export_model"]
-
-FEWEST = 5  # labelled patients of the rarer class below which no probe is exported
 
 
 def export(run: Path, out: Path, fold: int | None = None) -> Path:
@@ -59,6 +56,13 @@ def export_model(
     if chosen is None:
         return None
     target = out or folder.path / "model"
+    if target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file():
+        raise InputError(
+            "the folder is not empty and holds no model.",
+            where=str(target),
+            consequence="Nothing was written.",
+            fix="name a new or empty folder.",
+        )
     write_model(target, _collect(folder, cohort, recipe, labels, None if chosen == "final" else int(chosen)))
     return target
 
@@ -77,7 +81,8 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
 
     import medform
     from medform.pipeline.fold import MAIN
-    from medform.pipeline.predict import rebuild, selftest_images
+    from medform.pipeline.predict import rebuild, selftest_values
+    from medform.pipeline.readouts import fit_readouts, to_files
     from medform.pipeline.stages import feature_input, image_stage, pair_stage
     from medform.runs.arrays import read_arrays
     from medform.runs.folder import read_json
@@ -113,7 +118,7 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
         }
     place = "final" if fold is None else f"folds/{fold}"
     frame = pd.read_parquet(folder.path / place / "embeddings.parquet")
-    probes, readouts = _probes(frame, labels, recipe)
+    probes, readouts = to_files(fit_readouts(frame, labels, recipe.evaluation, seed, fold))
     config: dict[str, Any] = {
         "medform": medform.__version__,
         "recipe": recipe.name,
@@ -128,10 +133,10 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
     }
     preprocess = {"unit": cohort.unit, "window": list(cohort.window), "size": feature_input(recipe).size}
     files = ModelFiles(weights, config, preprocess, table, probes, readouts)
-    images = selftest_images(preprocess["size"])
-    vector = rebuild(files).embed_images(images)
+    values = selftest_values(cohort.window)
+    vector = rebuild(files).embed_values(values)
     texts = _texts(folder, cohort, recipe, config)
-    return ModelFiles(weights, config, preprocess, table, probes, readouts, {"images": images, "vector": vector}, texts)
+    return ModelFiles(weights, config, preprocess, table, probes, readouts, {"images": values, "vector": vector}, texts)
 
 
 def _encoder_weights(place: Path, recipe: Recipe, seed: int) -> dict[str, np.ndarray]:
@@ -150,97 +155,6 @@ def _encoder_weights(place: Path, recipe: Recipe, seed: int) -> dict[str, np.nda
     tower = config.build(generator(seed, name, "tower"))
     start_from(tower, stage.start.image or "random")
     return {f"tower.{key}": value.contiguous().numpy() for key, value in tower.state_dict().items()}
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """One probe: its arrays, and the numbers beside them."""
-
-    arrays: dict[str, np.ndarray]
-    numbers: dict[str, Any]
-
-
-def _probes(frame: pd.DataFrame, labels: pd.DataFrame, recipe: Recipe) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """A probe a task for each set of inputs (image, table, both), fitted on every patient who is not a test patient."""
-    settings = recipe.evaluation
-    rows: Any = frame[(frame["supports"] == "aligned") & (frame["part"] != "test")]
-    rows = rows[rows["seed"] == recipe.seeds[0]] if len(recipe.seeds) > 1 else rows
-    models = set(rows["model"])
-    image_model = "aligned" if "aligned" in models else "image_only"
-    image = _matrix(rows, image_model)
-    table = _matrix(rows, "table")
-    arrays: dict[str, np.ndarray] = {}
-    readouts: dict[str, Any] = {}
-    for task in labels.columns:
-        column: Any = labels[task].dropna()
-        known = {str(one): float(value) for one, value in column.items()}
-        sets: dict[str, _Fit] = {}
-        image_ids = [one for one in image if one in known]
-        if _enough(known, image_ids):
-            fit, scores = _fit(np.stack([image[one] for one in image_ids]), known, image_ids, "norm", settings.image_c)
-            sets["image"] = fit
-            both = [one for one in image_ids if one in table]
-            if _enough(known, both):
-                score = dict(zip(image_ids, scores, strict=True))
-                columns = np.stack([np.append(table[one], score[one]) for one in both])
-                sets["both"] = _fit(columns, known, both, "columns", settings.table_c)[0]
-        table_ids = [one for one in table if one in known]
-        if _enough(known, table_ids):
-            sets["table"] = _fit(
-                np.stack([table[one] for one in table_ids]), known, table_ids, "columns", settings.table_c
-            )[0]
-        for name, fit in sets.items():
-            arrays |= {f"{task}/{name}/{key}": value for key, value in fit.arrays.items()}
-        if sets:
-            readouts[str(task)] = {name: fit.numbers for name, fit in sets.items()}
-    return arrays, readouts
-
-
-def _matrix(rows: pd.DataFrame, model: str) -> dict[str, np.ndarray]:
-    chosen = rows[rows["model"] == model]
-    return {
-        str(one): np.asarray(vector, dtype=np.float64)
-        for one, vector in zip(chosen["patient_id"], chosen["vector"], strict=True)
-    }
-
-
-def _enough(known: Mapping[str, float], ids: Sequence[str]) -> bool:
-    positive = sum(known[one] == 1 for one in ids)
-    return min(positive, len(ids) - positive) >= FEWEST
-
-
-def _fit(
-    rows: np.ndarray, known: Mapping[str, float], ids: Sequence[str], kind: Any, c: float
-) -> tuple[_Fit, np.ndarray]:
-    """A probe on all rows; threshold and calibrator from out-of-fold log odds (n,), which come back too."""
-    from medform.cohort.split import inner_folds
-    from medform.metrics.calibration import best_threshold, fit_calibrator
-    from medform.metrics.linear_probe import fit_logistic, fit_scaler
-
-    y = np.array([known[one] for one in ids])
-    part = inner_folds(ids, {one: known[one] for one in ids}, 5, 0)
-    number = np.array([part[one] for one in ids])
-    scores = np.zeros(len(ids))
-    for fold in range(5):
-        inside, outside = number != fold, number == fold
-        scaler = fit_scaler(rows[inside], kind)
-        scores[outside] = fit_logistic(scaler.transform(rows[inside]), y[inside], c).decision(
-            scaler.transform(rows[outside])
-        )
-    calibrator = fit_calibrator(y, scores)
-    assert calibrator is not None  # both classes are there, see _enough
-    scaler = fit_scaler(rows, kind)
-    probe = fit_logistic(scaler.transform(rows), y, c)
-    arrays = {"mean": scaler.mean, "scale": scaler.scale, "weight": probe.weight}
-    numbers = {
-        "bias": probe.bias,
-        "slope": calibrator.slope,
-        "offset": calibrator.offset,
-        "threshold": best_threshold(y, calibrator.probability(scores)),
-        "n": len(ids),
-        "positive": int(y.sum()),
-    }
-    return _Fit(arrays, numbers), scores
 
 
 def _texts(folder: RunFolder, cohort: Cohort, recipe: Recipe, config: Mapping[str, Any]) -> dict[str, str]:

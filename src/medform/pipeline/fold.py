@@ -178,15 +178,15 @@ def _run_variant(
         result.notes.append(f"fold {group.fold}, {model}: {note}")
     vectors, joined = _embed(variant, side, pairing, everybody, train)
     result.embeddings.append(_rows(group, model, "aligned", seed, everybody, vectors))
-    if "aligned" not in variant.embedding or group.fold is None:
-        if group.fold is None:
-            _keep_join(bench, group, name, seed, joined)
+    if "aligned" not in variant.embedding and group.fold is not None:
         return
-    if name == MAIN:
+    _keep_join(bench, group, name, seed, joined)
+    if "aligned" not in variant.embedding:
+        return
+    if name == MAIN and group.test:
         result.attention.append(_attention(group, model, seed, side, pairing, bench.imaged(group.test)))
     assert table is not None
     result.projections += _projections(group, model, seed, side, table, pairing)
-    _keep_join(bench, group, name, seed, joined)
     names = [] if name == MAIN else [name]
     if "out_of_fold" in recipe.variants:
         inner = recipe.variant(*names, "out_of_fold")

@@ -144,10 +144,10 @@ def _pair_counts(recipe: Recipe, variants: dict[str, Recipe], groups: Sequence[G
             continue
         alone += 1
         with_supports += "aligned" in variant.embedding and getattr(found[1].objective, "kind", "") != "classify"
-    inner = 0
+    out_of_fold = 0
     if "out_of_fold" in recipe.variants:
-        inner += pair_stage(recipe.variant("out_of_fold"))[1].patients.inner_folds or 5  # type: ignore[index]
-    inner += "unseen" in recipe.variants
+        out_of_fold = pair_stage(recipe.variant("out_of_fold"))[1].patients.inner_folds or 5  # type: ignore[index]
+    unseen = int("unseen" in recipe.variants)
     folds = sum(group.fold is not None for group in groups)
     final = len(groups) - folds
-    return folds * (alone + with_supports * inner) + final, 1.0
+    return folds * (alone + with_supports * (out_of_fold + unseen)) + final * (1 + out_of_fold), 1.0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medform.errors import InputError
+from medform.pipeline.readouts import Readout, from_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,7 @@ class Model:
 
     def __init__(self, files: ModelFiles, tower: Any, pair: Any) -> None:
         self.files, self.tower, self.pair = files, tower, pair
+        self.readouts: Mapping[str, Mapping[Any, Readout]] = from_files(files.probes, files.readouts)
 
     @classmethod
     def load(cls, folder: Path | str) -> Model:
@@ -55,15 +57,17 @@ class Model:
 
         path = Path(folder)
         path = path / "model" if not (path / "config.json").is_file() and (path / "model").is_dir() else path
-        model = rebuild(read_model(path))
-        test = model.files.selftest
-        if not {"images", "vector"} <= test.keys():
-            raise InputError("selftest.safetensors lacks its images or vector.", where=str(path), fix="export again.")
-        found = model.embed_images(test["images"])
+        try:
+            model = rebuild(read_model(path))
+            test = model.files.selftest
+            found = model.embed_values(test["images"])
+            wanted = test["vector"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _damaged(path, error) from None
         off = (
             float("inf")
-            if found.shape != test["vector"].shape
-            else float(np.linalg.norm(found - test["vector"]) / max(np.linalg.norm(test["vector"]), 1e-12))
+            if found.shape != wanted.shape
+            else float(np.linalg.norm(found - wanted) / max(np.linalg.norm(wanted), 1e-12))
         )
         if not off <= TOLERANCE:
             raise InputError(
@@ -129,6 +133,15 @@ class Model:
         imaged = [one for one in store.patient_ids if (store.patient == store.codes([one])[0]).any()]
         vectors = self._vectors(feature, store.patient, store.codes(imaged), store.index, store.z_mm)
         return dict(zip(imaged, vectors, strict=True)), feature
+
+    def embed_values(self, values: np.ndarray) -> np.ndarray:
+        """Vector (d,) of one bag of slices (N, H, W) in the model's unit, through its own size and window."""
+        from medform.inputs.slices import Scale, shrink
+
+        low, high = (float(bound) for bound in self.files.preprocess["window"])
+        size = int(self.files.preprocess["size"])
+        small = np.stack([shrink(np.asarray(image, np.float32), size, low) for image in values])
+        return self.embed_images(Scale(1.0, 0.0, (low, high)).unit(small))
 
     def embed_images(self, images: np.ndarray) -> np.ndarray:
         """Vector (d,) of one bag of slices (N, size, size) in [0, 1]."""
@@ -246,30 +259,21 @@ class Model:
         if row is None and self.files.columns is not None:
             missing.append("no table row")
         made = []
-        for task, sets in self.files.readouts.items():
-            log_odds: float | None = None
-            if image is not None and "image" in sets:
-                log_odds = self._log_odds(task, "image", image)
-            if log_odds is not None and row is not None and "both" in sets:
-                name, score = "both", self._log_odds(task, "both", np.append(row, log_odds))
-            elif log_odds is not None:
-                name, score = "image", log_odds
+        for task, sets in self.readouts.items():
+            if image is not None and row is not None and "both" in sets:
+                name, given = "both", (image, row)
+            elif image is not None and "image" in sets:
+                name, given = "image", (image, None)
             elif row is not None and "table" in sets:
-                name, score = "table", self._log_odds(task, "table", row)
+                name, given = "table", (None, row)
             else:
                 made.append(Prediction(patient, task, None, None, None, tuple(missing)))
                 continue
-            numbers = sets[name]
-            probability = float(1 / (1 + np.exp(-(numbers["slope"] * score + numbers["offset"]))))
-            made.append(
-                Prediction(patient, task, probability, probability >= numbers["threshold"], name, tuple(missing))
-            )
+            readout = sets[name]
+            probability = readout.probability(readout.score(*given))
+            positive = probability >= readout.threshold
+            made.append(Prediction(patient, task, probability, positive, name, tuple(missing)))
         return made
-
-    def _log_odds(self, task: str, name: str, row: np.ndarray) -> float:
-        arrays = {key: self.files.probes[f"{task}/{name}/{key}"] for key in ("mean", "scale", "weight")}
-        scaled = (np.asarray(row, np.float64) - arrays["mean"]) / arrays["scale"]
-        return float(scaled @ arrays["weight"] + self.files.readouts[task][name]["bias"])
 
 
 def _typed_table(path: Path, table: Mapping[str, Any], columns: Mapping[str, Any]) -> pd.DataFrame:
@@ -333,15 +337,32 @@ def rebuild(files: ModelFiles) -> Model:
     return Model(files, tower, pair)
 
 
-def selftest_images(size: int) -> np.ndarray:
-    """Three slices (3, size, size) of the phantom in [0, 1]: the input of every self-test, of no patient."""
-    from medform.inputs.slices import shrink
+def selftest_values(window: tuple[float, float]) -> np.ndarray:
+    """Input of every self-test, of no patient: three slices (3, H, W) of the phantom, greys spread over ``window``."""
     from medform.synthetic.hospital import make_stacks
 
     stack = make_stacks(2, 0)[0].stack
     middle = len(stack) // 2
-    chosen = [shrink(np.asarray(image, np.float32), size, -1000.0) for image in stack[middle - 1 : middle + 2]]
-    return np.clip((np.stack(chosen) + 200.0) / 500.0, 0.0, 1.0).astype(np.float32)
+    grey = np.clip((stack[middle - 1 : middle + 2] + 200.0) / 500.0, 0.0, 1.0)
+    return (window[0] + grey * (window[1] - window[0])).astype(np.float32)
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"the model folder is damaged ({type(error).__name__}: {error}).",
+        where=str(path),
+        consequence="The model was not used.",
+        fix="export it again.",
+    )
+
+
+def _set_aside(cohort: Cohort, vectors: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """Patients whose images were all set aside, each with the reasons: they get a row too, and never vanish."""
+    found: dict[str, list[str]] = {}
+    for entry in cohort.quarantine():
+        if entry.patient_id and entry.patient_id not in vectors:
+            found.setdefault(entry.patient_id, []).append(f"image set aside ({entry.code}): {entry.reason}")
+    return found
 
 
 def predict(
@@ -361,25 +382,37 @@ def predict(
     import pandas as pd
 
     from medform.config import read_yaml
+    from medform.ingestion.identifiers import match_ids, refuse_strangers
     from medform.runs.folder import write_atomically
 
     loaded = Model.load(model).to(device)
     with tempfile.TemporaryDirectory() as scratch:
         cohort = loaded._ingest(Path(path), Path(scratch))
         vectors, _ = loaded.embed_cohort(cohort, progress)
+        set_aside = _set_aside(cohort, vectors)
     rows: dict[str, np.ndarray] = {}
     said: dict[str, list[str]] = {}
     if table is not None:
         rows, said = loaded.encode(loaded.read_table(Path(table)))
+        refuse_strangers(match_ids([*vectors, *set_aside], list(rows)), str(table))
     elif row is not None:
+        if len(vectors) > 1:
+            raise InputError(
+                f"one row was given for {len(vectors)} patients.",
+                where=str(row),
+                consequence="Nothing was predicted.",
+                fix="give one patient's scan, or a table with --table.",
+            )
         given = read_yaml(Path(row).read_text(encoding="utf-8"), str(row))
         encoded, degradations = loaded.encode(loaded._typed_row(given))
         rows = {one: next(iter(encoded.values())) for one in vectors} if encoded else {}
         said = {one: next(iter(degradations.values()), []) for one in vectors}
     made = [
         prediction
-        for one in sorted({*vectors, *rows})
-        for prediction in loaded.decide(one, vectors.get(one), rows.get(one), said.get(one, []))
+        for one in sorted({*vectors, *rows, *set_aside})
+        for prediction in loaded.decide(
+            one, vectors.get(one), rows.get(one), [*set_aside.get(one, []), *said.get(one, [])]
+        )
     ]
     frame = pd.DataFrame([dataclasses.asdict(one) | {"degradations": "; ".join(one.degradations)} for one in made])
     if out is not None:

@@ -201,7 +201,10 @@ def _train(
     from medform.runs.folder import write_atomically, write_json
 
     started = time.perf_counter()
-    chosen = recipe if group.fold is not None else recipe.model_copy(update={"variants": {}})
+    chosen = recipe
+    if group.fold is None:  # nothing is judged here, but readouts are fitted on vectors of alignments that saw others
+        kept = {name: recipe.variants[name] for name in ("out_of_fold",) if name in recipe.variants}
+        chosen = recipe.model_copy(update={"variants": kept})
     result = run_fold(bench, group, chosen, labels, primary)
     place = _place(folder, group)
     if result.slices:
