@@ -101,6 +101,22 @@ def section(folder: Path) -> list[str]:
     return [*text, ""]
 
 
+def benchmarks() -> list[str]:
+    """Ratios beside peers, as `benchmarks/NAME.py --json` printed them."""
+    text = [
+        "## Benchmarks",
+        "",
+        "CPU time of the peer over ours, one thread, interleaved; `bound` is what is promised.",
+        "",
+    ]
+    text += ["| item | peer | times better [lowest, highest] | bound |", "| --- | --- | --- | --- |"]
+    for path in sorted((RESULTS / "benchmarks").glob("*.json")):
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            ratio = f"{row['ratio']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+            text.append(f"| {row['item']} | {row['peer']} | {ratio} | {row['bound']:g} |")
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="?", type=Path, help="folder that holds run folders")
@@ -120,6 +136,7 @@ def main() -> None:
     for folder in sorted(RESULTS.iterdir()):
         if (folder / "scores.json").is_file():
             text += section(folder)
+    text += benchmarks()
     PAGE.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
 
 

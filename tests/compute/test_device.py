@@ -100,3 +100,9 @@ def test_bf16_on_a_silent_cpu_or_an_old_gpu(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old GPU")
     with pytest.raises(InputError, match="Old GPU"):
         choose_precision("bf16", Device("cuda"))
+
+
+@pytest.mark.proves("A.input")
+def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match="no device 'gpu'.*\n.*auto, cpu, cuda"):
+        choose_device("gpu")

@@ -204,6 +204,8 @@ def test_a_finished_run_is_judged_and_exported_again_from_its_folder(whole_run: 
 
     before = (whole_run.run / "scores.json").read_bytes()
     assert evaluate(whole_run.run).read_bytes() == before
+    with pytest.raises(InputError, match="--model"):  # never an option that is taken and not heeded
+        evaluate(whole_run.run, model=tmp_path)
     made = export(whole_run.run, tmp_path / "model", fold=0)
     assert "training patients of fold 0" in (made / "README.md").read_text(encoding="utf-8")
     with pytest.raises(InputError, match="fold 1 of this run is not finished"):

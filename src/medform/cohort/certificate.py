@@ -80,10 +80,10 @@ def certify(split: Split, series: pd.DataFrame, slices: pd.DataFrame) -> dict[st
     folds = []
     for fold in split.folds:
         part_of = fold.part_of()
-        pairs = {f"{left}-{right}": _shared(carriers, part_of, left, right) for left, right in combinations(PARTS, 2)}
-        for name, counts in pairs.items():
-            left, right = name.split("-")
-            counts["patients"] = len(set(fold.part(left)) & set(fold.part(right)))  # type: ignore[arg-type]
+        pairs = {}
+        for left, right in combinations(PARTS, 2):
+            counts = _shared(carriers, part_of, left, right)
+            pairs[f"{left}-{right}"] = {**counts, "patients": len(set(fold.part(left)) & set(fold.part(right)))}
         folds.append(pairs)
     groups: dict[str, list[str]] = {}
     for one, group in linked_patients(series, slices).items():

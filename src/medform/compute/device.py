@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from medform.errors import ExtraMissing
+from medform.errors import ExtraMissing, InputError
 
 __all__ = [
     "Device",
@@ -23,7 +23,7 @@ __all__ = [
     "usable_cores",
 ]
 
-DeviceName = Literal["auto", "cpu", "cuda"]
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,20 @@ def gpu_is_visible(devices: Path = Path("/dev"), windows: Path = Path("C:/Window
     return any(devices.glob("nvidia[0-9]*")) or (windows / "nvidia-smi.exe").is_file()
 
 
-def choose_device(wanted: DeviceName = "auto", *, visible: bool | None = None) -> Device:
+def choose_device(wanted: str = "auto", *, visible: bool | None = None) -> Device:
     """``auto``: the GPU where torch can use one, else the CPU, with a note where a GPU is there but stays
     idle.
 
     Raises `ExtraMissing` (exit code 4) where ``cuda`` is asked for and torch cannot use a GPU. ``visible``
     overrides what the operating system shows, for tests.
     """
+    if wanted not in DEVICES:
+        raise InputError(
+            f"there is no device '{wanted}'.",
+            where="--device",
+            consequence="Nothing was started.",
+            fix=f"use one of {', '.join(DEVICES)}.",
+        )
     if wanted == "cpu":
         return Device("cpu")
     if torch.cuda.is_available():

@@ -70,7 +70,7 @@ def _features(cohort: Cohort, model: Model | None, device: str, progress: Progre
     tower_config: Any = image_stage(recipe)[1].towers["image"]
     tower = tower_config.build(generator(0, "embed"))
     load_imagenet(tower)
-    tower.to(choose_device(device).torch)  # type: ignore[arg-type]
+    tower.to(choose_device(device).torch)
     told = None if progress is None else lambda done, total: progress(done, total, "embedding slices")
     return slice_features(tower, working_slices(cohort, config.size), config.layers, progress=told)
 

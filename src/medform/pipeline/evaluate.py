@@ -42,6 +42,13 @@ def evaluate(
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
 
+    later = {"-o": out, "--model": model, "--cohort": cohort, "--root": root, "--embeddings": embeddings}
+    if given := [name for name, value in later.items() if value is not None]:
+        raise InputError(
+            f"{', '.join(given)}: a run is judged in its own folder, by the split it was trained with.",
+            consequence="Nothing was judged.",
+            fix="`medform evaluate RUN`; a frozen model or other vectors on a cohort come with a later version.",
+        )
     if run is None:
         raise InputError(
             "give a run folder: `medform evaluate RUN`.",

@@ -81,7 +81,7 @@ def make_plan(
         seconds += per_slice * len(bench.cohort.slices) * (models + fixed * seeds)
     second = pair_stage(recipe)
     if second is not None and encoded_columns and groups:
-        count, per_model = _pair_counts(recipe, variants, groups)
+        count, per_model = _pair_counts(variants, groups)
         batch = min(second[1].batch, max(len(bench.imaged(group.train)) for group in groups))
         steps = second[1].budget.count(max(1, len(bench.imaged(groups[0].train)) // batch), 0.05)
         stages[second[0]] = {"steps": steps, "models": count * seeds}
@@ -135,7 +135,7 @@ def _image_seconds(bench: Bench, recipe: Recipe, group: Group) -> tuple[float, f
     return per_step, (time.process_time() - started) / len(some)
 
 
-def _pair_counts(recipe: Recipe, variants: dict[str, Recipe], groups: Sequence[Group]) -> tuple[int, float]:
+def _pair_counts(variants: dict[str, Recipe], groups: Sequence[Group]) -> tuple[int, float]:
     """How many second stages are trained, and about how many CPU seconds one takes."""
     alone = with_supports = 0
     for name, variant in variants.items():
@@ -144,10 +144,9 @@ def _pair_counts(recipe: Recipe, variants: dict[str, Recipe], groups: Sequence[G
             continue
         alone += 1
         with_supports += "aligned" in variant.embedding and getattr(found[1].objective, "kind", "") != "classify"
-    out_of_fold = 0
-    if "out_of_fold" in recipe.variants:
-        out_of_fold = pair_stage(recipe.variant("out_of_fold"))[1].patients.inner_folds or 5  # type: ignore[index]
-    unseen = int("unseen" in recipe.variants)
+    inner = pair_stage(variants["out_of_fold"]) if "out_of_fold" in variants else None
+    out_of_fold = (inner[1].patients.inner_folds or 5) if inner else 0
+    unseen = int("unseen" in variants)
     folds = sum(group.fold is not None for group in groups)
     final = len(groups) - folds
     return folds * (alone + with_supports * (out_of_fold + unseen)) + final * (1 + out_of_fold), 1.0

@@ -82,7 +82,7 @@ class Model:
         """The same model on ``device`` (`auto`, `cpu` or `cuda`)."""
         from medform.compute.device import choose_device
 
-        place: Any = choose_device(device).torch  # type: ignore[arg-type]
+        place: Any = choose_device(device).torch
         for network in (self.tower, self.pair):
             if network is not None:
                 network.to(place)

@@ -153,7 +153,7 @@ def make_bench(cohort: Cohort, folder: RunFolder, device: str, progress: Progres
     from medform.compute.device import choose_device, set_threads
     from medform.pipeline.stages import Bench
 
-    chosen = choose_device(device)  # type: ignore[arg-type]
+    chosen = choose_device(device)
     if chosen.note:
         logger.warning("%s", chosen.note)
     fabric = Fabric(accelerator=chosen.name, devices=1, precision="32-true")

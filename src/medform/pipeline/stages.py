@@ -269,44 +269,19 @@ def pair(
     ``table`` are encoded rows; ``labels`` (a float Series by patient, for a supervised objective). With ``frozen`` the
     table tower of another pairing is taken over unchanged, so that both end in one space.
     """
-    from medform.compute.seed import generator
-
     found = pair_stage(recipe)
     assert found is not None
     name, stage = found
-    objective_config: Any = stage.objective
-    sources: dict[str, Any] = {"image": BagSource.of(side.feature, side.store)}
-    towers: dict[str, Any] = {}
-    columns = 0 if table is None else table.values.shape[1]
-    width = side.feature.shape[1]
-    shared = None
-    if isinstance(objective_config, AlignConfig):
-        assert table is not None
-        shared = objective_config.shared_width(width, columns)
-        sources["clinical"] = RowSource(table.values, side.store.codes(table.patient_ids), "table")
-        towers["clinical"] = _built(stage.towers["clinical"], columns, generator(seed, name, "clinical"), shared)
-    tower_config: Any = stage.towers["image"]
-    pool_start = stage.start.pool or "uniform"
-    towers["image"] = tower_config.build(
-        width, generator(seed, name, "image"), shared_width=shared, pool_start=pool_start
-    )
-    if isinstance(objective_config, ClassifyConfig):
-        known = labels.dropna()
-        codes = side.store.codes([patient for patient in known.index if patient in set(side.store.patient_ids)])
-        values = known.reindex([side.store.patient_ids[code] for code in codes]).to_numpy(np.float32)
-        sources["label"] = RowSource(values, codes, "label")
-        objective = objective_config.build(towers, generator(seed, name, "objective"))
-    else:
-        objective = objective_config.build(towers, start=stage.start.heads or "random")
-        if frozen is not None:
-            objective.towers["clinical"].load_state_dict(frozen.objective.towers["clinical"].state_dict())
-            objective.temperature.load_state_dict(frozen.objective.temperature.state_dict())
-            objective.freeze("clinical")
+    objective, sources = _paired_objective(name, stage, seed, side, table, labels)
+    if frozen is not None:
+        objective.towers["clinical"].load_state_dict(frozen.objective.towers["clinical"].state_dict())
+        objective.temperature.load_state_dict(frozen.objective.temperature.state_dict())
+        objective.freeze("clinical")
     train = bench.imaged(patients)
     loader = PatientLoader(sources, side.store.codes(train), stage.batch, seed, stage.pairing)
-    made_from = [stage.model_dump(mode="json"), sorted(train), seed, side.weights, side.store.digest, columns]
+    made_from = [stage.model_dump(mode="json"), sorted(train), seed, side.weights, side.store.digest]
     if table is not None:
-        made_from.append(digest([table.names, table.patient_ids, np.round(table.values, 5).tolist()]))
+        made_from.append(digest([table.names, table.patient_ids, table.values.tobytes().hex()]))
     if frozen is not None:
         made_from.append(weights_digest(frozen.objective))
     result = run_stage(
@@ -326,8 +301,36 @@ def pair(
     return Pairing(objective, tuple(train), result)
 
 
-def _built(config: Any, width: int, random: Any, shared: int | None) -> Any:
-    return config.build(width, random, shared_width=shared)
+def _paired_objective(
+    name: str, stage: Stage, seed: int, side: ImageSide, table: EncodedTable | None, labels: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The objective over towers of the widths at hand, and a source of rows for each modality it takes."""
+    from medform.compute.seed import generator
+
+    objective_config: Any = stage.objective
+    sources: dict[str, Any] = {"image": BagSource.of(side.feature, side.store)}
+    towers: dict[str, Any] = {}
+    width = side.feature.shape[1]
+    shared = None
+    if isinstance(objective_config, AlignConfig):
+        assert table is not None
+        columns = table.values.shape[1]
+        shared = objective_config.shared_width(width, columns)
+        sources["clinical"] = RowSource(table.values, side.store.codes(table.patient_ids), "table")
+        clinical_config: Any = stage.towers["clinical"]
+        towers["clinical"] = clinical_config.build(columns, generator(seed, name, "clinical"), shared_width=shared)
+    tower_config: Any = stage.towers["image"]
+    pool_start = stage.start.pool or "uniform"
+    towers["image"] = tower_config.build(
+        width, generator(seed, name, "image"), shared_width=shared, pool_start=pool_start
+    )
+    if isinstance(objective_config, ClassifyConfig):
+        known = labels.dropna()
+        codes = side.store.codes([patient for patient in known.index if patient in set(side.store.patient_ids)])
+        values = known.reindex([side.store.patient_ids[code] for code in codes]).to_numpy(np.float32)
+        sources["label"] = RowSource(values, codes, "label")
+        return objective_config.build(towers, generator(seed, name, "objective")), sources
+    return objective_config.build(towers, start=stage.start.heads or "random"), sources
 
 
 def is_alignment(pairing: Pairing) -> bool:

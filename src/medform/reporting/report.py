@@ -58,6 +58,12 @@ class TaskSection:
     few_shot: list[tuple[Panel, Picture]]
     roc: Picture | None
 
+    @property
+    def tested(self) -> int:
+        """The most patients that any model of the table was scored on."""
+        cells = [row for metrics in self.scores.cells.values() for row in metrics.values()]
+        return max((row.n_patients for row in cells if row.n_patients), default=0)
+
     def note_mark(self, row: ScoreRow) -> str:
         """The letter of a row's note."""
         return chr(ord("a") + self.notes.index(row.note) % 26) if row.note in self.notes else ""

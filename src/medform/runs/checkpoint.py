@@ -93,7 +93,7 @@ def _read(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             tree = json.loads(file.metadata()[_NOTES])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(
             f"not a readable checkpoint ({error}).",
