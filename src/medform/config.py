@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medform.errors import InputError, Problem, nearest
 
-__all__ = ["Config", "digest", "dump", "load", "merge", "parse", "read_yaml", "set_key"]
+__all__ = ["Config", "digest", "dump", "load", "merge", "own_class", "parse", "read_yaml", "set_key"]
 
 Tree = dict[str, Any]
 T = TypeVar("T", bound=BaseModel)
@@ -191,3 +192,22 @@ def digest(value: Any) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def own_class(path: str) -> type:
+    """The class that ``package.module:Name`` names; raises `InputError` saying which half could not be found."""
+    module_name, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # it is not our code, and may raise anything
+        said = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"module '{module_name}' cannot be imported ({said}).",
+            where=path,
+            fix="use `python -m medform` from the folder that holds it, or install it into this environment.",
+        ) from error
+    if not isinstance(found := getattr(module, name, None), type):
+        close = nearest(name, [key for key, value in vars(module).items() if isinstance(value, type)])
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise InputError(f"module '{module_name}' has no class '{name}'.{hint}", where=path)
+    return found

@@ -41,6 +41,16 @@ class Block:
     def __len__(self) -> int:
         return len(self.patient)
 
+    def take(self, rows: Int[Tensor, " k"]) -> Block:
+        """Some rows of a block without bags, in the order asked. Raises ValueError for packed bags."""
+        if self.offset is not None:
+            raise ValueError("rows of packed bags cannot be taken one by one")
+        taken: dict[str, Any] = {"value": {name: tensor[rows] for name, tensor in self.value.items()}}
+        for name in ("patient", "item", "cohort", "z", "z_mm"):
+            tensor = getattr(self, name)
+            taken[name] = None if tensor is None else tensor[rows]
+        return replace(self, **taken)
+
     def to(self, device: torch.device | str) -> Block:
         """The block with every tensor on ``device``."""
         moved: dict[str, Any] = {"value": {name: tensor.to(device) for name, tensor in self.value.items()}}
@@ -55,11 +65,11 @@ Batch = Mapping[str, Block]
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a tower returns: ``pooled`` (M, d); where it has them tokens (M, L, d), maps (M, c, h, w), weight (T,)."""
+    """What a tower returns: ``pooled`` (M, d); where it has them tokens (M, L, k), maps (M, c, h, w), weight (T,)."""
 
     pooled: Float[Tensor, "m d"]
-    tokens: Float[Tensor, "m l d"] | None = None
-    maps: list[Float[Tensor, "m c h w"]] | None = None
+    tokens: Float[Tensor, "m l k"] | None = None
+    maps: list[Float[Tensor, "m _ _ _"]] | None = None  # channels and sizes of their own
     weight: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -107,4 +117,8 @@ class Objective(nn.Module):
         `medform.objectives.align` answers with the root mean square of the image head's weights, so that a step is a
         share of the weights whatever the unit of the features. 1.0 where an objective has no opinion.
         """
+        return 1.0
+
+    def rate_of(self, name: str) -> float:
+        """Learning rate of the parameter ``name`` in units of the stage's; 1.0 where an objective has no opinion."""
         return 1.0

@@ -55,8 +55,8 @@ def test_there_is_one_row_a_figure_for_every_model_and_control(found: Evaluation
     assert len(set(keys)) == len(keys)
     validated = {r.model for r in found.rows if r.protocol == "cross_validation" and r.task == "histology"}
     assert validated == {
-        "aligned", "image_only", "imagenet_encoder", "intensity_stats", "table_logistic", "fused_unaligned",
-        "fused", "permuted_labels", "chance", *(f"{first} - {second}" for first, second in PAIRS),
+        "aligned", "image_only", "imagenet_encoder", "intensity_stats", "table_logistic", "table_boosting",
+        "fused_unaligned", "fused", "permuted_labels", "chance", *(f"{first} - {second}" for first, second in PAIRS),
     }  # fmt: skip
     few = {(r.model, r.supports) for r in found.rows if r.protocol == "few_shot" and r.model != "chance"}
     assert few == {

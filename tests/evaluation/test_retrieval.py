@@ -59,15 +59,6 @@ def test_collapsed_projections_are_at_chance_not_perfect() -> None:
     assert found["image_to_table", "aligned", "median_rank"].value == 5.5
 
 
-def test_one_patient_resampled_counts_its_rank_once() -> None:
-    from medform.evaluation.retrieval import _median
-
-    rank = np.array([3.0, 1.0, 2.0, 9.0])
-    weights = np.array([[1, 1, 1, 1], [2, 0, 0, 2], [0, 3, 1, 0], [1, 1, 1, 0]], dtype=float)
-    expected = [np.median(np.repeat(rank, row.astype(int))) for row in weights]
-    np.testing.assert_allclose(_median(rank, weights), expected)
-
-
 def test_projections_give_rows_of_an_evaluation(example: Example) -> None:
     projections = pd.DataFrame(
         [

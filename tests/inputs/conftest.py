@@ -28,6 +28,7 @@ def make_cohort(tmp_path: Path) -> Callable[..., Cohort]:
         window: tuple[float, float] | None = None,
         clinical: pd.DataFrame | None = None,
         columns: dict[str, object] | None = None,
+        masks: Slices | None = None,
     ) -> Cohort:
         images: dict[str, object] = {"unit": unit} | ({"window_hu": window} if window else {})
         tree = {"name": "tiny", "licence": "CC0", "images": images, "columns": columns or {}}
@@ -45,7 +46,7 @@ def make_cohort(tmp_path: Path) -> Callable[..., Cohort]:
                     SliceRecord(position_mm=2.5 * place, intercept=intercept) for place in range(len(images_of))
                 ),
             )
-            writer.write_series(record, images_of)
+            writer.write_series(record, images_of, masks=(masks or {}).get(patient))
         writer.finish([f"series-{patient}" for patient in slices], clinical=clinical)
         return Cohort.read(tmp_path / "store")
 

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from medform.cohort.store import Cohort
 from medform.errors import InputError
 from medform.inputs.bags import BagSource
-from medform.inputs.loader import EpochSampler, PatientLoader, RowSource, SliceLoader, mismatch
+from medform.inputs.genes import GeneSource
+from medform.inputs.loader import EpochSampler, PatientLoader, RowSource, SliceLoader, SlicePatientLoader, mismatch
 from medform.inputs.slices import SliceInputConfig, SliceStore, working_slices
+from medform.inputs.stacks import PatientSlicesConfig
 
 Make = Callable[..., Cohort]
 
@@ -178,3 +180,75 @@ def test_a_mismatch_is_one_cycle(n: int, seed: int) -> None:
         seen.append(at)
         at = given_[at]
     assert sorted(seen) == list(range(n)) and at == 0
+
+
+def patient_slices(store: SliceStore, seed: int = 0, batch: int = 8, **more: object) -> SlicePatientLoader:
+    """Patient 0 has no genes, patient 90 genes only."""
+    config = PatientSlicesConfig.model_validate({"size": 32, "source": 32} | more)
+    codes = np.array([1, 2, 3, 4, 90])
+    genes = RowSource(codes[:, None].astype(np.float32), codes, name="expression")
+    everybody = np.array([0, 1, 2, 3, 4, 90, 91])
+    lesion = np.where(store.index == 1, 5, 0)
+    return SlicePatientLoader(store, everybody, config, batch, seed, {"genes": genes}, lesion_pixels=lesion)
+
+
+@pytest.mark.proves("G3.1")
+def test_some_slices_of_each_patient_meet_one_row_of_genes(store: SliceStore) -> None:
+    loader = patient_slices(store, slices=2)
+    batch = loader.batch(0)
+    image, genes = batch["image"], batch["genes"]
+    assert loader.patients.tolist() == [0, 1, 2, 3, 4, 90] and loader.steps_per_epoch == 1
+    counts = {code: image.patient.tolist().count(code) for code in range(5)}
+    true = {code: min(2, int((store.patient == code).sum())) for code in range(5)}
+    assert counts == true and 90 not in image.patient.tolist() and len(set(image.item.tolist())) == len(image)
+    assert sorted(genes.patient.tolist()) == [1, 2, 3, 4, 90], "one row a patient, those without an image too"
+    whole = loader.whole()
+    assert len(whole["image"]) == len(store) and len(whole["genes"]) == 5
+    assert np.allclose(whole["image"].value["image"], store.images(whole["image"].item.numpy()), atol=1e-6)
+
+
+@pytest.mark.proves("G3.1")
+def test_in_strict_mode_no_two_slices_of_a_patient_meet(store: SliceStore) -> None:
+    loader = patient_slices(store, slices=1, batch=4)
+    seen = set()
+    for step in range(40):
+        patients = loader.batch(step)["image"].patient.tolist() if "image" in loader.batch(step) else []
+        assert len(patients) == len(set(patients))
+        seen |= set(loader.batch(step)["image"].item.tolist())
+    assert seen == set(range(len(store))), "in time every slice comes"
+
+
+@pytest.mark.proves("G3.1", "A5.3")
+def test_slices_of_patients_are_a_function_of_seed_and_step(store: SliceStore) -> None:
+    first, again = patient_slices(store), patient_slices(store)
+    for step in (3, 0):
+        one, other = first.batch(step)["image"], again.batch(step)["image"]
+        assert torch.equal(one.value["image"], other.value["image"]) and torch.equal(one.item, other.item)
+    assert not torch.equal(first.batch(0)["image"].item, first.batch(1)["image"].item)
+    plain = patient_slices(store, augment=None, channels=3).batch(0)["image"]
+    assert plain.value["image"].shape[1:] == (3, 32, 32)
+    assert np.allclose(plain.value["image"][:, 1:2], store.images(plain.item.numpy()), atol=1e-6)
+
+
+def test_slices_with_a_lesion_can_come_more_often(store: SliceStore) -> None:
+    def share(weight: float) -> float:
+        loader = patient_slices(store, slices=1, lesion_weight=weight, batch=8)
+        drawn = np.concatenate([loader.batch(step)["image"].item.numpy() for step in range(60)])
+        several = drawn[np.isin(store.patient[drawn], np.flatnonzero(np.bincount(store.patient) >= 3))]
+        return float((store.index[several] == 1).mean())
+
+    assert abs(share(1.0) - 47 / 180) < 0.1 and share(20.0) > 0.75
+    with pytest.raises(InputError, match="lesion_weight needs masks"):
+        SlicePatientLoader(store, np.arange(5), PatientSlicesConfig(size=32, source=32, lesion_weight=2.0), 4, 0, {})
+
+
+@pytest.mark.proves("G3.1", "G5")
+def test_genes_of_the_shuffled_control_are_those_of_others(store: SliceStore) -> None:
+    codes = np.arange(5)
+    genes = GeneSource(codes[:, None].astype(np.float32), np.ones((5, 1), bool), codes)
+    config = PatientSlicesConfig(size=32, source=32)
+    loader = SlicePatientLoader(store, codes, config, 8, 0, {"genes": genes}, pairing="shuffled")
+    block = loader.whole()["genes"]
+    assert (block.value["expression"][:, 0] != block.patient).all() and len(block) == 5
+    pairs = PatientLoader({"genes": genes}, codes, batch=8, seed=0, pairing="shuffled").whole()["genes"]
+    assert (pairs.value["expression"][:, 0] != pairs.patient).all()

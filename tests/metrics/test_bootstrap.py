@@ -20,6 +20,7 @@ from medform.metrics.bootstrap import (
     resample,
     resample_counts,
     sign_p_value,
+    weighted_medians,
 )
 from medform.metrics.ranking import Concordance, concordance, stratified_auroc
 
@@ -209,3 +210,10 @@ def test_paired_test_keeps_its_level() -> None:
         assert found is not None and found.p_value is not None
         rejected += found.p_value < 0.05
     assert rejected / 600 <= 0.08
+
+
+def test_a_patient_drawn_twice_counts_twice_in_the_median() -> None:
+    values = np.array([3.0, 1.0, 2.0, 9.0])
+    counts = np.array([[1, 1, 1, 1], [2, 0, 0, 2], [0, 3, 1, 0], [1, 1, 1, 0]], dtype=float)
+    expected = [np.median(np.repeat(values, row.astype(int))) for row in counts]
+    np.testing.assert_allclose(weighted_medians(values, counts), expected)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from medform.compute.seed import generator
 from medform.errors import InputError
-from medform.interfaces import Block, Tower
+from medform.interfaces import Block, Encoded, Tower
 from medform.metrics.linear_maps import cca
 from medform.models.bag import BagConfig, BagTower
 from medform.models.pooling import AbmilConfig, MeanPoolConfig
@@ -299,3 +299,129 @@ def test_what_cannot_be_aligned_is_refused_before_anything_is_read() -> None:
             AlignConfig.model_validate(wrong)
     assert AlignConfig().shared_width(128, 2) == 2
     assert AlignConfig().shared_width(128, 40) == 8
+
+
+class Slices(Tower):
+    """Vectors of slices, one linear map of their pixels."""
+
+    width = 4
+
+    def __init__(self, name: str = "image", columns: int = 9) -> None:
+        super().__init__()
+        self.name = name
+        self.map = torch.nn.Linear(columns, self.width)
+
+    def forward(self, block: Block) -> Encoded:
+        return Encoded(self.map(block.value[self.name].flatten(1)))
+
+
+def slices_and_genes(drop: dict[str, float] | None = None) -> tuple[Align, dict[str, Block]]:
+    """Six slices of patients 5, 2 and 8 and the genes of 2, 7 and 5: 8 has no genes, 7 no slice here."""
+    torch.manual_seed(0)
+    model = AlignConfig(drop=drop or {}).build({"image": Slices(), "genes": Slices("expression", 6)})
+    random = generator(1)
+    owner, item = torch.tensor([5, 5, 2, 5, 8, 2]), torch.arange(6)
+    genes = torch.tensor([2, 7, 5])
+    image = Block({"image": torch.rand(6, 1, 3, 3, generator=random)}, owner, item)
+    return model, {"image": image, "genes": Block({"expression": torch.randn(3, 6, generator=random)}, genes, genes)}
+
+
+def multi_positive_by_loop(a: torch.Tensor, b: torch.Tensor, pa: list[int], pb: list[int], tau: float) -> float:
+    """Mean over rows of ``a`` with a partner of the mean over partners of -log softmax (Khosla 2020), in float64."""
+    terms = []
+    for i, owner in enumerate(pa):
+        partners = [j for j, other in enumerate(pb) if other == owner]
+        if partners:
+            score = [float(F.cosine_similarity(a[i], b[j], dim=0)) / tau for j in range(len(pb))]
+            whole = math.log(sum(math.exp(s) for s in score))
+            terms.append(-sum(score[j] - whole for j in partners) / len(partners))
+    return sum(terms) / len(terms)
+
+
+def loss_by_loop(model: Align, batch: dict[str, Block]) -> float:
+    image, genes = batch["image"], batch["genes"]
+    a = model.towers["image"](image).pooled.detach().double()
+    b = model.towers["genes"](genes).pooled.detach().double()
+    owners = image.patient.tolist(), genes.patient.tolist()
+    tau = model.temperature.number()
+    one = multi_positive_by_loop(a, b, *owners, tau)
+    return (one + multi_positive_by_loop(b, a, *owners[::-1], tau)) / 2
+
+
+@pytest.mark.proves("G3.1", "G.tests")
+def test_slices_of_one_patient_are_all_positives_of_its_one_gene_row() -> None:
+    model, batch = slices_and_genes()
+    loss, logs = model(batch, 0, generator(0))
+    assert float(loss.detach()) == pytest.approx(loss_by_loop(model, batch), rel=1e-5)
+    assert logs["pairs"] == 5 and logs["temperature"] == pytest.approx(0.07)
+    # by chance: 3 gene rows for a slice, 6 slices for a gene row
+    assert logs["chance"] == pytest.approx((math.log(3) + math.log(6)) / 2)
+
+
+@pytest.mark.proves("G3.1", "G.tests")
+def test_a_patient_without_genes_is_no_target_and_a_gene_only_patient_no_slice() -> None:
+    model, batch = slices_and_genes()
+    image, genes = batch["image"], batch["genes"]
+    # a row that stands for nobody changes nothing: absent is absent, not zero
+    expression = genes.value["expression"]
+    padded = Block(
+        {"expression": torch.cat([expression, torch.zeros(1, 6)])}, torch.tensor([2, 7, 5, 8]), torch.arange(4)
+    )
+    loss, absent = float(model(batch, 0, generator(0))[0].detach()), model(batch, 0, generator(0))[1]["pairs"]
+    assert model({**batch, "genes": padded}, 0, generator(0))[1]["pairs"] == absent + 1
+    # whoever has neither partner nor slice in the batch has no term of the loss
+    nobody = {**batch, "image": image.take(torch.tensor([0, 1, 2, 3, 5]))}
+    assert loss_by_loop(model, nobody) == pytest.approx(float(model(nobody, 0, generator(0))[0].detach()), rel=1e-5)
+    assert loss != pytest.approx(float(model(nobody, 0, generator(0))[0].detach()))  # 8 still was a negative
+    lonely = {**batch, "genes": genes.take(torch.tensor([1]))}
+    found, logs = model(lonely, 0, generator(0))
+    found.backward()
+    assert float(found.detach()) == 0 and logs["pairs"] == 0
+    assert [name for name, p in model.towers.named_parameters() if p.grad is None or float(p.grad.abs().sum())] == []
+
+
+@pytest.mark.proves("G3.1")
+def test_withheld_genes_are_as_if_the_patient_had_none() -> None:
+    model, batch = slices_and_genes({"genes": 0.5})
+    genes = batch["genes"]
+    losses = {}
+    for kept in itertools.chain.from_iterable(itertools.combinations(range(3), n) for n in range(4)):
+        part = {**batch, "genes": genes.take(torch.tensor(kept, dtype=torch.long))}
+        losses[kept] = loss_by_loop(model, part) if {0, 2} & set(kept) else 0.0
+    seen = set()
+    for step in range(40):
+        draw = torch.rand(3, generator=generator(step)) >= 0.5
+        loss, _ = model(batch, step, generator(step))
+        kept = tuple(draw.nonzero()[:, 0].tolist())
+        seen.add(kept)
+        assert float(loss.detach()) == pytest.approx(losses[kept], rel=1e-5, abs=1e-7)
+    assert len(seen) >= 6
+    model.eval()
+    assert float(model(batch, 0, generator(0))[0].detach()) == pytest.approx(losses[0, 1, 2], rel=1e-5)
+
+
+@pytest.mark.proves("G3.2")
+def test_slices_table_and_genes_with_any_subset_a_patient_are_three_pairs() -> None:
+    torch.manual_seed(1)
+    towers: dict[str, Tower] = {"image": Slices(), "genes": Slices("expression", 6), "clinical": Slices("table", 5)}
+    model = AlignConfig().build(towers)
+    _, batch = slices_and_genes()
+    ids = torch.tensor([8, 7, 5])
+    batch["clinical"] = Block({"table": torch.randn(3, 5, generator=generator(2))}, ids, ids)
+    loss, logs = model(batch, 0, generator(0))
+    pairs = []
+    for one, two in itertools.combinations(["image", "genes", "clinical"], 2):
+        a, b = (model.towers[name](batch[name]).pooled.detach().double() for name in (one, two))
+        pa, pb = (batch[name].patient.tolist() for name in (one, two))
+        pairs += [multi_positive_by_loop(a, b, pa, pb, 0.07), multi_positive_by_loop(b, a, pb, pa, 0.07)]
+    assert float(loss.detach()) == pytest.approx(sum(pairs) / 6, rel=1e-5)
+    loss.backward()
+    assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in model.parameters())
+    assert logs["pairs"] == 5 + 4 + 2
+
+
+def test_what_may_be_withheld_is_named_among_the_towers() -> None:
+    with pytest.raises(ValidationError, match="modalities beside it"):
+        AlignConfig(drop={"image": 0.1})
+    with pytest.raises(InputError, match="`drop` names gene, of which there is no tower"):
+        slices_and_genes({"gene": 0.1})

@@ -8,6 +8,7 @@ import pytest
 
 from medform.reporting.controls import differences, task_scores, verdict, warnings
 from medform.reporting.run_files import RunFacts, TaskFacts
+from medform.reporting.words import model_words
 from medform.runs.scores import ScoreRow
 
 TASK = TaskFacts("histology", primary=True, n=76, positive=19)
@@ -109,3 +110,16 @@ def test_chance_rows_become_the_chance_line_and_no_row_of_the_table() -> None:
     rows = [ALIGNED, row("chance", 0.25, metric="auprc", readout=None, note="chance")]
     scores = task_scores(rows, TASK)
     assert scores.models == ["aligned"] and scores.chance == {"auroc": 0.5, "auprc": 0.25}
+
+
+@pytest.mark.proves("A6.1", "A7")
+def test_boosted_trees_on_the_table_stand_in_the_table_in_words_and_warn_where_they_score_more() -> None:
+    trees = row("table_boosting", 0.8, 0.7, 0.9, readout=None)
+    scores = task_scores([ALIGNED, row("table_logistic", 0.6, 0.5, 0.7), trees], TASK)
+    assert scores.models == ["aligned", "table_logistic", "table_boosting"]
+    assert scores.row("table_boosting") == trees and model_words("table_boosting").label == "table, boosted trees"
+    assert any("Boosted trees on the table alone score 0.80" in line for line in warnings(scores))
+    better = task_scores([ALIGNED, row("table_logistic", 0.82, 0.5, 0.9), trees], TASK)
+    assert [line for line in warnings(better) if "table alone score" in line] == [
+        "The table alone scores 0.82: where it can be had, it says more than the image."
+    ]

@@ -203,3 +203,18 @@ def test_version_1_run_is_read_and_reporting_never_imports_torch(tmp_path: Path)
     assert done.stdout.strip() == str(run / "report.html")
     text = (run / "report.html").read_text(encoding="utf-8")
     assert "On histology, aligned scores 0.71" in text and "patient-0001" in text
+
+
+@pytest.mark.proves("A4.2", "A7")
+def test_slice_probes_of_the_log_are_training_curves_and_no_scores(make_run: Any) -> None:
+    run = make_run(small=True, montage=False)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["stage"] == "pretrain":
+            line["slice_probe.bleeding"] = 0.5 + line["step"] / 1000
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = " ".join(page(run).get_text().split())
+    assert "Slice probe, bleeding" in text and "no score" in text
+    drawn = (run / "figures" / "training-pretrain-slice-probe-bleeding.csv").read_text().splitlines()
+    assert drawn[0] == "fold,seed,step,slice_probe.bleeding" and drawn[1] == "0,0,1,0.501"
+    assert not (run / "figures" / "training-align-slice-probe-bleeding.csv").exists()

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from medform.inputs.bags import BagSource
+from medform.inputs.loader import RowSource
 from medform.interfaces import Block, Encoded, Tower
 from medform.metrics.representation import effective_rank
-from medform.training.infer import RankMonitor, bag_embeddings, slice_features, weights_digest
+from medform.training.infer import RankMonitor, bag_embeddings, segment_slices, slice_features, weights_digest
 
 LAYERS = (2, "head")
 
@@ -106,3 +107,73 @@ def test_the_monitor_watches_the_same_slices_spread_over_all(store: Any, simclr:
         vectors = objective.towers["image"](block).pooled.numpy()
     assert found == {"effective_rank": pytest.approx(effective_rank(vectors), rel=1e-4)}
     assert RankMonitor.over(store, np.arange(7))(objective) == {}, "too few slices to tell"
+
+
+class Threshold(nn.Module):
+    """Logits: the pixel, plus the patient's number where it has one; 10 where batch statistics are in use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(2.0))
+        self.asked: list[tuple[int, ...]] = []
+
+    def logits(self, image: Block, genes: Block | None = None, *, use_ema: bool = True, flip: bool = True) -> Tensor:
+        self.asked.append(tuple(image.value["image"].shape))
+        shift = 0.0
+        if genes is not None and len(genes):
+            assert genes.patient.tolist() == image.patient[:1].tolist()
+            shift = float(genes.value["table"][0, 0])
+        ramp = 0.0 if flip else torch.linspace(0, 1, image.value["image"].shape[-1])
+        return self.gain * image.value["image"].mean(1, keepdim=True) + shift + 10 * self.training + ramp + use_ema
+
+
+@pytest.mark.proves("G4.1")
+def test_masks_are_those_of_single_slices_in_the_order_asked(store: Any) -> None:
+    model = Threshold().train()
+    rows = np.array([23, 0, 7, 1, 22])
+    found = segment_slices(model, store, rows, batch=2)
+    wanted = torch.sigmoid(2 * torch.from_numpy(store.images(rows)) + 1)[:, 0]
+    assert found.dtype == np.float16 and found.shape == (5, 32, 32)
+    assert np.allclose(found, wanted, atol=1e-3)
+    assert model.training and [shape[0] for shape in model.asked] == [2, 2, 1]
+
+
+@pytest.mark.proves("G4.1", "G5")
+def test_each_patient_is_drawn_with_its_own_genes_or_none(store: Any) -> None:
+    genes = RowSource(np.array([[3.0], [-4.0]], np.float32), np.array([7, 2]))
+    rows = np.array([0, 6, 21, 22])
+    found = segment_slices(Threshold(), store, rows, genes)
+    shift = torch.tensor([0.0, -4.0, 3.0, 3.0])[:, None, None]
+    wanted = torch.sigmoid(2 * torch.from_numpy(store.images(rows))[:, 0] + 1 + shift)
+    assert np.allclose(found, wanted, atol=1e-3)
+    null = segment_slices(Threshold(), store, rows, use_ema=False)
+    assert np.allclose(null, torch.sigmoid(2 * torch.from_numpy(store.images(rows))[:, 0]), atol=1e-3)
+
+
+@pytest.mark.proves("G4.1")
+def test_masks_come_at_another_size_and_slices_with_their_neighbours(store: Any) -> None:
+    rows = np.array([3, 4])
+
+    def neighbours(asked: np.ndarray) -> np.ndarray:
+        return np.concatenate([store.images(asked - 1), store.images(asked), store.images(asked + 1)], axis=1)
+
+    model = Threshold()
+    found = segment_slices(model, store, rows, images=neighbours, side=64)
+    assert found.shape == (2, 64, 64) and model.asked == [(2, 3, 32, 32)]
+    logit = 2 * torch.from_numpy(neighbours(rows)).mean(1, keepdim=True) + 1
+    wanted = nn.functional.interpolate(logit, (64, 64), mode="bilinear").sigmoid()[:, 0]
+    assert np.allclose(found, wanted, atol=1e-3)
+    done: list[tuple[int, int]] = []
+    segment_slices(model, store, np.arange(6), batch=2, progress=lambda *place: done.append(place))
+    assert done == [(2, 6), (3, 6), (5, 6), (6, 6)]
+
+
+@pytest.mark.proves("G4.1")
+def test_only_slices_larger_than_the_window_are_gone_over_by_windows(store: Any) -> None:
+    rows, model = np.array([0, 1, 5]), Threshold()
+    whole = segment_slices(model, store, rows, window=32)
+    assert {shape[-1] for shape in model.asked} == {32}
+    model.asked.clear()
+    found = segment_slices(model, store, rows, window=16)
+    assert {shape[-2:] for shape in model.asked} == {(16, 16)}
+    assert np.allclose(found, whole, atol=2e-3)  # each pixel by itself: blended windows change nothing

@@ -19,6 +19,7 @@ from medform.training.optimizer import (
     base_rate,
     build_optimizer,
     learning_rate,
+    set_rate,
 )
 
 
@@ -123,3 +124,56 @@ def test_a_wrong_setting_is_refused_by_name(tree: dict[str, object], said: str) 
 def test_nothing_trainable_is_said() -> None:
     with pytest.raises(InputError, match="no parameter is trainable"):
         build_optimizer(OptimizerConfig(), nn.BatchNorm1d(3, affine=False), 0.1)
+
+
+class Uneven(nn.Sequential):
+    """A matrix that learns at a tenth of the rate, the rest at the whole one."""
+
+    def rate_of(self, name: str) -> float:
+        return 0.1 if name == "0.weight" else 1.0
+
+
+def layers(kind: type[nn.Sequential]) -> nn.Sequential:
+    torch.manual_seed(0)
+    return kind(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 1))
+
+
+@pytest.mark.proves("G4.1")
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_part_with_a_share_of_the_rate_moves_by_that_share(kind: str) -> None:
+    config = parse(OptimizerConfig, {"kind": kind, "weight_decay": "0", "momentum": "0"})
+    moved = []
+    for family in (nn.Sequential, Uneven):
+        network = layers(family)
+        before = [parameter.detach().clone() for parameter in network.parameters()]
+        optimizer = build_optimizer(config, network, 0.5)
+        set_rate(optimizer, 0.02)
+        network(torch.ones(2, 3)).square().sum().backward()
+        optimizer.step()
+        moved.append([p.detach() - b for p, b in zip(network.parameters(), before, strict=True)])
+    names = [name for name, _ in layers(nn.Sequential).named_parameters()]
+    for name, even, uneven in zip(names, *moved, strict=True):
+        torch.testing.assert_close(uneven, even * (0.1 if name == "0.weight" else 1.0))
+    assert float(moved[0][0].abs().sum()) > 0
+
+
+@pytest.mark.proves("G4.1")
+def test_shares_follow_the_schedule_and_come_back_from_a_checkpoint() -> None:
+    optimizer = build_optimizer(OptimizerConfig(), layers(Uneven), 0.5)
+    assert sorted(group["lr"] for group in optimizer.param_groups) == [0.05, 0.5, 0.5]
+    other = build_optimizer(OptimizerConfig(), layers(Uneven), 0.5)
+    other.load_state_dict(optimizer.state_dict())
+    set_rate(other, 0.3)
+    assert [group["lr"] for group in other.param_groups] == [0.03, 0.3, 0.3]
+
+
+def test_without_an_opinion_groups_and_their_keys_are_what_they_were() -> None:
+    """Checkpoints of stages that know no shares stay readable, and their steps the same to the last bit."""
+    network = layers(nn.Sequential)
+    groups = build_optimizer(OptimizerConfig(weight_decay=0.3), network, 0.5).param_groups
+    plain = torch.optim.AdamW(network.parameters(), lr=0.5).param_groups[0]
+    assert [set(group) for group in groups] == [set(plain), set(plain)]
+    assert [[id(p) for p in group["params"]] for group in groups] == [
+        [id(network[0].weight), id(network[2].weight)],
+        [id(p) for p in (network[0].bias, network[1].weight, network[1].bias, network[2].bias)],
+    ]

@@ -54,8 +54,8 @@ def _users_own(error: Exception) -> str | None:
         return None
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in DISK:
-        fix = "free some space, then run again with --resume."
-        return f"{where}{DISK[error.errno]} Nothing is half-written.\nFix: {fix}"
+        fix = "free some space on that disk (the folder `cache` of a run can be made again)"
+        return f"{where}{DISK[error.errno]} Nothing is half-written.\nFix: {fix}, then run again with --resume."
     if error.errno in RIGHTS:
         reason = (error.strerror or "not allowed").lower()
         return f"{where}{reason}.\nFix: choose a folder that you may write to."

@@ -3,12 +3,14 @@ asked."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from medform.cohort.field_types import IdRule, Pattern, Words
+from medform.cohort.genes_spec import GenesSpec
+from medform.cohort.masks_spec import Masks
 from medform.config import Config, load, parse
 from medform.errors import InputError, Problem
 
@@ -37,28 +39,8 @@ MOMENTS: tuple[Moment, ...] = ("before_scan", "scan", "before_surgery", "after_s
 Role = Literal["id", "feature", "label", "outcome", "time", "group", "ignore"]
 ColumnType = Literal["number", "category", "ordinal", "set", "boolean", "date", "text"]
 Unit = Literal["HU", "display", "raw"]
-IdRule = Literal["blanks", "case", "separators", "zeros"]
-Pattern = Annotated[str, BeforeValidator(lambda text: _pattern(text))]
-Words = Annotated[list[str], BeforeValidator(lambda value: _words(value))]
 
 DEFAULT_WINDOW: dict[Unit, tuple[float, float]] = {"HU": (-1000.0, 400.0), "display": (0.0, 255.0)}
-
-
-def _pattern(text: Any) -> Any:
-    try:
-        re.compile(str(text))
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}.") from None
-    return text
-
-
-def _words(value: Any) -> Any:
-    """A single scalar stands for a list of one; an empty YAML value inside a list is the empty cell."""
-    if isinstance(value, str | int | float | bool):
-        value = [value]
-    if isinstance(value, list | tuple):
-        return ["" if item is None else str(item) for item in value]
-    return value
 
 
 class Select(Config):
@@ -243,20 +225,16 @@ class Splits(Config):
     file: str | None = None
 
 
-class Genes(Config):
-    """Gene expression table."""
-
-    path: str
-    orientation: Literal["patients_in_rows", "genes_in_rows"] = "patients_in_rows"
-    scale: str = "not stated"
-    id_kind: str = "symbol"
-
-
 class Survival(Config):
-    """Columns of the clinical table that hold follow-up time and event."""
+    """Columns of the clinical table that hold follow-up time and event.
+
+    ``event`` is a boolean or a number 0 / 1 (1: it happened, 0: censored); ``positive`` lists the values that count
+    as 1 where it holds words.
+    """
 
     time: str
     event: str
+    positive: Words | None = None
 
 
 class Reports(Config):
@@ -278,7 +256,8 @@ class CohortFile(Config):
     tasks: list[Task] = []
     slice_tasks: list[SliceTask] = []
     splits: Splits = Splits()
-    genes: Genes | None = None
+    genes: GenesSpec | None = None
+    masks: Masks | None = None
     survival: Survival | None = None
     reports: Reports | None = None
     root: Path | None = None
@@ -327,8 +306,13 @@ class CohortFile(Config):
         return (self.root or Path()) / relative
 
     def portable(self) -> dict[str, Any]:
-        """JSON-able tree without ``root``: what a store keeps, equal on every machine."""
-        return self.model_dump(mode="json", exclude={"root"})
+        """JSON-able tree without ``root``: what a store keeps, equal on every machine.
+
+        ``masks`` is left out where it is not set, so that stores older than the key are known as made from the
+        same file.
+        """
+        left_out = {"root"} if self.masks is not None else {"root", "masks"}
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 def parse_cohort_file(tree: Any, where: str, root: Path | None = None, text: str | None = None) -> CohortFile:
@@ -374,10 +358,13 @@ def _missing_paths(file: CohortFile, where: str) -> list[Problem]:
         "images.path": file.images.path,
         "images.index": file.images.index,
         "splits.file": file.splits.file,
+        "masks.path": file.masks.path if file.masks else None,
     }
     for name, table in file.tables.items():
         named[f"tables.{name}.path"] = table.path
         named[f"tables.{name}.id_map"] = table.id_map
+    if file.genes is not None:
+        named |= {f"genes.{key}": getattr(file.genes, key) for key in ("path", "samples", "id_map")}
     return [
         Problem(
             f"no such file or folder under {file.root}.",

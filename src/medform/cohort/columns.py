@@ -37,7 +37,7 @@ def feature_columns(file: CohortFile, task: str | None = None) -> list[str]:
 def rule_problems(file: CohortFile, where: str) -> list[Problem]:
     """Every contradiction between the keys of a cohort file; each names the column or task and the key to
     set."""
-    problems = [*_table_problems(file), *_task_problems(file)]
+    problems = [*_table_problems(file), *_task_problems(file), *_survival_problems(file), *_mask_problems(file)]
     for name, column in file.columns.items():
         if column.role == "feature":
             problems += _feature_problems(name, column, file.tasks)
@@ -84,9 +84,9 @@ def _feature_problems(name: str, column: ColumnSpec, tasks: Iterable[Task]) -> I
 def _table_problems(file: CohortFile) -> Iterable[Problem]:
     table = file.clinical
     if table is None:
-        if file.columns or file.tasks:
+        if file.columns or file.tasks or file.survival:
             yield Problem(
-                "columns and tasks need a clinical table.",
+                "columns, tasks and survival need a clinical table.",
                 column="tables.clinical",
                 suggestion="Set tables.clinical: {path: ..., patient_id: ...}.",
             )
@@ -99,7 +99,7 @@ def _table_problems(file: CohortFile) -> Iterable[Problem]:
             f"Set columns.{table.patient_id}.role: id, or leave the column out.",
         )
     named = {"tables.clinical.visit.by": table.visit.by if table.visit else None}
-    if file.survival:
+    if file.survival is not None:
         named |= {"survival.time": file.survival.time, "survival.event": file.survival.event}
     for key, column in named.items():
         if column is not None and column not in file.columns:
@@ -110,6 +110,34 @@ def _table_problems(file: CohortFile) -> Iterable[Problem]:
             "visits are ordered by a date or a number.",
             f"Set columns.{table.visit.by}.type: date.",
         )
+
+
+def _survival_problems(file: CohortFile) -> Iterable[Problem]:
+    """Time and event are outcomes: neither may enter a model."""
+    if file.survival is None or file.clinical is None:
+        return
+    time, event = file.columns.get(file.survival.time), file.columns.get(file.survival.event)
+    if time is not None and time.role not in ("time", "outcome"):
+        hint = f"Set columns.{file.survival.time}.role: time (or outcome)."
+        yield Problem(f"a time of follow-up cannot be a {time.role}.", column="survival.time", suggestion=hint)
+    if time is not None and time.type != "number":
+        hint = f"Set columns.{file.survival.time}.type: number, with months or days since one moment."
+        yield Problem(f"a time of follow-up is a duration, not a {time.type}.", column="survival.time", suggestion=hint)
+    if event is None:
+        return
+    if event.role not in ("outcome", "label"):
+        hint = f"Set columns.{file.survival.event}.role: outcome."
+        yield Problem(f"an event cannot be a {event.role}.", column="survival.event", suggestion=hint)
+    if file.survival.positive is None and event.type not in ("boolean", "number"):
+        hint = "Set survival.positive: [...] with the values that mean that it happened; all others are censored."
+        text = f"columns.{file.survival.event} is a {event.type}, so it must be said which values are events."
+        yield Problem(text, column="survival.positive", suggestion=hint)
+
+
+def _mask_problems(file: CohortFile) -> Iterable[Problem]:
+    if file.masks is not None and file.masks.path is not None and file.images.index is not None:
+        hint = "Name their column with index.mask; masks.values may stay."
+        yield Problem("slices of an index have their masks in the index.", column="masks.path", suggestion=hint)
 
 
 def _undeclared(key: str, column: str, file: CohortFile) -> Problem:

@@ -72,13 +72,16 @@ class StoreFrames:
         root: Path,
         inputs: str,
         *,
+        written: Mapping[str, str],
         quarantine: Sequence[Quarantined],
         counts: Mapping[str, int],
         undeclared: Sequence[str],
         notes: Sequence[str],
     ) -> None:
-        """Write the tables and lists, then the manifest that makes the folder a store."""
+        """Write the tables and lists, then the manifest that makes the folder a store; ``written`` are digests of
+        files that are there already."""
         digests = {
+            **written,
             "patients.parquet": write_frame(root / "patients.parquet", self.patients, PATIENTS),
             "series.parquet": write_frame(root / "series.parquet", self.series, SERIES),
             "slices.parquet": write_frame(root / "slices.parquet", self.slices, self.slice_schema),

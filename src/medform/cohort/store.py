@@ -17,10 +17,12 @@ from medform.cohort.cohort_file import CohortFile, ColumnSpec, SliceTask, Task, 
 from medform.cohort.columns import feature_columns
 from medform.cohort.files import column, file_sha256, file_stem, read_frame, write_bytes
 from medform.cohort.frames import SCHEMA_VERSION, digest_of
+from medform.cohort.genes import FACTS, Genes, read_genes
 from medform.cohort.labels import binary_label, check_classes, slice_label
 from medform.cohort.patient import Patient, Series
 from medform.cohort.quarantine import Quarantined, read_quarantine
 from medform.cohort.split import Split, make_split
+from medform.cohort.survival import survival_frame
 from medform.cohort.writer import CohortWriter, SeriesRecord, SliceRecord, series_complete, write_series
 from medform.config import parse
 from medform.errors import InputError, Problem
@@ -78,6 +80,8 @@ class Cohort:
             masked = series[series["mask_sha256"].notna()]
             masks = {f"masks/{Path(f).name}": d for f, d in zip(masked["file"], masked["mask_sha256"], strict=True)}
             _verify(root, voxels | masks)
+            if FACTS in manifest["files"]:
+                read_genes(root)
         clinical = None
         if "clinical.parquet" in manifest["files"]:
             clinical = read_frame(root / "clinical.parquet").set_index("patient_id")
@@ -180,6 +184,18 @@ class Cohort:
                 fix="set tables.clinical in the cohort file and ingest again.",
             )
         return self.clinical.copy()
+
+    def genes(self) -> Genes | None:
+        """Expression of the patients who have it, in the order of the store, its digest checked; None where the
+        cohort file names no ``genes``."""
+        if self.file.genes is None or not (self.root / FACTS).is_file():
+            return None
+        return read_genes(self.root).select(self.patient_ids)
+
+    def survival(self) -> pd.DataFrame:
+        """Follow-up of the patients who have both (index patient_id, order of the store): ``time`` float64 in the
+        unit of its column, ``event`` 1 (it happened) or 0 (censored). `InputError` where none is declared."""
+        return survival_frame(self.file, self.table())
 
     def labels(self, task: str) -> pd.Series:
         """Label of every patient (index patient_id, order of the store): 1.0, 0.0 or NaN."""

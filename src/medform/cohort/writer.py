@@ -25,10 +25,12 @@ from medform.cohort.cohort_file import CohortFile, Unit
 from medform.cohort.files import PARTIAL, file_stem, write_bytes, write_json, writing
 from medform.cohort.fingerprint import fingerprint
 from medform.cohort.frames import build_frames
+from medform.cohort.genes import FILES as GENES_FILES
+from medform.cohort.genes import GenesRecord, write_genes
 from medform.cohort.quarantine import Quarantined, Verdict
 from medform.errors import InputError
 
-__all__ = ["CohortWriter", "SeriesRecord", "SliceRecord", "series_complete", "write_series"]
+__all__ = ["CohortWriter", "SeriesRecord", "SliceRecord", "made_from", "series_complete", "write_series"]
 
 DTYPES = ("uint8", "int16", "uint16", "float32")
 SAMPLES = 4096
@@ -200,6 +202,12 @@ def _read_part(root: Path, series_id: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def made_from(root: Path, inputs: str) -> bool:
+    """Whether a finished store of the same ``inputs`` stands at ``root``."""
+    manifest = root / "cohort.json"
+    return manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8")).get("inputs") == inputs
+
+
 class CohortWriter:
     """Writes one store. ``inputs`` is a digest of everything it is made from: sources, settings, cohort file.
 
@@ -210,9 +218,8 @@ class CohortWriter:
     def __init__(self, root: Path, file: CohortFile, *, inputs: str = "", overwrite: bool = False) -> None:
         self.root, self.file, self.inputs = Path(root), file, inputs
         self.finished = False
-        manifest = self.root / "cohort.json"
-        if manifest.is_file() and not overwrite:
-            self.finished = json.loads(manifest.read_text(encoding="utf-8")).get("inputs") == inputs
+        if (self.root / "cohort.json").is_file() and not overwrite:
+            self.finished = made_from(self.root, inputs)
             if not self.finished:
                 raise InputError(
                     "this store was made from other files or another cohort file.",
@@ -271,6 +278,7 @@ class CohortWriter:
         series_ids: Iterable[str],
         *,
         clinical: pd.DataFrame | None = None,
+        genes: GenesRecord | None = None,
         quarantine: Sequence[Quarantined] = (),
         counts: Mapping[str, int] | None = None,
         undeclared: Sequence[str] = (),
@@ -279,7 +287,8 @@ class CohortWriter:
         """Write the tables from the records of ``series_ids``, then ``cohort.json``; afterwards `Cohort.read`
         opens it.
 
-        ``clinical`` is indexed by patient id and typed (`ingestion.tables.type_table`); ``undeclared`` are
+        ``clinical`` is indexed by patient id and typed (`ingestion.tables.type_table`); ``genes`` is stored for
+        the patients who are in the store by image or row; ``undeclared`` are
         columns of the table without a role, ``notes`` what was read by a rule, ``counts`` further numbers
         (files found, unreadable ...). Raises `InputError`, before ``cohort.json`` exists, where a label
         cannot be made binary or an own split leaks.
@@ -292,9 +301,11 @@ class CohortWriter:
             parts.append(part)
         frames = build_frames(self.file, parts, clinical)
         self._sweep(parts, frames.patients["patient_id"])
+        written = {} if genes is None else write_genes(self.root, genes, list(frames.patients["patient_id"]))
         frames.write(
             self.root,
             self.inputs,
+            written=written,
             quarantine=quarantine,
             counts=counts or {},
             undeclared=undeclared,
@@ -304,7 +315,8 @@ class CohortWriter:
         self.finished = True
 
     def _sweep(self, parts: Sequence[Mapping[str, Any]], patients: Iterable[str]) -> None:
-        """Remove voxels, masks and pictures that are not of this store (left by an earlier, broken run)."""
+        """Remove voxels, masks, pictures and expression that are not of this store (left by an earlier, broken
+        run)."""
         kept = {
             "voxels": {part["file"] for part in parts},
             "masks": {part["file"] for part in parts if "mask_sha256" in part},
@@ -314,3 +326,5 @@ class CohortWriter:
             for path in sorted((self.root / folder).glob("*")):
                 if path.name not in names:
                     path.unlink()
+        for name in GENES_FILES:
+            (self.root / name).unlink(missing_ok=True)

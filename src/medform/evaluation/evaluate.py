@@ -14,6 +14,7 @@ import pandas as pd
 from medform.cohort.split import Split
 from medform.errors import InputError, Problem, nearest
 from medform.evaluation.attention import attention_cases
+from medform.evaluation.boosting import boosted_table
 from medform.evaluation.curves import roc_curves
 from medform.evaluation.few_shot import few_shot, held_out_patients
 from medform.evaluation.fusion import fuse
@@ -168,6 +169,8 @@ def _outcomes(
             progress(f"{target.task}: cross-validated probes of {len(vectors.models)} models")
         for model in vectors.models:
             yield cross_validate(model, vectors, target, settings)
+        if vectors.has(TABLE):
+            yield boosted_table(vectors, target, settings)
         for name, images, out_of_fold in FUSIONS:
             image = next((one for one in images if vectors.has(one)), None)
             complete = image is not None and (not out_of_fold or vectors.has(image, "out_of_fold"))

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medform.cohort.split import patient_order
 from medform.evaluation.settings import EvaluationSettings
-from medform.metrics.bootstrap import SMALL_CLASS, percentile_interval, resample
+from medform.metrics.bootstrap import SMALL_CLASS, percentile_interval, resample, weighted_medians
 from medform.metrics.ranking import match_ranks
 from medform.runs.scores import ScoreRow
 
@@ -81,18 +81,6 @@ def retrieval_rows(cases: pd.DataFrame, settings: EvaluationSettings) -> Iterato
             yield from _chance(cohort, task, next(iter(by_seed.values())), settings)
 
 
-def _median(rank: Array, weights: Array) -> Array:
-    """Weighted median (B,) of ranks (n,) under weights (B, n); between the two middle ranks where they are
-    even.
-    """
-    order = np.argsort(rank, kind="stable")
-    reached = np.cumsum(weights[:, order], axis=1)
-    half = reached[:, -1:] / 2
-    low = rank[order][(reached >= half).argmax(axis=1)]
-    high = rank[order][(reached > half).argmax(axis=1)]
-    return (low + high) / 2
-
-
 def _rows(
     cohort: str,
     task: str,
@@ -110,7 +98,7 @@ def _rows(
 
         def figure(weights: Array, metric: str = metric) -> Array:
             if metric == "median_rank":
-                return np.mean([_median(rank, weights) for rank in ranks], axis=0)
+                return np.mean([weighted_medians(rank, weights) for rank in ranks], axis=0)
             return np.mean([weights @ (rank <= k) / weights.sum(axis=1) for rank in ranks], axis=0)
 
         interval = None if few else percentile_interval(figure(counts))

@@ -24,6 +24,8 @@ TABLE = "table"
 """Name of the encoded table among the embeddings; its probe is `table_logistic`."""
 COLUMN_MODELS = frozenset({TABLE, "table_logistic", "genes_logistic", "intensity_stats", "position_only"})
 """Models whose columns are standardised one by one; all others are image vectors with one common scale."""
+JUDGED = ("image", "genes", "both")
+"""Modalities of vectors that a readout is fitted on; the encoded table has a name of its own."""
 PARTS = ("train", "held_out", "validation", "test")
 EMBEDDING_COLUMNS = ("patient_id", "fold", "part", "model", "supports", "seed", "modality", "vector")
 """Columns of ``embeddings.parquet``."""
@@ -95,7 +97,7 @@ class Vectors:
         rows = [
             _Row(str(patient), int(fold), str(part), str(model), str(supports), int(one_seed), vector)
             for patient, fold, part, model, supports, one_seed, modality, vector in zip(*columns, strict=True)
-            if modality == "image" or model == TABLE
+            if modality in JUDGED or model == TABLE
         ]
         _refuse_wrong_parts(rows, split)
         order = {one: number for number, one in enumerate(patient_order({row.patient_id for row in rows}, seed))}

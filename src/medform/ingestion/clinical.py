@@ -11,11 +11,12 @@ import pandas as pd
 from medform.cohort.cohort_file import CohortFile
 from medform.cohort.files import column, file_sha256
 from medform.cohort.labels import binary_label
+from medform.cohort.survival import survival_faults, survival_notes
 from medform.errors import InputError, Problem
 from medform.ingestion.identifiers import IdMatch, match_ids, read_id_map, refuse_strangers
 from medform.ingestion.leaks import find_leaks, refuse_leaks
 from medform.ingestion.suspects import table_notes
-from medform.ingestion.tables import read_clinical, refuse_problems, type_table, undeclared_columns
+from medform.ingestion.tables import RawTable, read_clinical, refuse_problems, type_table, undeclared_columns
 
 __all__ = ["Clinical", "read_join"]
 
@@ -38,7 +39,7 @@ def read_join(file: CohortFile, imaged: Iterable[str]) -> Clinical:
     """Read, type and join the clinical table of ``file`` to the patients that have images.
 
     Raises `InputError` with every fault of the cells; where no id matches (with examples and
-    suggestions); where a label cannot be made binary; where a feature restates a label.
+    suggestions); where a label cannot be made binary, or follow-up read; where a feature restates a label.
     """
     table = file.clinical
     assert table is not None
@@ -50,12 +51,14 @@ def read_join(file: CohortFile, imaged: Iterable[str]) -> Clinical:
     match = match_ids(imaged, frame.index.astype(str), table.id_rules, id_map)
     refuse_problems(match.problems, where)
     refuse_strangers(match, where)
+    refuse_problems(_survival_problems(raw, file, frame), where)
     _refuse_labels(file, frame, where)
     leaks = find_leaks(file, frame)
     refuse_leaks(leaks, where)
     frame = frame.rename(index=match.matched)
     frame.index = frame.index.rename("patient_id")
     notes = [str(note) for note in table_notes(raw, table, file.columns)]
+    notes += survival_notes(file, frame)
     notes += [f"{leak.column}: {leak.message}" for leak in leaks if leak.verdict != "refused"]
     digest = file_sha256(file.path(table.path))
     if table.id_map:
@@ -79,6 +82,21 @@ def _join_notes(match: IdMatch) -> list[str]:
         for one in match.suggestions
     ]
     return notes
+
+
+def _survival_problems(raw: RawTable, file: CohortFile, frame: pd.DataFrame) -> list[Problem]:
+    """Faults of follow-up times and events, with their rows where a patient has one row only."""
+    assert file.clinical is not None
+    rows: dict[str, list[int]] = {}
+    for row, one in raw.cells(file.clinical.patient_id):
+        rows.setdefault(one, []).append(row)
+    problems = []
+    for fault in survival_faults(file, frame):
+        mine = rows.get(fault.patient_id or "", [])
+        row = mine[0] if len(mine) == 1 else None
+        text = fault.problem if row or fault.patient_id is None else f"patient '{fault.patient_id}': {fault.problem}"
+        problems.append(raw.problem(text, row, fault.column, value=fault.value, suggestion=fault.suggestion))
+    return problems
 
 
 def _refuse_labels(file: CohortFile, frame: pd.DataFrame, where: str) -> None:

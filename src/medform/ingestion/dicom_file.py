@@ -30,6 +30,7 @@ from pydicom.uid import (
 from medform.ingestion.found_series import Finding, Refused
 
 __all__ = [
+    "ForeignMask",
     "NotAnImage",
     "PIXEL_DATA",
     "PixelElement",
@@ -51,6 +52,10 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 
 class NotAnImage(Exception):
     """A DICOM file that holds no scan: a report, a plan, a segmentation, an index."""
+
+
+class ForeignMask(NotAnImage):
+    """A DICOM object that outlines lesions in a form that is not read."""
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pydicom.uid import UID
 from medform.ingestion.dicom_file import (
     PIXEL_DATA,
     UNDEFINED_LENGTH,
+    ForeignMask,
     NotAnImage,
     PixelElement,
     guard,
@@ -37,7 +38,8 @@ HEADER_TAGS = (
     *("RescaleSlope", "RescaleIntercept", "RescaleType"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
-_NO_SCAN = {"SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO", "REG", "DOC", "AU", "ECG"}
+_MASKS = {"SEG": "a DICOM segmentation (SEG)", "RTSTRUCT": "a set of DICOM contours (RTSTRUCT)"}
+_NO_SCAN = {"RTPLAN", "RTDOSE", "RTRECORD", "SR", "PR", "KO", "REG", "DOC", "AU", "ECG"}
 LARGEST_FRAME = 1 << 26
 """Pixels of a frame: 8192 x 8192; more is a broken header or a slide, not a scan."""
 
@@ -92,6 +94,8 @@ def read_header(path: Path, name: str) -> list[DicomImage]:
     dataset, pixels = open_header(path, name, HEADER_TAGS)
     with guard(name):
         modality = _text(dataset, "Modality")
+        if modality in _MASKS:
+            raise ForeignMask(f"{_MASKS[modality]} is not read; export the mask as NIfTI on the grid of its scan.")
         if modality in _NO_SCAN:
             raise NotAnImage(f"DICOM of modality {modality}, no scan")
         if pixels is None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from medform.cohort.cohort_file import Unit
 from medform.cohort.quarantine import Quarantined, Status, Verdict
 from medform.ingestion.orientation import Orientation
+from medform.runs.grids import AxisMap
 
-__all__ = ["Finding", "FoundSeries", "Refused", "SliceSource", "judge"]
+__all__ = ["Finding", "FoundSeries", "Refused", "SeriesMask", "SliceSource", "judge"]
 
-Effect = Literal["note", "repair", "quarantine"]
+Effect = Literal["note", "repair", "set_aside", "quarantine"]
+"""``set_aside``: what goes with the series (its mask) cannot be used, the series can."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,23 @@ class SliceSource:
 
 
 @dataclass(frozen=True)
+class SeriesMask:
+    """A label map on the grid of a series: its file, and how its axes become those of the series (column, row,
+    slice)."""
+
+    file: str
+    axes: AxisMap
+
+
+@dataclass(frozen=True)
 class FoundSeries:
     """One series as found: slices in their final order (feet to head for axial), geometry, verdict and why.
 
     ``shape`` is (slices, rows, columns) after ``orientation``; ``dtype`` the NumPy name of the stored type;
     ``affine_lps`` maps (column, row, slice) indices to patient millimetres, None where that is unknown.
     ``files`` are all files that belong to it, dropped duplicates included, so that counts in = counts out.
+    ``mask`` is its label map and ``mask_values`` the numbers that may stand in it besides 0 (None: any); a series
+    without them reads as it did before there were masks, hence stores are found again.
     """
 
     series_id: str
@@ -97,6 +110,8 @@ class FoundSeries:
     manufacturer: str = ""
     date: str = ""
     findings: tuple[Finding, ...] = ()
+    mask: SeriesMask | None = field(default=None, repr=False)
+    mask_values: tuple[int, ...] | None = field(default=None, repr=False)
 
     @property
     def verdict(self) -> Verdict:
@@ -123,7 +138,7 @@ class FoundSeries:
         return replace(self, findings=tuple(dict.fromkeys((*self.findings, *findings))))
 
     def set_aside(self) -> list[Quarantined]:
-        """Rows of the quarantine list: one for each finding that keeps the series out."""
+        """Rows of the quarantine list: one for each finding that keeps the series, or its mask, out."""
         return [
             Quarantined(
                 self.patient_id,
@@ -135,7 +150,7 @@ class FoundSeries:
                 finding.override or "",
             )
             for finding in self.findings
-            if finding.effect == "quarantine"
+            if finding.effect in ("quarantine", "set_aside")
         ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medform.cohort.cohort_file import IdRule
+from medform.cohort.field_types import IdRule
 from medform.errors import InputError, Problem
 from medform.ingestion.cells import BLANKS
 

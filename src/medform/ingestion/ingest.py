@@ -8,13 +8,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from medform.cohort.cohort_file import CohortFile, Images, Select, Unit
 from medform.cohort.files import file_sha256
 from medform.cohort.quarantine import Quarantined
 from medform.cohort.store import Cohort, CohortWriter
+from medform.cohort.writer import made_from
 from medform.errors import InputError, Problem
 from medform.ingestion.clinical import Clinical, read_join
-from medform.ingestion.found_series import Finding, FoundSeries
+from medform.ingestion.expression import Expression, expression_digest, read_expression
+from medform.ingestion.found_series import Finding, FoundSeries, Refused
+from medform.ingestion.mask_voxels import read_masks
+from medform.ingestion.masks import MaskRule, mask_note, refuse_maskless
 from medform.ingestion.plan import Plan, ReadSettings, plan_folder, plan_index
 from medform.ingestion.select import select_series
 from medform.ingestion.store_series import SeriesTask, crashed_series, store_series
@@ -44,8 +50,26 @@ class _Sources:
         """SHA-256 of what the store follows from, but the pixels: settings, headers, sizes, the table's
         bytes."""
         sizes = [(file.path, file.kind, file.size) for file in self.plan.files]
-        text = repr((FORMAT, self.file.portable(), sizes, self.plan.series, self.clinical.digest))
+        facts: tuple[object, ...] = (FORMAT, self.file.portable(), sizes, self.plan.series, self.clinical.digest)
+        if self.plan.masks or self.plan.set_aside:
+            masks = [(one.series_id, one.mask, _size(self.plan.root, one)) for one in self.plan.series if one.mask]
+            facts += (masks, self.plan.set_aside)
+        if self.file.genes is not None:
+            facts += (expression_digest(self.file),)
+        text = repr(facts)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def expression(self) -> Expression | None:
+        """Expression of everybody who has images or a row of the table; None where the cohort file names none."""
+        if self.file.genes is None:
+            return None
+        rows = set() if self.clinical.frame is None else set(self.clinical.frame.index.astype(str))
+        return read_expression(self.file, rows | {one.patient_id for one in self.chosen})
+
+
+def _size(root: Path, series: FoundSeries) -> int:
+    """Bytes of the label map of a series."""
+    return 0 if series.mask is None else (root / series.mask.file).stat().st_size
 
 
 def ingest(
@@ -113,7 +137,9 @@ def ingest_scan(
 
 def _read_sources(file: CohortFile, workers: int, progress: Progress) -> _Sources:
     images = file.images
-    settings = ReadSettings(images.layout, images.unit, frozenset(images.accept), images.assume_hu, workers)
+    settings = ReadSettings(
+        images.layout, images.unit, frozenset(images.accept), images.assume_hu, workers, MaskRule.of(file)
+    )
     if images.index is not None:
         plan = plan_index(file, settings)
     else:
@@ -127,7 +153,9 @@ def _chosen(file: CohortFile, plan: Plan, clinical: Clinical) -> _Sources:
     plan = replace(plan, series=tuple(_in_unit(one, file.images.unit) for one in plan.series))
     _refuse_unusable(plan)
     selection = select_series(plan.series, file.images.select)
-    if not selection.chosen:
+    if selection.chosen:
+        refuse_maskless(file, selection.chosen, plan.set_aside)
+    else:
         raise InputError(
             f"none of the {len(selection.left)} usable series is what images.select asks for.",
             where=str(plan.root),
@@ -197,16 +225,20 @@ def _write(sources: _Sources, out: Path, workers: int, progress: Progress, resum
         )
     absolute = out.resolve()
     with RunFolder(absolute.with_name(f".{absolute.name}.lock")).lock():
-        writer = CohortWriter(out, sources.file, inputs=sources.digest(), overwrite=overwrite)
+        inputs = sources.digest()
+        expression = None if made_from(out, inputs) and not overwrite else sources.expression()
+        writer = CohortWriter(out, sources.file, inputs=inputs, overwrite=overwrite)
         if not writer.finished:
-            _fill(writer, sources, workers, progress)
+            _fill(writer, sources, expression, workers, progress)
             return Cohort.read(out)
     cohort = Cohort.read(out)
     _refuse_changed(cohort, sources)
     return cohort
 
 
-def _fill(writer: CohortWriter, sources: _Sources, workers: int, progress: Progress) -> None:
+def _fill(
+    writer: CohortWriter, sources: _Sources, expression: Expression | None, workers: int, progress: Progress
+) -> None:
     """Store the chosen series, then the tables; ``cohort.json`` last."""
     out = writer.root
     seen: set[str] = set()
@@ -219,18 +251,35 @@ def _fill(writer: CohortWriter, sources: _Sources, workers: int, progress: Progr
     usable = [one for one in stored if one.usable]
     final = {one.series_id: one for one in (*sources.plan.series, *stored)}
     if not usable:
-        for name in ("parts", "voxels", "masks", "previews"):
-            shutil.rmtree(out / name, ignore_errors=True)
+        _empty(out)
         _refuse_unusable(replace(sources.plan, series=tuple(final.values())))
+    try:
+        refuse_maskless(sources.file, usable, sources.plan.set_aside)
+    except InputError:
+        _empty(out)
+        raise
     clinical = sources.clinical
+    notes = [*clinical.notes, mask_note(sources.plan.masks, usable)] if sources.plan.masks else clinical.notes
+    counts = _flow(sources, list(final.values()), usable)
+    if expression is not None:
+        rows = [] if clinical.frame is None else clinical.frame.index.astype(str)
+        expression = expression.only({*rows, *(one.patient_id for one in usable)})
+        notes, counts = [*notes, *expression.notes], {**counts, **expression.counts}
     writer.finish(
         [one.series_id for one in usable],
         clinical=clinical.frame,
+        genes=None if expression is None else expression.record,
         quarantine=_set_aside(sources, final.values()),
-        counts=_flow(sources, list(final.values()), usable),
+        counts=counts,
         undeclared=clinical.undeclared,
-        notes=clinical.notes,
+        notes=notes,
     )
+
+
+def _empty(out: Path) -> None:
+    """Take back what was written of a store that cannot be finished."""
+    for name in ("parts", "voxels", "masks", "previews"):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def _refuse_changed(cohort: Cohort, sources: _Sources) -> None:
@@ -244,6 +293,8 @@ def _refuse_changed(cohort: Cohort, sources: _Sources) -> None:
             known = digests.get(source.instance)
             if known and path.stat().st_mtime >= finished and file_sha256(path) != known:
                 changed.append(Problem("changed since the store was made.", file=source.file))
+        if one.mask is not None and _mask_changed(sources.plan.root, one, cohort, finished):
+            changed.append(Problem("changed since the store was made.", file=one.mask.file))
     if changed:
         raise InputError(
             f"{len(changed)} image files changed since this store was made.",
@@ -254,11 +305,23 @@ def _refuse_changed(cohort: Cohort, sources: _Sources) -> None:
         )
 
 
+def _mask_changed(root: Path, series: FoundSeries, cohort: Cohort, finished: float) -> bool:
+    """Whether a label map was written after the store was finished and now holds something else."""
+    stored = cohort.masks(series.series_id)
+    if series.mask is None or stored is None or (root / series.mask.file).stat().st_mtime < finished:
+        return False
+    try:
+        now = read_masks(root, series)
+    except Refused:
+        return True
+    return now is None or not np.array_equal(stored, now)
+
+
 def _set_aside(sources: _Sources, series: Iterable[FoundSeries]) -> list[Quarantined]:
     """Everything that is not in the store, with its reason: series, series not selected, unreadable
     files, links."""
     rows = [row for one in series for row in one.set_aside()]
-    rows += sources.left
+    rows += [*sources.left, *sources.plan.set_aside]
     rows += [
         Quarantined("", "", file.path, "unreadable", "", file.reason)
         for file in sources.plan.files
@@ -285,4 +348,13 @@ def _flow(sources: _Sources, series: Sequence[FoundSeries], usable: Sequence[Fou
         "patients_images_only": len(imaged - rows) if sources.clinical.frame is not None else 0,
         "patients_table_only": len(rows - imaged),
         "patients_used": len(imaged & rows) if sources.clinical.frame is not None else len(imaged),
+        **_mask_flow(sources, usable),
     }
+
+
+def _mask_flow(sources: _Sources, usable: Sequence[FoundSeries]) -> dict[str, int]:
+    """Label maps found and used, where there are any."""
+    if not sources.plan.masks:
+        return {}
+    used = {one.mask.file for one in usable if one.mask}
+    return {"masks_found": sources.plan.masks, "masks_used": len(used)}

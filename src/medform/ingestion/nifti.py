@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from medform.cohort.cohort_file import Unit
 from medform.ingestion.found_series import Finding, FoundSeries, Refused, SliceSource
 from medform.ingestion.orientation import Orientation, canonical, index_map
+from medform.runs.grids import Grid
 
-__all__ = ["read_nifti_header", "read_nifti_slices"]
+__all__ = ["read_nifti_grid", "read_nifti_header", "read_nifti_labels", "read_nifti_slices"]
 
 LARGEST_VOLUME = 4 << 30
 """Bytes of voxels that are read into memory at most."""
@@ -34,6 +35,8 @@ GZIP_FLOOR, GZIP_RATIO = 64 << 20, 200
 THICKEST = 1.5
 """An axis whose voxels are this much longer than the others' is the slice axis; else the one nearest to
 the feet."""
+NOT_WHOLE = 1e-3
+"""Distance to the next whole number up to which a scaled label is that number."""
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _CHUNK = 4 << 20
 
@@ -102,6 +105,36 @@ def read_nifti_slices(path: Path, name: str) -> Iterator[NDArray[Any]]:
     layout = _geometry(header)[0]
     for stored in layout.slices(_voxels(path, name, header)):
         yield layout.orientation.apply(stored)
+
+
+def read_nifti_grid(path: Path, name: str) -> Grid:
+    """The grid of one file as it is stored, without its voxels; `Refused` as `read_nifti_header`."""
+    header = _header(path, name)
+    return Grid(header.shape, header.affine_lps)
+
+
+def read_nifti_labels(path: Path, name: str) -> NDArray[np.uint8]:
+    """Label numbers (i, j, k) of a mask, as stored; `Refused` where they are not whole numbers of 0 to 255."""
+    header = _header(path, name)
+    volume = _voxels(path, name, header)
+    labels = np.empty(header.shape, np.uint8)
+    plain = header.dtype.kind in "iu" and (header.slope, header.intercept) == (1.0, 0.0)
+    for at in range(header.shape[2]):
+        values = volume[..., at]
+        if not plain:
+            values = values * header.slope + header.intercept
+            whole = np.rint(values)
+            off = np.abs(values - whole)
+            if not off.max() <= NOT_WHOLE:  # also where a value is not a number
+                first = values.ravel()[int(np.flatnonzero(~(off <= NOT_WHOLE))[0])]
+                reason = f"it holds {first:g}, and a label is a whole number."
+                raise Refused(Finding("mask_values", "quarantine", reason, name, "datatype"))
+            values = whole
+        if values.min() < 0 or values.max() > 255:
+            reason = f"it holds {values.min():g} to {values.max():g}, and labels are 0 to 255."
+            raise Refused(Finding("mask_values", "quarantine", reason, name))
+        labels[..., at] = values
+    return labels
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from medform.cohort.cohort_file import CohortFile, Unit
+from medform.cohort.quarantine import Quarantined
 from medform.ingestion.dicom import group_dicom
-from medform.ingestion.dicom_file import NotAnImage
+from medform.ingestion.dicom_file import ForeignMask, NotAnImage
 from medform.ingestion.dicom_header import DicomImage, read_header
 from medform.ingestion.dicom_pixels import DicomPixels
 from medform.ingestion.discover import FoundFile, discover
@@ -19,6 +20,7 @@ from medform.ingestion.layouts.folders import FolderLayout
 from medform.ingestion.layouts.place import Layout, NotScan
 from medform.ingestion.layouts.recognise import layout_of
 from medform.ingestion.layouts.slice_index import index_series
+from medform.ingestion.masks import FoundMask, MaskRule, declared_masks, layout_masks, with_masks
 from medform.ingestion.nifti import read_nifti_header
 from medform.ingestion.slices import picture_series
 from medform.ingestion.workers import Progress, run_all, silent
@@ -32,13 +34,14 @@ _FORMATS = {"auto": IMAGE_KINDS, "dicom": ("dicom",)}
 @dataclass(frozen=True)
 class ReadSettings:
     """How files are read: ``unit`` of NIfTI and pictures (None: raw and display), codes let through, HU
-    assumed."""
+    assumed, where masks are (None: where the layout has them)."""
 
     layout: str = "auto"
     unit: Unit | None = None
     accept: frozenset[str] = frozenset()
     assume_hu: bool = False
     workers: int = 1
+    masks: MaskRule | None = None
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,16 @@ class Plan:
     """What lies under ``root``: all regular files (found = image + other + unreadable), what was skipped,
     the series.
 
-    Every image file is in exactly one series, or, in an index layout, among the ``masks``.
+    Every image file is in exactly one series. Label maps count as other: those on the grid of a series belong to it,
+    ``set_aside`` lists those that belong to none. ``masks`` is how many label maps of volumes were found.
     """
 
     root: Path
     files: tuple[FoundFile, ...]
     skipped: tuple[FoundFile, ...]
     series: tuple[FoundSeries, ...]
+    set_aside: tuple[Quarantined, ...] = ()
+    masks: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -72,23 +78,35 @@ def plan_folder(path: Path, settings: ReadSettings, progress: Progress = silent)
     """Series of a folder (or one file); raises `InputError` if there is no such path.
 
     Layout ``auto`` reads every format; a named layout reads its own and counts images of the others as
-    ``other``.
+    ``other``. Masks are NIfTI files in every layout.
     """
     listing = discover(path)
     files = {file.path: file for file in listing.files}
+    masks, layout = _masks(listing.root, files, settings)
     wanted = _FORMATS.get(settings.layout, ("nifti",))
     for name, file in files.items():
         if file.kind in IMAGE_KINDS and file.kind not in wanted:
             reason = f"a {file.kind} file, which layout '{settings.layout}' does not read"
             files[name] = replace(file, kind="other", reason=reason)
     dicoms, volumes, pictures = ([name for name, file in files.items() if file.kind == kind] for kind in IMAGE_KINDS)
-    series = _dicom(listing.root, dicoms, files, settings, progress)
-    layout = layout_of(settings.layout, listing.root, volumes, pictures)
+    series, aside = _dicom(listing.root, dicoms, files, settings, progress)
     series += _volumes(listing.root, volumes, files, layout, settings)
     series += _pictures(listing.root, pictures, files, layout, settings)
     series = [accepting(one, settings.accept) for one in _beside_unreadable(series, files.values())]
-    ordered = tuple(sorted(series, key=lambda one: (one.patient_id, one.series_id)))
-    return Plan(listing.root, tuple(files.values()), listing.skipped, ordered)
+    ordered = sorted(series, key=lambda one: (one.patient_id, one.series_id))
+    ordered, orphans = with_masks(listing.root, ordered, masks, settings.masks)
+    set_aside = (*aside, *orphans)
+    return Plan(listing.root, tuple(files.values()), listing.skipped, tuple(ordered), set_aside, len(masks))
+
+
+def _masks(root: Path, files: dict[str, FoundFile], settings: ReadSettings) -> tuple[list[FoundMask], Layout]:
+    """Label maps, counted as other in ``files``, and the layout of what is left."""
+    declared = settings.masks is not None and settings.masks.folder is not None
+    masks = declared_masks(settings.masks, root, files) if settings.masks is not None and declared else []
+    volumes, pictures = ([name for name, file in files.items() if file.kind == kind] for kind in IMAGE_KINDS[1:])
+    layout = layout_of(settings.layout, root, volumes, pictures)
+    found = layout_masks(layout, files)
+    return masks if declared else found, layout
 
 
 def accepting(series: FoundSeries, codes: Iterable[str]) -> FoundSeries:
@@ -128,13 +146,14 @@ class _Header:
     images: tuple[DicomImage, ...] = ()
     other: str = ""
     refused: Finding | None = None
+    foreign_mask: bool = False
 
 
 def _read_one(root: Path, name: str) -> _Header:
     try:
         return _Header(images=tuple(read_header(root / name, name)))
     except NotAnImage as error:
-        return _Header(other=str(error))
+        return _Header(other=str(error), foreign_mask=isinstance(error, ForeignMask))
     except Refused as error:
         return _Header(refused=error.finding)
     except OSError as error:
@@ -148,9 +167,9 @@ def _crashed(name: str) -> _Header:
 
 def _dicom(
     root: Path, names: Sequence[str], files: dict[str, FoundFile], settings: ReadSettings, progress: Progress
-) -> list[FoundSeries]:
-    """Series of all DICOM files; those that hold no scan, or cannot be read, change their kind in
-    ``files``."""
+) -> tuple[list[FoundSeries], list[Quarantined]]:
+    """Series of all DICOM files, and masks in a form that is not read; files that hold no scan, or cannot be read,
+    change their kind in ``files``."""
     headers = run_all(
         partial(_read_one, root),
         names,
@@ -160,16 +179,19 @@ def _dicom(
         crashed=_crashed,
     )
     images: list[DicomImage] = []
+    aside: list[Quarantined] = []
     for name, header in zip(names, headers, strict=True):
         if header.refused is not None:
             files[name] = replace(files[name], kind="unreadable", reason=header.refused.reason)
         elif header.other:
             files[name] = replace(files[name], kind="other", reason=header.other)
+        if header.foreign_mask:
+            aside.append(Quarantined("", "", name, "mask_format", "Modality", header.other))
         images += header.images
     read_frame = DicomPixels(root).frame
     series = group_dicom(images, read_frame, assume_hu=settings.assume_hu)
     folders = FolderLayout(root.name, [image.file for image in images], [])
-    return [one if one.patient_id else _named_by_folder(one, folders) for one in series]
+    return [one if one.patient_id else _named_by_folder(one, folders) for one in series], aside
 
 
 def _named_by_folder(series: FoundSeries, folders: FolderLayout) -> FoundSeries:
@@ -246,5 +268,7 @@ def plan_index(file: CohortFile, settings: ReadSettings) -> Plan:
     listing = discover(file.path(file.images.path))
     files = {found.path: found for found in listing.files}
     series = index_series(file, listing.root, files)
+    if settings.masks is not None:
+        series = [replace(one, mask_values=settings.masks.numbers) for one in series]
     ordered = sorted((accepting(one, settings.accept) for one in series), key=lambda one: one.series_id)
     return Plan(listing.root, tuple(files.values()), listing.skipped, tuple(ordered))

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from medform.cohort.files import file_stem, write_bytes
 from medform.cohort.writer import SeriesRecord, SliceRecord, series_complete, write_series
 from medform.ingestion.found_series import Finding, FoundSeries, Refused
+from medform.ingestion.mask_voxels import judged_masks
 from medform.ingestion.preview import PreviewTap
-from medform.ingestion.voxels import VoxelPass, crashed, file_digests, masks_of
+from medform.ingestion.voxels import VoxelPass, crashed, file_digests
 
 __all__ = ["SeriesTask", "crashed_series", "store_series"]
 
@@ -38,7 +39,12 @@ class SeriesTask:
     def inputs(self) -> str:
         """SHA-256 of what the stored bytes follow from, but the pixels: headers, file sizes, settings."""
         sizes = [(file, (self.source / file).stat().st_size) for file in self.series.files]
-        return hashlib.sha256(repr((self.series, sizes, self.preview, self.window)).encode()).hexdigest()
+        facts: tuple[object, ...] = (self.series, sizes, self.preview, self.window)
+        if (mask := self.series.mask) is not None:
+            facts += (mask, (self.source / mask.file).stat().st_size)
+        if self.series.mask_values is not None:
+            facts += self.series.mask_values
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def store_series(task: SeriesTask) -> FoundSeries:
@@ -51,6 +57,9 @@ def store_series(task: SeriesTask) -> FoundSeries:
     series = task.series
     try:
         inputs = task.inputs()
+        series, masks = judged_masks(task.source, series)
+        if not series.usable:
+            return series
         if series_complete(task.store, series.series_id, inputs):
             return series
         digests = file_digests(task.source, series)
@@ -63,7 +72,6 @@ def store_series(task: SeriesTask) -> FoundSeries:
             slices = PreviewTap(series, task.window, lambda png: write_bytes(path, png)).through(slices)
         first = next(slices)  # a spool has read all slices by now, so the findings are complete
         found = series.with_findings(voxels.findings)
-        masks = masks_of(task.source, series)
         write_series(task.store, _record(found, digests), _again(first, slices), inputs=inputs, masks=masks)
     except Refused as refused:
         return series.with_findings([refused.finding])

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from medform.cohort.files import file_sha256
 from medform.ingestion.dicom_pixels import DicomPixels
 from medform.ingestion.found_series import Finding, FoundSeries, Refused, SliceSource
+from medform.ingestion.mask_voxels import judged_masks
 from medform.ingestion.nifti import read_nifti_slices
-from medform.ingestion.slices import read_mask, read_picture
+from medform.ingestion.slices import read_picture
 
-__all__ = ["AIR_HU", "VoxelPass", "crashed", "examine", "file_digests", "masks_of"]
+__all__ = ["AIR_HU", "VoxelPass", "crashed", "examine", "file_digests"]
 
 AIR_HU = -1000.0
 AIR_RANGE = (-1024.0, -950.0)
@@ -109,7 +110,9 @@ def crashed(series: FoundSeries) -> FoundSeries:
 
 
 def examine(root: Path, series: FoundSeries) -> FoundSeries:
-    """The series with what its voxels show added to its findings; nothing is kept or written."""
+    """The series with what its voxels and masks show added to its findings; nothing is kept or written."""
+    if series.usable:
+        series, _ = judged_masks(root, series)
     if not series.usable:
         return series
     voxels = VoxelPass(root, series)
@@ -124,25 +127,3 @@ def examine(root: Path, series: FoundSeries) -> FoundSeries:
 def file_digests(root: Path, series: FoundSeries) -> dict[str, str]:
     """SHA-256 of each file that the slices come from."""
     return {file: file_sha256(root / file) for file in sorted({source.file for source in series.slices})}
-
-
-def masks_of(root: Path, series: FoundSeries) -> Iterator[NDArray[np.uint8]] | None:
-    """Mask slices (H, W) of a series whose index names them, zeros where a slice has none; None without
-    masks."""
-    if not any(source.mask for source in series.slices):
-        return None
-    return (_mask(root, source, series.shape[1:]) for source in series.slices)
-
-
-def _mask(root: Path, source: SliceSource, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    if source.mask is None:
-        return np.zeros(shape, np.uint8)
-    try:
-        values = read_mask(root / source.mask, source.mask)
-    except OSError as error:
-        reason = f"the mask cannot be read: {error.strerror or error}."
-        raise Refused(Finding("bad_mask", "quarantine", reason, source.mask)) from None
-    if values.shape != shape:
-        reason = f"the mask is {values.shape} where its slice is {shape}."
-        raise Refused(Finding("bad_mask", "quarantine", reason, source.mask))
-    return values

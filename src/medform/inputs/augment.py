@@ -23,7 +23,19 @@ from torch import Tensor
 
 from medform.config import Config
 
-__all__ = ["COLUMNS", "AugmentConfig", "augment", "augment_tensor", "parameter_table", "warp_masks"]
+__all__ = [
+    "COLUMNS",
+    "AugmentConfig",
+    "Bounds",
+    "Share",
+    "augment",
+    "augment_tensor",
+    "geometry_only",
+    "parameter_table",
+    "still_table",
+    "uniforms",
+    "warp_masks",
+]
 
 UInt64Array = NDArray[np.uint64]
 
@@ -40,6 +52,7 @@ COLUMNS = (
     *("blur", "noise", "noise_seed"),  # standard deviations (pixels, unit scale) and where to read the noise
     *("cut_x0", "cut_y0", "cut_x1", "cut_y1"),  # cut-out, shares of the side
 )
+_GEOMETRY = COLUMNS.index("gain")  # so many columns move pixels, the others change their values
 _RADIUS = 6  # of the widest blur
 _WIDEST_SD = 2.0  # 3 of them are the radius
 _POOL = 1 << 20  # standard normals that noise is read from
@@ -95,7 +108,7 @@ def _mix(value: UInt64Array) -> UInt64Array:
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's increment
 
 
-def _uniforms(
+def uniforms(
     seed: int,
     epoch: Int[np.ndarray, " m"] | int,
     sample: Int[np.ndarray, " m"],
@@ -124,7 +137,7 @@ def parameter_table(
     its own (seed, epoch, sample, view) and the configuration, on nothing else.
     """
     # every parameter has its own number of the stream, used or not: switching one off leaves the others
-    u = iter(_uniforms(seed, epoch, samples, views, 17).T)
+    u = iter(uniforms(seed, epoch, samples, views, 17).T)
 
     def between(bounds: tuple[float, float]) -> Float[np.ndarray, " m"]:
         return bounds[0] + (bounds[1] - bounds[0]) * next(u)
@@ -151,6 +164,20 @@ def parameter_table(
         + [blur, noise, noise_seed, cut_x, cut_y, cut_x + side, cut_y + side],
         axis=1,
     ).astype(np.float32)
+
+
+def still_table(count: int) -> Float32[np.ndarray, "m p"]:
+    """``count`` rows that change nothing: the whole slice, upright, as it is seen at inference."""
+    row = dict.fromkeys(COLUMNS, 0.0) | {"centre_x": 0.5, "centre_y": 0.5, "extent_x": 1.0, "extent_y": 1.0}
+    row |= {"cosine": 1.0, "gain": 1.0}
+    return np.tile(np.array([row[name] for name in COLUMNS], np.float32), (count, 1))
+
+
+def geometry_only(table: Float32[np.ndarray, "m p"]) -> Float32[np.ndarray, "m p"]:
+    """The same rows without window, contrast, blur, noise and cut-out: what a mask shares with its image."""
+    moved = still_table(len(table))
+    moved[:, :_GEOMETRY] = table[:, :_GEOMETRY]
+    return moved
 
 
 @dataclass(frozen=True)

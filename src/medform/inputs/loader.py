@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,9 +18,22 @@ from medform.compute.seed import derive, numpy_generator
 from medform.errors import InputError
 from medform.inputs.augment import augment, parameter_table
 from medform.inputs.slices import SliceInputConfig, SliceStore
+from medform.inputs.stacks import PatientSlicesConfig, plain_stacks, stack_table, stack_views
 from medform.interfaces import Batch, Block
 
-__all__ = ["EpochSampler", "Loader", "PatientLoader", "RowSource", "SliceLoader", "Source", "mismatch"]
+__all__ = [
+    "EpochSampler",
+    "Loader",
+    "PairedSource",
+    "PatientLoader",
+    "RowSource",
+    "SliceLoader",
+    "SlicePatientLoader",
+    "Source",
+    "mismatch",
+    "mismatched",
+    "slice_block",
+]
 
 Codes = Int[np.ndarray, " n"]
 
@@ -48,6 +61,28 @@ class Source(Protocol):
     def block(self, patients: Codes) -> Block:
         """A row for each of ``patients`` that has the modality, in the order given."""
         ...
+
+
+@runtime_checkable
+class PairedSource(Source, Protocol):
+    """A source whose rows can be given to other patients, for the shuffled control."""
+
+    def reassigned(self, owner: Mapping[int, int]) -> Self:
+        """The same rows in other hands: patient p gets the row of ``owner[p]``."""
+        ...
+
+
+def slice_block(store: SliceStore, rows: Codes, value: Mapping[str, Float32[np.ndarray, "m c s s"]]) -> Block:
+    """A block of single slices: ``value`` by name, one entry for each of ``rows`` of ``store``."""
+    patient = torch.from_numpy(store.patient[rows])
+    return Block(
+        value={name: torch.from_numpy(array) for name, array in value.items()},
+        patient=patient,
+        item=torch.from_numpy(rows),
+        cohort=torch.zeros_like(patient),
+        z=torch.from_numpy(store.index[rows]),
+        z_mm=torch.from_numpy(store.z_mm[rows]),
+    )
 
 
 @dataclass(frozen=True)
@@ -124,22 +159,11 @@ class SliceLoader:
         table = parameter_table(self.config.augment, self.store.key[rows], view, epoch, self.seed)
         pixels, to_unit = self.store.pixels, self.store.scale.to_unit
         image = augment(pixels, rows, table, to_unit, self.config.size, self.threads)
-        return {self.modality: self._block(rows, image)}
+        return {self.modality: slice_block(self.store, rows, {"image": image})}
 
     def whole(self) -> Batch:
         """Every training slice once, as it is seen at inference."""
-        return {self.modality: self._block(self.rows, self.store.images(self.rows))}
-
-    def _block(self, rows: Codes, image: Float32[np.ndarray, "m 1 s s"]) -> Block:
-        patient = torch.from_numpy(self.store.patient[rows])
-        return Block(
-            value={"image": torch.from_numpy(image)},
-            patient=patient,
-            item=torch.from_numpy(rows),
-            cohort=torch.zeros_like(patient),
-            z=torch.from_numpy(self.store.index[rows]),
-            z_mm=torch.from_numpy(self.store.z_mm[rows]),
-        )
+        return {self.modality: slice_block(self.store, self.rows, {"image": self.store.images(self.rows)})}
 
 
 @dataclass(frozen=True)
@@ -180,11 +204,21 @@ def mismatch(patients: Codes, seed: int) -> dict[int, int]:
     return dict(zip(order, given, strict=True))
 
 
+def mismatched(source: PairedSource, patients: Codes, seed: int) -> PairedSource:
+    """``source`` with the rows of those of ``patients`` who have one exchanged, by `mismatch`."""
+    return source.reassigned(mismatch(source.block(patients).patient.numpy(), seed))
+
+
+def _paired(source: Source) -> TypeGuard[PairedSource]:
+    """Whether the control gives the rows of ``source`` to other patients: tables and genes, never labels."""
+    return source.name == "table" if isinstance(source, RowSource) else isinstance(source, PairedSource)
+
+
 class PatientLoader:
     """Batches of patients over several modalities; each block holds the patients that have the modality.
 
-    ``pairing="shuffled"`` is the control: the rows of every table (a `RowSource` called "table") go to other
-    training patients, seeded; labels stay. ``batch`` counts patients.
+    ``pairing="shuffled"`` is the control: the rows of every table (a `RowSource` called "table") and of every
+    other `PairedSource`, as genes, go to other training patients, seeded; labels stay. ``batch`` counts patients.
     """
 
     def __init__(
@@ -202,9 +236,8 @@ class PatientLoader:
         self.sampler = EpochSampler(len(patients), batch, seed, least=2)
         if pairing == "shuffled":
             for modality, source in sources.items():
-                if isinstance(source, RowSource) and source.name == "table":
-                    having = patients[np.isin(patients, source.codes)]
-                    self.sources[modality] = source.reassigned(mismatch(having, seed))
+                if _paired(source):
+                    self.sources[modality] = mismatched(source, patients, seed)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -222,3 +255,76 @@ class PatientLoader:
     def whole(self) -> Batch:
         """All training patients, in the cohort's order."""
         return self._blocks(self.patients)
+
+
+class SlicePatientLoader:
+    """Batches of patients: a few single slices of each ("image"), and one row of each further source, as "genes".
+
+    The slices of a patient are drawn without replacement (all of them where there are no more than asked for), so
+    that a multi-positive contrast meets 64 slices with 32 gene rows and a gene tower runs once a patient. A
+    patient without genes keeps the slices, one without images the row. ``lesion_pixels`` (T,), as of a
+    `MaskStore`, are needed where the configuration's ``lesion_weight`` is not 1. ``batch`` counts patients.
+    """
+
+    def __init__(
+        self,
+        store: SliceStore,
+        patients: Codes,
+        config: PatientSlicesConfig,
+        batch: int,
+        seed: int,
+        sources: Mapping[str, Source],
+        threads: int = 1,
+        lesion_pixels: Int[np.ndarray, " t"] | None = None,
+        pairing: Literal["matched", "shuffled"] = "matched",
+    ) -> None:
+        self.store, self.config, self.threads = store, config, threads
+        self.seed, self.views = seed, derive(seed, "views")
+        self._rows = {int(code): np.flatnonzero(store.patient == code) for code in patients}
+        imaged = np.array([code for code, rows in self._rows.items() if len(rows)], np.int64)
+        there = [imaged, *(source.block(patients).patient.numpy() for source in sources.values())]
+        self.patients = patients[np.isin(patients, np.concatenate(there))]
+        self.sampler = EpochSampler(len(self.patients), batch, seed, least=2)
+        self.sources = dict(sources)
+        if pairing == "shuffled":
+            for modality, source in sources.items():
+                if _paired(source):
+                    self.sources[modality] = mismatched(source, self.patients, seed)
+        self._weight = np.ones(len(store))
+        if config.lesion_weight != 1:
+            if lesion_pixels is None:
+                raise InputError("lesion_weight needs masks.", where="inputs.image", fix="add a mask input, or use 1.")
+            self._weight[lesion_pixels > 0] = config.lesion_weight
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every patient comes once."""
+        return self.sampler.steps_per_epoch
+
+    def _draw(self, code: int, epoch: int) -> Codes:
+        rows = self._rows[code]
+        if len(rows) <= self.config.slices:
+            return rows
+        share = self._weight[rows] / self._weight[rows].sum()
+        chosen = numpy_generator(self.seed, "slices", epoch, code).choice(rows, self.config.slices, False, share)
+        return np.sort(chosen)
+
+    def _blocks(self, patients: Codes, rows: Codes, image: Float32[np.ndarray, "m c s s"]) -> Batch:
+        blocks = {"image": slice_block(self.store, rows, {"image": image})}
+        blocks |= {modality: source.block(patients) for modality, source in self.sources.items()}
+        return {modality: block for modality, block in blocks.items() if len(block)}
+
+    def batch(self, step: int) -> Batch:
+        """The patients of ``step``; a modality that none of them has is not in the batch."""
+        epoch, places = self.sampler.at(step)
+        patients = self.patients[places]
+        rows = np.concatenate([self._draw(int(code), epoch) for code in patients]).astype(np.int64)
+        key = self.store.key[rows]
+        table = stack_table(self.config.augment, key, np.zeros_like(key), epoch, self.views)
+        image = stack_views(self.store, rows, table, self.config.channels, self.config.size, self.threads)
+        return self._blocks(patients, rows, image)
+
+    def whole(self) -> Batch:
+        """All slices of all training patients, as they are seen at inference, with all rows."""
+        rows = np.concatenate([self._rows[int(code)] for code in self.patients]).astype(np.int64)
+        return self._blocks(self.patients, rows, plain_stacks(self.store, rows, self.config, self.threads))

@@ -151,6 +151,20 @@ class SliceStore:
         """Rows of all slices of ``patients``, in the store's order whatever the order given."""
         return np.flatnonzero(np.isin(self.patient, self.codes(patients)))
 
+    def neighbours(self, rows: Int[np.ndarray, " n"], channels: int) -> Int[np.ndarray, "n channels"]:
+        """Rows of the ``channels`` (odd) slices around each of ``rows``, in the order of their series.
+
+        Neighbours are the next slices that are in the store. At the ends of a series its last slice repeats;
+        another series, and so another patient, is never looked at.
+        """
+        if channels < 1 or channels % 2 == 0:
+            raise ValueError(f"{channels} channels have no slice in their middle.")
+        starts = np.flatnonzero(np.diff(self.series, prepend=-1) != 0)
+        ends = np.append(starts[1:], len(self)) - 1
+        own = np.searchsorted(starts, rows, side="right") - 1
+        offset = np.arange(channels) - channels // 2
+        return np.clip(np.asarray(rows)[:, None] + offset, starts[own][:, None], ends[own][:, None])
+
     def images(self, rows: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n 1 side side"]:
         """Slices as a network is to see them at inference: the window mapped to [0, 1], nothing random."""
         return self.scale.unit(self.pixels[rows])[:, None]

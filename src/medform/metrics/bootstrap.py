@@ -32,6 +32,7 @@ __all__ = [
     "resample",
     "resample_counts",
     "sign_p_value",
+    "weighted_medians",
 ]
 
 Array = NDArray[np.float64]
@@ -126,6 +127,19 @@ def percentile_interval(values: ArrayLike, level: float = LEVEL) -> Interval | N
         return None
     low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), "bootstrap")
+
+
+def weighted_medians(values: ArrayLike, counts: ArrayLike) -> Array:
+    """Median (B,) of ``values`` (n,) in each resample of ``counts`` (B, n); between the two middle ones where a
+    resample is even.
+    """
+    kept, weights = np.asarray(values, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    order = np.argsort(kept, kind="stable")
+    reached = np.cumsum(weights[:, order], axis=1)
+    half = reached[:, -1:] / 2
+    low = kept[order][(reached >= half).argmax(axis=1)]
+    high = kept[order][(reached > half).argmax(axis=1)]
+    return (low + high) / 2
 
 
 def _influence(scores: Concordance) -> tuple[Array, Array]:

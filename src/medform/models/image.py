@@ -5,7 +5,7 @@ Starting weights (ImageNet, a user's file) are in `medform.models.weights`.
 
 from __future__ import annotations
 
-import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -17,11 +17,11 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from medform.compute.seed import draws_from
-from medform.config import Config
+from medform.config import Config, own_class
 from medform.errors import InputError, nearest
 from medform.interfaces import Block, Encoded, Tower
 
-__all__ = ["ImageConfig", "ImageTower", "Layer", "ModuleConfig", "TimmConfig", "check_model_name"]
+__all__ = ["ImageConfig", "ImageTower", "Layer", "MapTower", "ModuleConfig", "TimmConfig", "check_model_name"]
 
 Layer = int | Literal["head"]
 """A stage of a backbone by its number, or ``head``: the pooled output of the whole backbone."""
@@ -86,7 +86,8 @@ class ModuleConfig(ImageConfig):
     constructor.
 
     Any ``torch.nn.Module`` that maps (M, C, H, W) to (M, d) will do; d is its attribute ``width`` or
-    ``num_features``, else it is found by encoding one empty slice of 64 x 64 pixels.
+    ``num_features``, else it is found by encoding one empty slice of 64 x 64 pixels. Its code goes into no
+    model folder: whoever uses one needs the module as well.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -97,14 +98,23 @@ class ModuleConfig(ImageConfig):
     def build(self, random: torch.Generator) -> ImageTower:
         """The tower with initial weights drawn from ``random``. Arguments are converted as YAML: ``3`` is a
         number.
+
+        Raises `InputError` for a class that cannot be found, that is no module, that does not take the arguments, or
+        that does not give vectors (M, d).
         """
-        module, _, name = self.module.partition(":")
+        own = own_class(self.module)
         arguments = {
             key: yaml.safe_load(value) if isinstance(value, str) else value
             for key, value in (self.model_extra or {}).items()
         }
+        try:
+            inspect.signature(own).bind(**arguments)
+        except TypeError as error:
+            raise _unusable(self.module, f"does not take these arguments: {error}") from None
         with draws_from(random):
-            encoder = getattr(importlib.import_module(module), name)(**arguments)
+            encoder = own(**arguments)
+        if not isinstance(encoder, nn.Module):
+            raise _unusable(self.module, "is no torch.nn.Module")
         return ImageTower(encoder, self, self.module)
 
 
@@ -120,16 +130,36 @@ def _create(model: str, in_channels: int, pool: str) -> nn.Module:
     return timm.create_model(model, **options)
 
 
-def _width(encoder: nn.Module) -> int:
+def _unusable(model: str, why: str) -> InputError:
+    return InputError(
+        f"the encoder {why}.",
+        where=f"towers.image, {model}",
+        consequence="No slice can be encoded.",
+        fix="an own encoder is a torch.nn.Module that maps slices (M, C, H, W) to vectors (M, d).",
+    )
+
+
+def _width(encoder: nn.Module, model: str) -> int:
     for name in ("width", "head_hidden_size", "num_features"):
         if isinstance(found := getattr(encoder, name, None), int):
             return found
     channels = next((p.shape[1] for p in encoder.parameters() if p.ndim == 4), 1)
     training = encoder.training
-    with torch.no_grad():
-        width = encoder.eval()(torch.zeros(1, channels, 64, 64)).shape[1]
-    encoder.train(training)
-    return int(width)
+    try:
+        with torch.no_grad():
+            made = encoder.eval()(torch.zeros(1, channels, 64, 64))
+    except Exception as error:  # it is not our code, and may raise anything
+        why = f"has no attribute `width` and cannot encode an empty slice of 64 x 64 pixels ({error})"
+        raise _unusable(model, why) from error
+    finally:
+        encoder.train(training)
+    if _shape(made) is None or made.ndim != 2 or len(made) != 1:
+        raise _unusable(model, f"makes {_shape(made) or type(made).__name__} of 1 slice, not (1, d)")
+    return made.shape[1]
+
+
+def _shape(made: Any) -> tuple[int, ...] | None:
+    return tuple(made.shape) if isinstance(made, Tensor) else None
 
 
 class ImageTower(Tower):
@@ -141,12 +171,12 @@ class ImageTower(Tower):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, encoder: nn.Module, config: ImageConfig, model: str) -> None:
+    def __init__(self, encoder: nn.Module, config: ImageConfig, model: str, width: int | None = None) -> None:
         super().__init__()
         self.model = model
         # channels last is 1.2 to 1.7 times faster on the CPU for convolutions, with the same results
         self.encoder: Any = encoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.width = _width(encoder)
+        self.width = _width(encoder, model) if width is None else width
         self.register_buffer("mean", torch.tensor(config.mean))
         self.register_buffer("std", torch.tensor(config.std))
         if config.trainable is not None:
@@ -192,7 +222,15 @@ class ImageTower(Tower):
 
     def forward(self, block: Block) -> Encoded:
         """Pooled vectors of ``block.value["image"]``."""
-        return Encoded(self.encoder(self.normalise(block.value["image"])))
+        return Encoded(self.pooled(block.value["image"]))
+
+    def pooled(self, image: Float[Tensor, "m c h w"]) -> Float[Tensor, "m d"]:
+        """The vectors that `forward` gives, of slices in [0, 1]; `InputError` where the encoder gives others."""
+        made = self.encoder(self.normalise(image))
+        if (shape := _shape(made)) != (len(image), self.width):
+            what = f"makes {shape or type(made).__name__} of {len(image)} slices, not ({len(image)}, {self.width})"
+            raise _unusable(self.model, what)
+        return made
 
     def slice_vector(
         self, image: Float[Tensor, "m c h w"], layers: Sequence[Layer] = (2, 4, 6, "head")
@@ -211,7 +249,7 @@ class ImageTower(Tower):
             for layer, name in names.items()
         ]
         try:
-            found["head"] = self.encoder(self.normalise(image))
+            found["head"] = self.pooled(image)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -242,3 +280,32 @@ class ImageTower(Tower):
                 found[layer] = output[:, prefix:].mean(1)
 
         return keep
+
+
+class MapTower(ImageTower):
+    """An image tower that keeps the place of things, for a decoder.
+
+    ``Encoded.maps`` run from the finest to the coarsest; ``channels`` and ``strides`` (pixels of the slice a
+    pixel of the map) say what they are. A map of stride 1 may be the normalised slice itself.
+    ``token_width``: channels of ``Encoded.tokens``, which lie on the grid of the coarsest map, row by row.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    token_width: int
+
+    def encode(self, image: Float[Tensor, "m c h w"]) -> Encoded:
+        """Vectors, tokens and maps of slices in [0, 1]."""
+        raise NotImplementedError  # abstract: every such tower says how
+
+    def forward(self, block: Block) -> Encoded:
+        """Vectors, tokens and maps of ``block.value["image"]``."""
+        return self.encode(block.value["image"])
+
+    def pooled(self, image: Float[Tensor, "m c h w"]) -> Float[Tensor, "m d"]:
+        """The vectors of slices in [0, 1]."""
+        return self.encode(image).pooled
+
+    def left_out(self) -> frozenset[str]:
+        """Names of the whole backbone's tensors that this tower was built without; a weights file may hold them."""
+        return frozenset()

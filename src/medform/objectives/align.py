@@ -13,13 +13,13 @@ import math
 from collections.abc import Mapping
 from enum import IntEnum
 from itertools import combinations
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from medform.compute.ranks import gather, world_size
@@ -76,7 +76,8 @@ class AlignConfig(Config):
     start), or, for cosine, ``learnt``. ``components``: at most this many shared dimensions where heads have
     no width of their own. ``ridge_image``, ``ridge_table``: regularisation of the closed-form start.
     ``kernel_bandwidth``: rows of other patients count as targets by a Gaussian kernel of encoded table rows
-    (None: only the patient's own row, and rows identical to it).
+    (None: only the patient's own row, and rows identical to it). ``drop``: modality beside the image -> share
+    of patients whose row of it is withheld in a step, as if they had none.
     """
 
     kind: Literal["align"] = "align"
@@ -86,6 +87,14 @@ class AlignConfig(Config):
     ridge_image: float = Field(default=0.3, gt=0)
     ridge_table: float = Field(default=1.0, gt=0)
     kernel_bandwidth: float | None = Field(default=None, gt=0)
+    drop: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {}
+
+    @field_validator("drop")
+    @classmethod
+    def _images_stay(cls, drop: dict[str, float]) -> dict[str, float]:
+        if IMAGE in drop:
+            raise ValueError("the image is what the others are aligned with: name modalities beside it.")
+        return drop
 
     @model_validator(mode="after")
     def _temperature_has_a_unit(self) -> AlignConfig:
@@ -128,6 +137,13 @@ class Align(Objective):
                 where="towers",
                 consequence="Nothing was started.",
                 fix="give two towers or more the same width, or leave the width of their heads out.",
+            )
+        if unknown := sorted(set(config.drop) - set(towers)):
+            raise InputError(
+                f"`drop` names {', '.join(unknown)}, of which there is no tower.",
+                where="objective.drop",
+                consequence="Nothing was started.",
+                fix=f"use of {', '.join(sorted(set(towers) - {IMAGE}))}.",
             )
         self.towers = nn.ModuleDict(towers)
         self.image = IMAGE if IMAGE in towers else next(iter(towers))
@@ -270,6 +286,7 @@ class Align(Objective):
         Logs: loss, chance (ln of the candidates), retrieval_at_1 (both directions), patients with a partner
         (``pairs``), patients whose table row another patient has too (``identical_rows``), temperature.
         """
+        batch = {name: self._partly_withheld(name, block, random) for name, block in batch.items()}
         present = [name for name in self.towers if name in batch and (len(batch[name]) or world_size() > 1)]
         with draws_from(random):
             vectors = {name: gather(self.towers[name](batch[name]).pooled) for name in present}
@@ -300,6 +317,14 @@ class Align(Objective):
         if found:
             logs["retrieval_at_1"] = sum(found) / len(found)
         return loss, logs
+
+    def _partly_withheld(self, modality: str, block: Block, random: torch.Generator) -> Block:
+        """The block without the rows of patients whom this step is to see without the modality."""
+        share = self.config.drop.get(modality, 0.0)
+        if not share or not self.training:
+            return block
+        kept = torch.rand(len(block), generator=random) >= share
+        return block.take(kept.nonzero()[:, 0].to(block.patient.device))
 
     def _alike(self, block: Block) -> Tensor | None:
         """Which table rows count as each other's; None for a modality that is no table."""

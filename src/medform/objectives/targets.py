@@ -19,7 +19,17 @@ from medform.config import Config
 from medform.errors import InputError
 from medform.interfaces import Block
 
-__all__ = ["Ids", "Negatives", "Pairs", "Positives", "across", "between_views", "identical_rows", "kernel"]
+__all__ = [
+    "Ids",
+    "Negatives",
+    "Pairs",
+    "Positives",
+    "across",
+    "between_views",
+    "identical_rows",
+    "kernel",
+    "partner_rows",
+]
 
 IDENTICAL = 1e-6
 """Encoded table rows nearer than this are the same row: which of them is whose cannot be learnt."""
@@ -180,3 +190,11 @@ def across(
     if alike_b is not None:
         target = target @ alike_b.float()
     return Pairs(target, torch.ones_like(target, dtype=torch.bool))
+
+
+def partner_rows(patient: Int[Tensor, " m"], others: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+    """For each patient the first row of ``others`` that is the same patient, -1 where none is."""
+    if not len(others):
+        return torch.full_like(patient, -1)
+    same = patient[:, None] == others
+    return torch.where(same.any(1), same.int().argmax(1), -1)

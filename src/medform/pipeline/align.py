@@ -48,7 +48,11 @@ def align(
             consequence="Nothing was started; encoders that are missing would have to be trained here.",
             fix="finish it with pretrain --resume.",
         )
-    chosen = read_recipe(recipe or str(record["recipe"]), (f"seeds={pretrained.seeds}", *overrides), seed)
+    chosen = read_recipe(
+        recipe or str(record["recipe"]),
+        (f"seeds={pretrained.seeds}", f"precision={pretrained.precision}", *overrides),
+        seed,
+    )
     if missing := sorted(set(chosen.seeds) - set(pretrained.seeds)):
         raise InputError(
             f"this run has no encoder of seed {', '.join(map(str, missing))}.",
@@ -56,9 +60,11 @@ def align(
             consequence="Nothing was started.",
             fix=f"use of its seeds {', '.join(map(str, pretrained.seeds))}, or pre-train with the seed first.",
         )
-    if slice_recipe(chosen).stages != slice_recipe(pretrained).stages:
+    same = slice_recipe(chosen).stages == slice_recipe(pretrained).stages
+    if not same or chosen.precision != pretrained.precision:
+        what = "slice stage" if not same else f"precision ({chosen.precision})"
         raise InputError(
-            f"the slice stage of recipe '{chosen.name}' is not the one that this run was pre-trained with.",
+            f"the {what} of recipe '{chosen.name}' is not the one that this run was pre-trained with.",
             where=str(before.path / "recipe.yaml"),
             consequence="Nothing was started.",
             fix="give the same --set values and the same recipe as in pretrain.",

@@ -56,7 +56,7 @@ class CheckReport(dict[str, Any]):
             text.append(f"{len(self['problems'])} problem{'s' if len(self['problems']) > 1 else ''}:")
             text += [f"    {_problem_line(problem)}" for problem in self["problems"]]
         if self.exit_code:
-            text.append("Nothing here is usable.")
+            text.append("Nothing here is usable. Fix: give the folder that holds DICOM, NIfTI or picture files.")
         else:
             text.append("Next: medform init (drafts the cohort file).")
         return text
@@ -140,10 +140,11 @@ def _problem_line(entry: dict[str, Any]) -> str:
 
 
 def _file_problems(plan: Plan) -> list[Problem]:
-    """Files that claim to be images and cannot be read, and what is no regular file."""
+    """Files that claim to be images and cannot be read, masks that belong to no image, and what is no regular file."""
     from medform.errors import Problem
 
     unreadable = [Problem(file.reason, file=file.path) for file in plan.files if file.kind == "unreadable"]
+    unreadable += [Problem(f"{row.code}: {row.reason}", file=row.file) for row in plan.set_aside]
     return unreadable + [Problem(f"skipped: {file.reason}.", file=file.path) for file in plan.skipped]
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from medform.cohort.store import Cohort
+    from medform.evaluation.settings import EvaluationSettings
     from medform.ingestion.workers import Progress
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
@@ -100,12 +101,35 @@ def evaluate_run(
             progress=lambda line: logger.debug("%s", line),
         )
         rows = [*found.rows, *_slice_rows(folder, cohort, settings, writer)]
-    for name, table in (("cases", found.cases), ("curves", found.curves)):
+    folder.update(selected=found.selected, detectable=found.detectable)
+    drawn, cases = _segmentation(folder, cohort, recipe, settings)
+    rows += drawn
+    judged = pd.concat([found.cases, cases], ignore_index=True) if len(cases) else found.cases
+    for name, table in (("cases", judged), ("curves", found.curves)):
         target = folder.path / f"{name}.parquet"
         write_atomically(target, lambda path, table=table: table.to_parquet(path, index=False))
     write_scores(folder.path / "scores.json", rows)
-    folder.update(selected=found.selected, detectable=found.detectable)
     return rows
+
+
+def _segmentation(
+    folder: RunFolder, cohort: Cohort, recipe: Recipe, settings: EvaluationSettings
+) -> tuple[list[ScoreRow], pd.DataFrame]:
+    """Rows and cases of the kept masks. Test masks are opened only after `selected` stands in run.json."""
+    import pandas as pd
+
+    from medform.evaluation.segmentation import segmentation_rows, select_segmentation
+    from medform.pipeline.segmentation import judge_masks, segment_stage
+
+    if segment_stage(recipe) is None:
+        return [], pd.DataFrame()
+    folds = range(len(cohort.split().folds))
+    validation = pd.DataFrame(judge_masks(folder.path, cohort, recipe, folds, "validation"))
+    if len(validation):
+        folder.update(selected={**folder.record().get("selected", {}), **select_segmentation(validation)})
+    tested = pd.DataFrame(judge_masks(folder.path, cohort, recipe, folds, "test"))
+    cases = pd.concat([validation, tested], ignore_index=True)
+    return (segmentation_rows(cases, settings) if len(cases) else []), cases
 
 
 def _similarity(recipe: Recipe) -> Any:

@@ -84,6 +84,7 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
     from medform.pipeline.predict import rebuild, selftest_values
     from medform.pipeline.readouts import fit_readouts, to_files
     from medform.pipeline.stages import feature_input, image_stage, pair_stage
+    from medform.recipes.catalog import described
     from medform.runs.arrays import read_arrays
     from medform.runs.folder import read_json
     from medform.runs.model_folder import ModelFiles
@@ -125,9 +126,9 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
         "citation": recipe.citation,
         "trained_on": "all patients" if fold is None else f"the training patients of fold {fold}",
         "seed": seed,
-        "tower": stage.towers["image"].model_dump(mode="json"),
+        "tower": described(stage.towers["image"]),
         "features": feature_input(recipe).model_dump(mode="json"),
-        "pair": second[1].towers["image"].model_dump(mode="json") if "aligned" in embedding and second else None,
+        "pair": described(second[1].towers["image"]) if "aligned" in embedding and second else None,
         "embedding": embedding,
         "tasks": list(readouts),
     }
@@ -155,6 +156,15 @@ def _encoder_weights(place: Path, recipe: Recipe, seed: int) -> dict[str, np.nda
     tower = config.build(generator(seed, name, "tower"))
     start_from(tower, stage.start.image or "random")
     return {f"tower.{key}": value.contiguous().numpy() for key, value in tower.state_dict().items()}
+
+
+def _own_code(config: Mapping[str, Any]) -> list[str]:
+    """A line for the card where parts of the model are of code that is not medform's."""
+    kinds = [part.get("module", part["kind"]) for part in (config["tower"], config["pair"]) if part is not None]
+    own = [kind for kind in kinds if ":" in kind]
+    if not own:
+        return []
+    return [f"Its parts {', '.join(own)} are not medform's: their modules must be importable where the model is used."]
 
 
 def _texts(folder: RunFolder, cohort: Cohort, recipe: Recipe, config: Mapping[str, Any]) -> dict[str, str]:
@@ -192,6 +202,7 @@ def _texts(folder: RunFolder, cohort: Cohort, recipe: Recipe, config: Mapping[st
         f"Recipe: {recipe.citation}. Trained on {config['trained_on']} of cohort {cohort.name} "
         f"({record['cohort']['n_patients']} patients), medform {config['medform']}, seed {config['seed']}.",
         f"Input: slices in {cohort.unit}, window {cohort.window[0]:g} to {cohort.window[1]:g}.",
+        *_own_code(config),
         "",
         "## Scores of the cross-validation, beside their controls",
         "",

@@ -10,20 +10,24 @@ import numpy as np
 import pandas as pd
 
 from medform.cohort.split import inner_folds, stratified_share
-from medform.inputs.clinical import ClinicalInputConfig, EncodedTable, TableEncoder
+from medform.config import digest
 from medform.inputs.features import Joined
-from medform.inputs.loader import RowSource
 from medform.objectives.classify import ClassifyConfig
+from medform.pipeline.companions import GENES, Companions, encode_companions, wanted
+from medform.pipeline.segmentation import NULL_GENES, keep_masks, segment_stage, segments, train_segmenter
 from medform.pipeline.stages import (
     Bench,
+    Encoder,
     Group,
     ImageSide,
     Pairing,
+    aligns_slices,
     feature_input,
     image_side,
     is_alignment,
     pair,
     pair_stage,
+    slice_means,
     train_encoder,
 )
 from medform.runs.arrays import write_arrays
@@ -31,12 +35,14 @@ from medform.runs.folder import write_json
 from medform.training.infer import embeddings
 
 if TYPE_CHECKING:
+    from medform.inputs.clinical import EncodedTable
     from medform.recipes.recipe import Recipe
 
-__all__ = ["FoldResult", "MAIN", "encode_table", "run_fold"]
+__all__ = ["FoldResult", "MAIN", "run_fold"]
 
 MAIN = "main"
 """The recipe as it is, beside its variants; its rows are `aligned` (`image_only` without a second stage)."""
+IMAGE = "image"
 SUPPORTS = ("out_of_fold", "unseen")
 """Variants that are not a model of their own: they say what the alignment knew of the few-shot supports."""
 
@@ -59,50 +65,83 @@ class FoldResult:
     notes: list[str] = field(default_factory=list)
 
 
-def encode_table(bench: Bench, train: Sequence[str], recipe: Recipe) -> tuple[TableEncoder, EncodedTable] | None:
-    """The clinical table as numbers, fitted on training patients; None where the cohort has no feature column."""
-    found = pair_stage(recipe)
-    cohort = bench.cohort
-    names = cohort.features() if cohort.clinical is not None else []
-    if not names:
-        return None
-    config = found[1].inputs.get("clinical") if found else None
-    specs = {name: cohort.columns[name] for name in names}
-    frame: Any = cohort.table()[names]
-    clinical = config if isinstance(config, ClinicalInputConfig) else None
-    encoder = TableEncoder.fit(frame, specs, train, clinical)
-    return encoder, encoder.encode(frame)
-
-
 def run_fold(bench: Bench, group: Group, recipe: Recipe, labels: pd.DataFrame, primary: str | None) -> FoldResult:
     """Train and embed every variant of ``recipe`` for one fold.
 
     ``labels``: a float column a task, by patient; only supervised variants see them, and only the primary task's.
     """
     result = FoldResult()
-    table = encode_table(bench, group.train, recipe)
-    encoded = table[1] if table else None
-    if encoded is not None and encoded.values.shape[1] == 0:
-        result.notes.append("no feature column varies among the training patients; there is nothing to align with")
-        encoded = None
-    if encoded is not None:
-        result.embeddings.append(_table_rows(group, encoded))
+    companions = encode_companions(bench.cohort, group.train, recipe)
+    result.notes += companions.notes
+    if companions.table is not None:
+        result.embeddings.append(_table_rows(group, companions.table))
     known: Any = labels[primary] if primary is not None else None
     everybody = bench.imaged(group.everybody)
     statistics = bench.intensity(feature_input(recipe).size)
     vectors = np.stack([statistics[patient] for patient in everybody])
     result.embeddings.append(_rows(group, "intensity_stats", "aligned", recipe.seeds[0], everybody, vectors))
-    if table is not None:
-        _keep_encoder(bench, group, recipe.seeds[0], table[0])
+    _keep_encoders(bench, group, recipe.seeds[0], companions)
     for seed in recipe.seeds:
-        sides: dict[str, ImageSide] = {}
+        sides: dict[str, tuple[ImageSide, Encoder]] = {}
+        embedded: set[str] = set()
         for name in [MAIN, *(variant for variant in recipe.variants if variant not in SUPPORTS)]:
             variant = recipe if name == MAIN else recipe.variant(name)
-            side = _side(bench, group, variant, name, seed, sides, result)
+            side, encoder = _side(bench, group, variant, name, seed, sides, companions, result)
+            if segments(variant):
+                _segment(bench, group, recipe, variant, name, seed, encoder, companions, result)
+            if (settings := _embedding_settings(variant)) in embedded:
+                continue  # it differs in its masks only
+            embedded.add(settings)
             if bench.cohort.slice_tasks and variant.embedding == ["image_only"] and seed == recipe.seeds[0]:
                 result.slices[model_name(name, variant)] = side.feature
-            _run_variant(bench, group, recipe, variant, name, seed, side, encoded, known, result)
+            _run_variant(bench, group, recipe, variant, name, seed, side, companions, known, result)
+            if name == MAIN and aligns_slices(recipe):
+                _with_genes(bench, group, seed, side, encoder, companions, result)
     return result
+
+
+def _embedding_settings(recipe: Recipe) -> str:
+    """Of all that a variant's vectors are made by."""
+    tree = recipe.model_copy(update={"variants": {}}).model_dump(mode="json")
+    if (found := segment_stage(recipe)) is not None:
+        tree["stages"].pop(found[0])
+    return digest(tree)
+
+
+def _segment(
+    bench: Bench, group: Group, recipe: Recipe, variant: Recipe, name: str, seed: int, encoder: Encoder,
+    companions: Companions, result: FoldResult,
+) -> None:  # fmt: skip
+    """Train the variant's segmentation and keep its masks; the recipe's own also without the patients' genes."""
+    model = recipe.name.partition("-")[0] if name == MAIN else name
+    segmenter = train_segmenter(bench, group, variant, name, seed, encoder, companions)
+    result.steps[f"{name}/{seed}/segment"] = segmenter.result.steps
+    keep_masks(bench, group, segmenter, model, seed)
+    if name == MAIN and segmenter.objective.reads_genes and segmenter.genes is not None:
+        keep_masks(bench, group, segmenter, f"{model}_{NULL_GENES}", seed, with_genes=False)
+
+
+def _with_genes(
+    bench: Bench, group: Group, seed: int, side: ImageSide, encoder: Encoder, companions: Companions, result: FoldResult
+) -> None:
+    """Rows of the genes alone, of their aligned vectors, of both together, and both sides of the shared space."""
+    if companions.genes is None or GENES not in encoder.towers:
+        return
+    tower = encoder.towers[GENES]
+    everybody = [patient for patient in group.everybody if patient in set(companions.patients(GENES))]
+    vectors = embeddings(tower, companions.source(GENES).block(companions.codes(everybody)))
+    result.embeddings.append(_rows(group, "aligned_genes", "aligned", seed, everybody, vectors, modality=GENES))
+    both = [patient for patient in everybody if bench.has_image(patient)]
+    place_of = {patient: row for row, patient in enumerate(everybody)}
+    train = [patient for patient in both if patient in set(group.train)]
+    parts = lambda patients: [side.of(patients), vectors[[place_of[one] for one in patients]]]  # noqa: E731
+    joined = Joined.fit(parts(train)).apply(parts(both))
+    result.embeddings.append(_rows(group, "aligned_both", "aligned", seed, both, joined, modality="both"))
+    tested = [patient for patient in both if patient in set(group.test)]
+    if len(tested) >= 2:
+        image = slice_means(bench, side, encoder, tested)
+        for modality, found in ((IMAGE, image), (GENES, vectors[[place_of[one] for one in tested]])):
+            result.projections.append(_rows(group, "aligned", "aligned", seed, tested, found, "test", modality))
 
 
 def _side(
@@ -111,29 +150,31 @@ def _side(
     variant: Recipe,
     name: str,
     seed: int,
-    sides: dict[str, ImageSide],
+    sides: dict[str, tuple[ImageSide, Encoder]],
+    companions: Companions,
     result: FoldResult,
-) -> ImageSide:
+) -> tuple[ImageSide, Encoder]:
     """The variant's encoder and what follows from it; variants with equal settings share one."""
-    from medform.config import digest
-
     settings = {key: value.model_dump(mode="json") for key, value in variant.stages.items()}
     second = pair_stage(variant)
     features = None
     if second is not None:
         features = settings.pop(second[0])["inputs"]["image"]
+    if (drawn := segment_stage(variant)) is not None:
+        settings.pop(drawn[0])
     key = digest([settings, features, variant.image_only.model_dump()])
     if key not in sides:
-        tower, trained = train_encoder(bench, group, variant, name, seed)
-        if trained is not None:
+        encoder = train_encoder(bench, group, variant, name, seed, companions)
+        if (trained := encoder.result) is not None:
             result.steps[f"{name}/{seed}"] = trained.steps
             if trained.status == "collapsed":
                 result.collapsed.append({"stage": "pretrain", "fold": group.fold, "variant": name, "seed": seed})
-        sides[key] = image_side(bench, group, variant, tower)
-        fitted = {f"feature_map.{k}": v for k, v in sides[key].feature_map.arrays().items()}
-        fitted |= {f"image_only.{k}": v for k, v in sides[key].image_only.arrays().items()}
+        side = image_side(bench, group, variant, encoder.image)
+        sides[key] = side, encoder
+        fitted = {f"feature_map.{k}": v for k, v in side.feature_map.arrays().items()}
+        fitted |= {f"image_only.{k}": v for k, v in side.image_only.arrays().items()}
         folder = bench.folder.stage("features", name, seed, group.fold)
-        write_arrays(folder / "inputs.safetensors", fitted, {"weights": sides[key].weights})
+        write_arrays(folder / "inputs.safetensors", fitted, {"weights": side.weights})
     return sides[key]
 
 
@@ -152,7 +193,7 @@ def _run_variant(
     name: str,
     seed: int,
     side: ImageSide,
-    table: EncodedTable | None,
+    companions: Companions,
     labels: pd.Series | None,
     result: FoldResult,
 ) -> None:
@@ -160,15 +201,17 @@ def _run_variant(
     everybody = bench.imaged(group.everybody)
     model = model_name(name, variant)
     if variant.embedding == ["image_only"] or second is None:
+        named = second is not None or variant.embedding == ["image_only"] or aligns_slices(variant)
         result.embeddings.append(
-            _rows(group, model if second else "image_only", "aligned", seed, everybody, side.vectors)
+            _rows(group, model if named else "image_only", "aligned", seed, everybody, side.vectors)
         )
         return
     supervised = isinstance(second[1].objective, ClassifyConfig)
-    if (table is None and not supervised) or (labels is None and supervised):
+    beside = wanted(second[1], companions)
+    if (not beside and not supervised) or (labels is None and supervised):
         return  # the cohort has nothing to align with, or no label to learn
     train = bench.imaged(group.train)
-    pairing = pair(bench, group, variant, name, seed, side, table, train, labels)
+    pairing = pair(bench, group, variant, name, seed, side, companions, train, labels)
     if not is_alignment(pairing):
         assert labels is not None
         result.direct.append(_predictions(group, name, seed, side, pairing, labels, everybody))
@@ -185,21 +228,26 @@ def _run_variant(
         return
     if name == MAIN and group.test:
         result.attention.append(_attention(group, model, seed, side, pairing, bench.imaged(group.test)))
-    assert table is not None
-    result.projections += _projections(group, model, seed, side, table, pairing)
+    for modality in beside:
+        result.projections += _projections(group, model, seed, side, companions, modality, pairing)
     names = [] if name == MAIN else [name]
     if "out_of_fold" in recipe.variants:
         inner = recipe.variant(*names, "out_of_fold")
-        frame = _out_of_fold(bench, group, inner, name, model, seed, side, table, train, labels, pairing, joined)
+        frame = _out_of_fold(bench, group, inner, name, model, seed, side, companions, train, labels, pairing, joined)
         result.embeddings.append(frame)
     if "unseen" in recipe.variants:
         inner = recipe.variant(*names, "unseen")
-        result.embeddings += _unseen(bench, group, inner, name, model, seed, side, table, train, labels)
+        result.embeddings += _unseen(bench, group, inner, name, model, seed, side, companions, train, labels)
 
 
-def _keep_encoder(bench: Bench, group: Group, seed: int, encoder: TableEncoder) -> None:
-    """What was fitted on the table, for the model folder."""
-    write_json(bench.folder.stage("embedding", MAIN, seed, group.fold) / "columns.json", encoder.to_json())
+def _keep_encoders(bench: Bench, group: Group, seed: int, companions: Companions) -> None:
+    """What was fitted on the table and on the genes, for the model folder."""
+    folder = bench.folder.stage("embedding", MAIN, seed, group.fold)
+    if companions.table_encoder is not None:
+        write_json(folder / "columns.json", companions.table_encoder.to_json())
+    if companions.gene_encoder is not None:
+        write_json(folder / "genes.json", companions.gene_encoder.to_json())
+        write_arrays(folder / "genes.safetensors", companions.gene_encoder.arrays())
 
 
 def _keep_join(bench: Bench, group: Group, name: str, seed: int, joined: Joined) -> None:
@@ -225,8 +273,8 @@ def _embed(
 
 
 def _out_of_fold(
-    bench: Bench, group: Group, inner: Recipe, name: str, model: str, seed: int, side: ImageSide, table: Any,
-    train: Sequence[str], labels: pd.Series | None, full: Pairing, joined: Joined,
+    bench: Bench, group: Group, inner: Recipe, name: str, model: str, seed: int, side: ImageSide,
+    companions: Companions, train: Sequence[str], labels: pd.Series | None, full: Pairing, joined: Joined,
 ) -> pd.DataFrame:  # fmt: skip
     """Training patients embedded by alignments that never saw them, in the space of the full one."""
     second = pair_stage(inner)
@@ -240,7 +288,7 @@ def _out_of_fold(
         if not left_out or not others:
             continue
         place = f"{name}.out_of_fold.{number}"
-        pairing = pair(bench, group, inner, place, seed, side, table, others, labels, frozen=full)
+        pairing = pair(bench, group, inner, place, seed, side, companions, others, labels, frozen=full)
         made = joined.apply(_parts(inner, side, pairing, left_out))
         vectors |= dict(zip(left_out, made, strict=True))
     kept = [patient for patient in train if patient in vectors]
@@ -248,15 +296,15 @@ def _out_of_fold(
 
 
 def _unseen(
-    bench: Bench, group: Group, inner: Recipe, name: str, model: str, seed: int, side: ImageSide, table: Any,
-    train: Sequence[str], labels: pd.Series | None,
+    bench: Bench, group: Group, inner: Recipe, name: str, model: str, seed: int, side: ImageSide,
+    companions: Companions, train: Sequence[str], labels: pd.Series | None,
 ) -> list[pd.DataFrame]:  # fmt: skip
     """Everybody embedded by an alignment that saw a stratified share of the training patients only."""
     second = pair_stage(inner)
     assert second is not None
     seen = stratified_share(train, _of(labels, train), second[1].patients.share or 0.7, seed)
     rest = [patient for patient in train if patient not in set(seen)]
-    pairing = pair(bench, group, inner, f"{name}.unseen", seed, side, table, seen, labels)
+    pairing = pair(bench, group, inner, f"{name}.unseen", seed, side, companions, seen, labels)
     joined = Joined.fit(_parts(inner, side, pairing, seen))
     parts = {"train": seen, "held_out": rest}
     parts |= {"validation": bench.imaged(group.validation), "test": bench.imaged(group.test)}
@@ -344,17 +392,16 @@ def _predictions(
 
 
 def _projections(
-    group: Group, model: str, seed: int, side: ImageSide, table: EncodedTable, pairing: Pairing
+    group: Group, model: str, seed: int, side: ImageSide, companions: Companions, modality: str, pairing: Pairing
 ) -> list[pd.DataFrame]:
-    """Image and table of the test patients in the shared space, for retrieval."""
-    tested = [patient for patient in side.patients if patient in set(group.test) and patient in set(table.patient_ids)]
+    """Image and companion of the test patients in the shared space, for retrieval."""
+    having = set(companions.patients(modality)) & set(group.test)
+    tested = [patient for patient in side.patients if patient in having]
     if len(tested) < 2:
         return []
-    row = {patient: number for number, patient in enumerate(table.patient_ids)}
-    source = RowSource(table.values[[row[patient] for patient in tested]], side.store.codes(tested), "table")
-    block = source.block(side.store.codes(tested))
+    block = companions.source(modality).block(companions.codes(tested))
     sides = {
         "image": pairing.aligned(side, tested)[0],
-        "clinical": embeddings(pairing.objective.towers["clinical"], block),
+        modality: embeddings(pairing.objective.towers[modality], block),
     }
     return [_rows(group, model, "aligned", seed, tested, vectors, "test", name) for name, vectors in sides.items()]

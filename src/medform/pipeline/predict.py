@@ -51,7 +51,8 @@ class Model:
     def load(cls, folder: Path | str) -> Model:
         """Read a model folder (or the run that holds one), rebuild it strictly and run its self-test.
 
-        Raises `InputError` where weights do not fit their settings or the self-test fails.
+        Raises `InputError` where an own encoder's module is not here, weights do not fit their settings or the
+        self-test fails.
         """
         from medform.runs.model_folder import read_model
 
@@ -62,6 +63,9 @@ class Model:
             test = model.files.selftest
             found = model.embed_values(test["images"])
             wanted = test["vector"]
+        except InputError as error:
+            place = str(path) if error.where is None or str(path) in error.where else f"{path}: {error.where}"
+            raise InputError(error.what, place, "The model was not used.", error.fix, error.problems) from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _damaged(path, error) from None
         off = (
@@ -330,7 +334,7 @@ def rebuild(files: ModelFiles) -> Model:
                 f"the weights are of another architecture: {len(odd)} tensors do not fit ({', '.join(odd[:6])}).",
                 where=f"model.safetensors, {prefix[:-1]}",
                 consequence="Nothing was loaded.",
-                fix="use a model folder as `medform export` wrote it.",
+                fix="use a model folder as `medform export` wrote it, and an own encoder as it was when it was trained.",
             )
         module.load_state_dict(given, strict=True)
         module.eval()

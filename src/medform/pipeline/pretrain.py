@@ -37,11 +37,14 @@ def pretrain(
     them. Raises `MedformError`.
     """
     from medform.recipes.recipe import read_recipe
+    from medform.recipes.starts import check_starts
     from medform.runs.folder import RunFolder
 
     chosen = slice_recipe(read_recipe(recipe, overrides, seed))
     folder = RunFolder(Path(out))
     with folder.lock():
+        if not (resume and folder.exists()):
+            check_starts(chosen)
         cohort, bare = _open(Path(source), root, folder.path / "store", workers, progress)
         if bare:
             chosen = chosen.model_copy(update={"transductive": True})

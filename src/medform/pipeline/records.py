@@ -68,6 +68,7 @@ def begin(
         started=_now(),
         tasks=tasks,
         transductive=recipe.transductive,
+        precision=recipe.precision,
         folds=len(cohort.split().folds) if cohort.tasks else None,
     )
 
@@ -173,6 +174,7 @@ class Spending:
                 "cores": usable_cores(),
                 "gflops_per_core": round(measured_gflops(), 1),
                 "machine": platform.machine(),
+                "precision": folder.record().get("precision", "fp32"),
             },
         )
 

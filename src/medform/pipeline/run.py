@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from medform.cohort.store import Cohort
+    from medform.compute.precision import PrecisionName
     from medform.ingestion.workers import Progress
     from medform.pipeline.stages import Bench, Group
     from medform.recipes.recipe import Recipe
@@ -65,12 +66,15 @@ def run(
     from medform.cohort.cohort_file import read_cohort_file
     from medform.ingestion.ingest import ingest
     from medform.recipes.recipe import read_recipe
+    from medform.recipes.starts import check_starts
     from medform.runs.folder import RunFolder
 
     chosen = read_recipe(recipe, overrides, seed)
     file = read_cohort_file(Path(cohort), root)
     folder = RunFolder(Path(out))
     with folder.lock():
+        if not (resume and folder.exists()):
+            check_starts(chosen)
         where = Path(store) if store is not None else folder.path / "store"
         found = ingest(file, where, workers=workers, progress=progress, resume=True)
         return run_stages(folder, found, chosen, folds, device, resume, overwrite, progress)
@@ -93,24 +97,25 @@ def run_stages(
     Without ``judged`` (pre-training alone) nothing is evaluated and patients need no label. ``encoders``: another run
     whose trained stages are taken over where they fit.
     """
+    from medform.pipeline.companions import encode_companions
     from medform.pipeline.evaluate import evaluate_run
     from medform.pipeline.export import export_model
-    from medform.pipeline.fold import encode_table
     from medform.pipeline.plan import make_plan
     from medform.pipeline.records import Spending, begin, write_cohort_pages
     from medform.pipeline.report import report
+    from medform.pipeline.segmentation import segments
 
     labels = task_labels(cohort)
     notes: list[str] = []
-    groups = _groups(cohort, folds)
+    groups = _groups(cohort, folds, segments(recipe))
     spending = Spending()
+    bench = make_bench(cohort, folder, device, progress, recipe.precision)  # refuses what this machine cannot do
     begin(folder, cohort, recipe, labels, resume=resume, overwrite=overwrite)
     if encoders is not None:
         _take_over(encoders, folder)
-    bench = make_bench(cohort, folder, device, progress)
     left = [group for group in groups if not _is_done(folder, group)]
-    encoded = encode_table(bench, groups[0].train, recipe) if groups else None
-    plan = make_plan(bench, recipe, left, labels, 0 if encoded is None else encoded[1].values.shape[1])
+    companions = encode_companions(cohort, groups[0].train, recipe)
+    plan = make_plan(bench, recipe, left, labels, companions)
     for line in plan.lines():
         logger.info("%s", line)
     spending.planned(folder, plan)
@@ -119,8 +124,8 @@ def run_stages(
     for group in left:
         collapsed += _train(bench, group, recipe, labels, primary, folder)
         spending.note(folder)
-    _merge(folder, [group for group in _groups(cohort, None) if _is_done(folder, group)])
-    if judged and len(labels.columns):
+    _merge(folder, [group for group in _groups(cohort, None, segments(recipe)) if _is_done(folder, group)])
+    if judged and (len(labels.columns) or segments(recipe)):
         evaluate_run(folder, cohort, recipe, labels, progress)
     model = export_model(folder, cohort, recipe, labels)
     write_cohort_pages(folder, cohort, labels, primary)
@@ -146,25 +151,38 @@ def task_labels(cohort: Cohort) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(cohort.patient_ids, name="patient_id"))
 
 
-def make_bench(cohort: Cohort, folder: RunFolder, device: str, progress: Progress | None) -> Bench:
-    """The device, its precision and threads, and what all stages share."""
+def make_bench(
+    cohort: Cohort,
+    folder: RunFolder,
+    device: str,
+    progress: Progress | None,
+    precision: PrecisionName = "fp32",
+) -> Bench:
+    """The device, its precision and threads, and what all stages share.
+
+    bf16 is the precision of training steps alone; embeddings are always read in fp32. Raises `InputError` for a device
+    that is not there and for bf16 where the hardware would emulate it.
+    """
     from lightning_fabric import Fabric
 
     from medform.compute.device import choose_device, set_threads
+    from medform.compute.precision import choose_precision
     from medform.pipeline.stages import Bench
 
     chosen = choose_device(device)
-    if chosen.note:
-        logger.warning("%s", chosen.note)
-    fabric = Fabric(accelerator=chosen.name, devices=1, precision="32-true")
-    return Bench(cohort, folder, fabric, set_threads(), progress)
+    computed = choose_precision(precision, chosen)
+    for note in (chosen.note, computed.note):
+        if note:
+            logger.warning("%s", note)
+    fabric = Fabric(accelerator=chosen.name, devices=1, precision=computed.fabric)
+    return Bench(cohort, folder, fabric, set_threads(), progress, computed.name)
 
 
-def _groups(cohort: Cohort, folds: Sequence[int] | None) -> list[Group]:
+def _groups(cohort: Cohort, folds: Sequence[int] | None, segmented: bool = False) -> list[Group]:
     """The folds to run, and the final model on everybody where all of them are run."""
     from medform.pipeline.stages import Group
 
-    split = cohort.split() if cohort.tasks else None
+    split = cohort.split() if cohort.tasks or segmented else None
     if split is None:
         return [Group(None, cohort.patient_ids)]
     every = range(len(split.folds))

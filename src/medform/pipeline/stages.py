@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medform.compute.precision import PrecisionName
 from medform.config import digest
 from medform.evaluation.shortcuts import intensity_statistics
 from medform.inputs.bags import BagSource
 from medform.inputs.features import FeatureInputConfig, FeatureMap, ImageOnly, mean_bags
-from medform.inputs.loader import PatientLoader, RowSource, SliceLoader
+from medform.inputs.loader import PatientLoader, RowSource, SliceLoader, SlicePatientLoader
+from medform.inputs.masks import MaskStore, working_masks
 from medform.inputs.slices import SliceInputConfig, SliceStore, working_slices
+from medform.inputs.stacks import PatientSlicesConfig
 from medform.models.weights import start_from
 from medform.objectives.align import Align, AlignConfig
 from medform.objectives.classify import ClassifyConfig
+from medform.pipeline.companions import CLINICAL, Companions, wanted
 from medform.training.infer import RankMonitor, bag_embeddings, slice_features, weights_digest
+from medform.training.slice_probe import SliceProbeMonitor, together
 from medform.training.stage import StageResult, run_stage
 
 if TYPE_CHECKING:
@@ -26,20 +31,26 @@ if TYPE_CHECKING:
 
     from medform.cohort.store import Cohort
     from medform.ingestion.workers import Progress
-    from medform.inputs.clinical import EncodedTable
     from medform.interfaces import Tower
     from medform.recipes.recipe import Recipe, Stage
     from medform.runs.folder import RunFolder
+    from medform.training.fit import Monitor
 
 __all__ = [
     "Bench",
+    "Encoder",
     "Group",
     "ImageSide",
     "Pairing",
+    "aligns_slices",
+    "build_beside",
+    "build_encoder",
     "image_side",
     "image_stage",
     "pair",
     "pair_stage",
+    "slice_means",
+    "slice_task",
     "train_encoder",
 ]
 
@@ -68,7 +79,9 @@ class Bench:
     fabric: Fabric
     threads: int = 1
     progress: Progress | None = None
+    precision: PrecisionName = "fp32"
     _slices: dict[int, SliceStore] = field(default_factory=dict, repr=False)
+    _masks: dict[tuple[int, tuple[int, ...] | None], MaskStore] = field(default_factory=dict, repr=False)
     _intensity: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def slices(self, size: int) -> SliceStore:
@@ -77,9 +90,24 @@ class Bench:
             self._slices[size] = working_slices(self.cohort, size, self.folder.cache, self.telling("preparing slices"))
         return self._slices[size]
 
+    def digest(self, made_from: list[Any]) -> str:
+        """Of what a stage is made from, the precision included where it is not plain fp32."""
+        return digest(made_from if self.precision == "fp32" else [*made_from, self.precision])
+
+    def masks(self, size: int, values: tuple[int, ...] | None) -> MaskStore:
+        """The masks of `slices`, made once."""
+        if (size, values) not in self._masks:
+            told = self.telling("preparing masks")
+            self._masks[size, values] = working_masks(self.cohort, size, values, self.folder.cache, told)
+        return self._masks[size, values]
+
     def imaged(self, patients: Sequence[str]) -> list[str]:
         """Those of ``patients`` that have slices."""
-        return [patient for patient in patients if patient in self._with_images]
+        return [patient for patient in patients if self.has_image(patient)]
+
+    def has_image(self, patient: str) -> bool:
+        """Whether the patient has slices."""
+        return patient in self._with_images
 
     @cached_property
     def _with_images(self) -> frozenset[str]:
@@ -111,14 +139,20 @@ class Bench:
 
 
 def image_stage(recipe: Recipe) -> tuple[str, Stage]:
-    """Name and settings of the stage that learns from single slices."""
-    return next((name, s) for name, s in recipe.stages.items() if isinstance(s.inputs.get("image"), SliceInputConfig))
+    """Name and settings of the first stage that learns vectors of single slices, alone or beside other modalities."""
+    kinds = (SliceInputConfig, PatientSlicesConfig)
+    return next((name, s) for name, s in recipe.stages.items() if isinstance(s.inputs.get("image"), kinds))
 
 
 def pair_stage(recipe: Recipe) -> tuple[str, Stage] | None:
     """Name and settings of the stage that learns from a patient's bag, None where the recipe has none."""
     found = ((name, s) for name, s in recipe.stages.items() if isinstance(s.inputs.get("image"), FeatureInputConfig))
     return next(found, None)
+
+
+def aligns_slices(recipe: Recipe) -> bool:
+    """Whether single slices themselves are aligned with another modality, without a stage of bags."""
+    return isinstance(image_stage(recipe)[1].objective, AlignConfig)
 
 
 def feature_input(recipe: Recipe) -> FeatureInputConfig:
@@ -129,33 +163,77 @@ def feature_input(recipe: Recipe) -> FeatureInputConfig:
         assert isinstance(config, FeatureInputConfig)
         return config
     name, stage = image_stage(recipe)
-    config = stage.inputs["image"]
-    assert isinstance(config, SliceInputConfig)
-    return FeatureInputConfig(of=name, size=config.source, layers=["head"], smooth="none", pca=None)
+    config: Any = stage.inputs["image"]
+    size = config.source if isinstance(config, SliceInputConfig) else config.size
+    return FeatureInputConfig(of=name, size=size, layers=["head"], smooth="none", pca=None)
 
 
-def train_encoder(
-    bench: Bench, group: Group, recipe: Recipe, variant: str, seed: int
-) -> tuple[Any, StageResult | None]:
-    """The slice encoder of a variant, trained on the group's training patients (None: it takes no step)."""
+@dataclass(frozen=True)
+class Encoder:
+    """What the slice stage leaves: its towers, of which ``image`` encodes slices; no result where it took no step."""
+
+    towers: Mapping[str, Any]
+    result: StageResult | None = None
+
+    @property
+    def image(self) -> Any:
+        """The tower of slices."""
+        return self.towers["image"]
+
+
+def build_encoder(recipe: Recipe, seed: int, companions: Companions) -> tuple[Encoder, dict[str, Any]]:
+    """The towers of the slice stage at their start, and a source of rows for those beside the image."""
+    from medform.compute.seed import generator
+
+    name, stage = image_stage(recipe)
+    config: Any = stage.towers["image"]
+    tower = config.build(generator(seed, name, "tower"))
+    start_from(tower, stage.start.image or "random")
+    beside, sources = build_beside(name, stage, seed, companions, tower.width)
+    return Encoder({"image": tower, **beside}), sources
+
+
+def slice_task(
+    bench: Bench, patients: Sequence[str], recipe: Recipe, seed: int, encoder: Encoder, sources: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """The objective of the slice stage over the towers of ``encoder``, and the loader of its batches."""
     from medform.compute.seed import generator
 
     name, stage = image_stage(recipe)
     config: Any = stage.inputs["image"]
-    tower_config: Any = stage.towers["image"]
-    objective_config: Any = stage.objective
-    tower = tower_config.build(generator(seed, name, "tower"))
-    start_from(tower, stage.start.image or "random")
-    if stage.budget.steps == 0:
-        return tower.to(bench.fabric.device), None
-    objective = objective_config.build({"image": tower}, generator(seed, name, "objective"))
+    objective: Any = stage.objective
     store = bench.slices(config.source)
-    rows = store.rows(bench.imaged(group.train))
+    if not aligns_slices(recipe):
+        rows = store.rows(bench.imaged(patients))
+        built = objective.build(dict(encoder.towers), generator(seed, name, "objective"))
+        return built, SliceLoader(store, rows, config, stage.batch, seed, bench.threads)
+    lesions = bench.masks(config.source, None).lesion_pixels if config.lesion_weight != 1 else None
+    loader = SlicePatientLoader(
+        store, store.codes(patients), config, stage.batch, seed, sources, bench.threads, lesions, stage.pairing
+    )
+    return objective.build(dict(encoder.towers), start=stage.start.heads or "random"), loader
+
+
+def train_encoder(
+    bench: Bench, group: Group, recipe: Recipe, variant: str, seed: int, companions: Companions
+) -> Encoder:
+    """The slice encoder of a variant, trained on the group's training patients."""
+    name, stage = image_stage(recipe)
+    config: Any = stage.inputs["image"]
+    encoder, sources = build_encoder(recipe, seed, companions)
+    if stage.budget.steps == 0 or (aligns_slices(recipe) and not sources):
+        encoder.image.to(bench.fabric.device)
+        return encoder
+    store = bench.slices(config.source)
+    objective, loader = slice_task(bench, group.train, recipe, seed, encoder, sources)
+    made_from = [stage.model_dump(mode="json"), sorted(group.train), seed, store.digest]
+    if sources:
+        made_from.append(companions.digest(list(sources)))
     result = run_stage(
         objective,
-        SliceLoader(store, rows, config, stage.batch, seed, bench.threads),
+        loader,
         folder=bench.folder.stage(name, variant, seed, group.fold),
-        digest=digest([stage.model_dump(mode="json"), sorted(group.train), seed, store.digest]),
+        digest=bench.digest(made_from),
         optimizer=stage.optimizer,
         budget=stage.budget,
         seed=seed,
@@ -163,11 +241,21 @@ def train_encoder(
         log=stage_log(bench, group, variant, seed, name),
         log_every=stage.log_every,
         checkpoint_every=stage.checkpoint_every,
-        monitor=RankMonitor.over(store, rows),
+        monitor=_monitor(bench.cohort, store, store.rows(bench.imaged(group.train))),
         names=bench.names,
         progress=bench.telling(f"{place(group)} {variant}: {name}"),
     )
-    return tower, result
+    return Encoder(encoder.towers, result)
+
+
+def _monitor(cohort: Cohort, store: SliceStore, rows: np.ndarray) -> Monitor:
+    """What the log of a slice stage says beside the loss; ``rows`` are the training slices."""
+    rank = RankMonitor.over(store, rows)
+    labels = {task.name: cohort.slice_labels(task.name).reindex(list(store.slice_ids)) for task in cohort.slice_tasks}
+    if not labels:
+        return rank
+    values = {name: one.to_numpy(np.float64) for name, one in labels.items()}
+    return together(rank, SliceProbeMonitor.over(store, rows, values))
 
 
 def place(group: Group) -> str:
@@ -225,6 +313,13 @@ def image_side(bench: Bench, group: Group, recipe: Recipe, tower: Any) -> ImageS
     return ImageSide(store, feature, feature_map, image_only, tuple(patients), vectors, weights_digest(tower))
 
 
+def slice_means(bench: Bench, side: ImageSide, encoder: Encoder, patients: Sequence[str]) -> np.ndarray:
+    """Mean of the aligned vectors of a patient's slices, each of length 1 (n, d): the image in the shared space."""
+    raw = slice_features(encoder.image, side.store, ["head"], cache=bench.folder.cache)
+    length = np.linalg.norm(raw, axis=1, keepdims=True)
+    return mean_bags(raw / np.maximum(length, 1e-12), side.store.patient, side.store.codes(patients))
+
+
 @dataclass(frozen=True)
 class Pairing:
     """A trained second stage: the objective and the training patients it saw."""
@@ -259,36 +354,40 @@ def pair(
     variant: str,
     seed: int,
     side: ImageSide,
-    table: EncodedTable | None,
+    companions: Companions,
     patients: Sequence[str],
     labels: Any = None,
     frozen: Pairing | None = None,
 ) -> Pairing:
     """Train the second stage of ``recipe`` on ``patients``.
 
-    ``table`` are encoded rows; ``labels`` (a float Series by patient, for a supervised objective). With ``frozen`` the
-    table tower of another pairing is taken over unchanged, so that both end in one space.
+    ``labels`` (a float Series by patient) are for a supervised objective. With ``frozen`` the towers beside the image
+    of another pairing are taken over unchanged, so that both end in one space.
     """
     found = pair_stage(recipe)
     assert found is not None
     name, stage = found
-    objective, sources = _paired_objective(name, stage, seed, side, table, labels)
+    objective, sources = _paired_objective(name, stage, seed, side, companions, labels)
+    beside = [modality for modality in objective.towers if modality != "image"]
     if frozen is not None:
-        objective.towers["clinical"].load_state_dict(frozen.objective.towers["clinical"].state_dict())
+        for modality in beside:
+            objective.towers[modality].load_state_dict(frozen.objective.towers[modality].state_dict())
+            objective.freeze(modality)
         objective.temperature.load_state_dict(frozen.objective.temperature.state_dict())
-        objective.freeze("clinical")
-    train = bench.imaged(patients)
+    owners = set(patients)
+    there = {patient for modality in beside for patient in companions.patients(modality)} & owners
+    train = [patient for patient in patients if patient in there or bench.has_image(patient)]
     loader = PatientLoader(sources, side.store.codes(train), stage.batch, seed, stage.pairing)
     made_from = [stage.model_dump(mode="json"), sorted(train), seed, side.weights, side.store.digest]
-    if table is not None:
-        made_from.append(digest([table.names, table.patient_ids, table.values.tobytes().hex()]))
+    if companions.modalities:
+        made_from.append(companions.digest(beside or [CLINICAL]))
     if frozen is not None:
         made_from.append(weights_digest(frozen.objective))
     result = run_stage(
         objective,
         loader,
         folder=bench.folder.stage(name, variant, seed, group.fold),
-        digest=digest(made_from),
+        digest=bench.digest(made_from),
         optimizer=stage.optimizer,
         budget=stage.budget,
         seed=seed,
@@ -301,8 +400,23 @@ def pair(
     return Pairing(objective, tuple(train), result)
 
 
+def build_beside(
+    name: str, stage: Stage, seed: int, companions: Companions, shared: int | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The towers of ``stage`` beside the image, of the widths at hand, and a source of rows for each."""
+    from medform.compute.seed import generator
+
+    towers, sources = {}, {}
+    for modality in wanted(stage, companions):
+        config: Any = stage.towers[modality]
+        random = generator(seed, name, modality)
+        towers[modality] = config.build(companions.width(modality), random, shared_width=shared)
+        sources[modality] = companions.source(modality)
+    return towers, sources
+
+
 def _paired_objective(
-    name: str, stage: Stage, seed: int, side: ImageSide, table: EncodedTable | None, labels: Any
+    name: str, stage: Stage, seed: int, side: ImageSide, companions: Companions, labels: Any
 ) -> tuple[Any, dict[str, Any]]:
     """The objective over towers of the widths at hand, and a source of rows for each modality it takes."""
     from medform.compute.seed import generator
@@ -313,12 +427,10 @@ def _paired_objective(
     width = side.feature.shape[1]
     shared = None
     if isinstance(objective_config, AlignConfig):
-        assert table is not None
-        columns = table.values.shape[1]
-        shared = objective_config.shared_width(width, columns)
-        sources["clinical"] = RowSource(table.values, side.store.codes(table.patient_ids), "table")
-        clinical_config: Any = stage.towers["clinical"]
-        towers["clinical"] = clinical_config.build(columns, generator(seed, name, "clinical"), shared_width=shared)
+        columns = [companions.width(modality) for modality in wanted(stage, companions)]
+        shared = objective_config.shared_width(width, *columns)
+        towers, beside = build_beside(name, stage, seed, companions, shared)
+        sources |= beside
     tower_config: Any = stage.towers["image"]
     pool_start = stage.start.pool or "uniform"
     towers["image"] = tower_config.build(

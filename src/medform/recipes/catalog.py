@@ -6,21 +6,22 @@ A user's own part is written ``package.module:Name`` and needs no registration: 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
-from medform.config import Config
-from medform.errors import InputError, nearest
+from medform.config import Config, own_class
+from medform.errors import nearest
 
-__all__ = ["FAMILIES", "own_class", "part", "part_class"]
+__all__ = ["FAMILIES", "described", "part", "part_class"]
 
 FAMILIES: dict[str, tuple[str, ...]] = {
-    "objective": ("simclr", "align", "classify"),
-    "tower": ("timm", "module", "bag", "linear", "mlp"),
-    "input": ("slices", "features", "clinical"),
+    "objective": ("simclr", "align", "classify", "segment", "cox"),
+    "tower": (
+        "timm", "module", "hybrid", "vit", "unet", "bag", "linear", "mlp", "mamba", "gene_mlp", "gene_transformer",
+    ),
+    "input": ("slices", "patient_slices", "segmentation", "masks", "features", "clinical", "genes"),
 }
 """The kinds of each family that medform ships; the contract tests run over all of them."""
 
@@ -34,45 +35,51 @@ def part_class(family: str, kind: str) -> type[Config]:
             from medform.objectives.align import AlignConfig as found
         case "objective", "classify":
             from medform.objectives.classify import ClassifyConfig as found
+        case "objective", "segment":
+            from medform.objectives.segment import SegmentConfig as found
+        case "objective", "cox":
+            from medform.objectives.cox import CoxConfig as found
         case "tower", "timm":
             from medform.models.image import TimmConfig as found
         case "tower", "module":
             from medform.models.image import ModuleConfig as found
+        case "tower", "hybrid":
+            from medform.models.hybrid import HybridConfig as found
+        case "tower", "vit":
+            from medform.models.vit import VitConfig as found
+        case "tower", "unet":
+            from medform.models.unet import UnetConfig as found
         case "tower", "bag":
             from medform.models.bag import BagConfig as found
         case "tower", "linear":
             from medform.models.tabular import LinearConfig as found
         case "tower", "mlp":
             from medform.models.tabular import MlpConfig as found
+        case "tower", "mamba":
+            from medform.models.genes import MambaConfig as found
+        case "tower", "gene_mlp":
+            from medform.models.genes import GeneMlpConfig as found
+        case "tower", "gene_transformer":
+            from medform.models.genes import GeneTransformerConfig as found
         case "input", "slices":
             from medform.inputs.slices import SliceInputConfig as found
+        case "input", "patient_slices":
+            from medform.inputs.stacks import PatientSlicesConfig as found
+        case "input", "segmentation":
+            from medform.inputs.stacks import SegmentationInputConfig as found
+        case "input", "masks":
+            from medform.inputs.masks import MaskInputConfig as found
         case "input", "features":
             from medform.inputs.features import FeatureInputConfig as found
         case "input", "clinical":
             from medform.inputs.clinical import ClinicalInputConfig as found
+        case "input", "genes":
+            from medform.inputs.genes import GeneInputConfig as found
         case _:
             known = FAMILIES[family]
             close = nearest(kind, known)
             hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
             raise ValueError(f"unknown {family} kind '{kind}'. {hint} Your own part is written 'package.module:Name'.")
-    return found
-
-
-def own_class(path: str) -> type:
-    """The class that ``package.module:Name`` names; raises `InputError` saying which half could not be found."""
-    module_name, _, name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(
-            f"module '{module_name}' cannot be imported ({error}).",
-            where=path,
-            fix="use `python -m medform` from the folder that holds it, or install it into this environment.",
-        ) from None
-    if not isinstance(found := getattr(module, name, None), type):
-        close = nearest(name, [key for key, value in vars(module).items() if isinstance(value, type)])
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise InputError(f"module '{module_name}' has no class '{name}'.{hint}", where=path)
     return found
 
 
@@ -110,3 +117,10 @@ def part(family: str, value: Any) -> Config:
             else:
                 faults.append(f"{key}: {fault['msg'].removeprefix('Value error, ')}")
         raise ValueError("; ".join(faults)) from None
+
+
+def described(config: Config) -> dict[str, Any]:
+    """The mapping that `part` makes into ``config`` again, also where a user's own class has no key ``kind``."""
+    tree = config.model_dump(mode="json")
+    own = type(config)
+    return tree if "kind" in tree else {"kind": f"{own.__module__}:{own.__qualname__}", **tree}

@@ -7,20 +7,29 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from medform.compute.precision import PrecisionName
 from medform.config import Config, merge, parse, read_yaml, set_key
 from medform.errors import InputError, nearest
 from medform.evaluation.settings import EvaluationSettings
-from medform.recipes.catalog import part
+from medform.recipes.catalog import described, part
 from medform.training.optimizer import OptimizerConfig
 from medform.training.stage import Budget
 
 __all__ = ["ImageOnly", "Patients", "Recipe", "Source", "Stage", "Start", "read_recipe", "shipped"]
 
-ObjectivePart = Annotated[SerializeAsAny[Config], BeforeValidator(lambda value: part("objective", value))]
-TowerPart = Annotated[SerializeAsAny[Config], BeforeValidator(lambda value: part("tower", value))]
-InputPart = Annotated[SerializeAsAny[Config], BeforeValidator(lambda value: part("input", value))]
+ObjectivePart = Annotated[Config, BeforeValidator(lambda value: part("objective", value)), PlainSerializer(described)]
+TowerPart = Annotated[Config, BeforeValidator(lambda value: part("tower", value)), PlainSerializer(described)]
+InputPart = Annotated[Config, BeforeValidator(lambda value: part("input", value)), PlainSerializer(described)]
 EmbeddingPart = Literal["image_only", "aligned", "bag"]
 
 
@@ -40,11 +49,12 @@ class Patients(Config):
 class Start(Config):
     """Where a stage's weights come from.
 
-    ``image``: imagenet, random, the name of an earlier stage, or a weights file. ``heads``: cca (closed form on the
-    training patients) or random. ``pool``: uniform or random attention.
+    ``image``: imagenet, random, the name of an earlier stage, or a weights file. ``genes``: random, or the name of an
+    earlier stage. ``heads``: cca (closed form on the training patients) or random. ``pool``: uniform or random attention.
     """
 
     image: str | None = None
+    genes: str | None = None
     heads: Literal["cca", "random"] | None = None
     pool: Literal["uniform", "random"] | None = None
 
@@ -80,12 +90,16 @@ class ImageOnly(Config):
 
 
 class Recipe(Config):
-    """A method. ``variants`` are names with overrides: a control or an ablation is never a second code path."""
+    """A method. ``variants`` are names with overrides: a control or an ablation is never a second code path.
+
+    ``precision``: of the arithmetic of training steps; weights, optimizer and all reading of vectors stay fp32.
+    """
 
     schema_version: int = Field(default=1, ge=1, le=1)
     name: str
     citation: str
     transductive: bool = False
+    precision: PrecisionName = "fp32"
     seeds: list[int] = Field(default=[0], min_length=1)
     stages: dict[str, Stage] = Field(min_length=1)
     image_only: ImageOnly = ImageOnly()
@@ -94,12 +108,21 @@ class Recipe(Config):
     evaluation: EvaluationSettings = EvaluationSettings()
     sources: dict[str, Source] = {}
 
+    @model_serializer(mode="wrap")
+    def _plain_precision_is_not_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run's recipe.yaml is its identity: runs of before there was a choice stay runs of the same recipe."""
+        tree = write(self)
+        if self.precision == "fp32":
+            tree.pop("precision", None)
+        return tree
+
     @field_validator("variants")
     @classmethod
     def _variants_are_mappings(cls, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name, overrides in variants.items():
-            if "variants" in overrides:
-                raise ValueError(f"variant '{name}' may not change the variants.")
+            for key in ("variants", "precision", "seeds"):
+                if key in overrides:
+                    raise ValueError(f"variant '{name}' may not change `{key}`: it is the run's.")
         return variants
 
     @model_validator(mode="after")

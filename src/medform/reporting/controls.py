@@ -206,7 +206,12 @@ def warnings(scores: TaskScores) -> list[str]:
         if row is not None and row.value is not None and row.value >= aligned.value:
             name = model_words(control).label
             found.append(f"“{name}” scores {number(row.value)}, not less than “{label}”: {meaning}.")
-    table, image = scores.row("table_logistic"), aligned
-    if table is not None and table.value is not None and image.value is not None and table.value > image.value:
+    table, trees = scores.row("table_logistic"), scores.row("table_boosting")
+    if table is not None and table.value is not None and table.value > aligned.value:
         found.append(f"The table alone scores {number(table.value)}: where it can be had, it says more than the image.")
+    elif trees is not None and trees.value is not None and trees.value > aligned.value:
+        found.append(
+            f"Boosted trees on the table alone score {number(trees.value)}: where it can be had, it says more than "
+            "the image."
+        )
     return found

@@ -204,6 +204,9 @@ def draw_training(
             if key == "loss" and any(row.get("chance") is not None for row in points):
                 chance = [row.get("chance", math.nan) for row in points]
                 axes.plot(steps, chance, color=MUTED, linewidth=1, linestyle=(0, (1.5, 2)))
+        probe = key.startswith("slice_probe.")
+        if probe:
+            chance_line(axes, 0.5)
         if key == "retrieval_at_1":
             axes.set_ylim(-0.03, 1.03)
         if key == "effective_rank":
@@ -221,6 +224,8 @@ def draw_training(
             "loss": " Dotted: the loss of a guess.",
             "effective_rank": " Red: below 2 the features have collapsed.",
         }
+        if probe:
+            note[key] = " AUROC within training slices, patients apart: no score. Dotted: a guess."
         ends = ", ".join(number(points[-1][key]) for points in lines)
         return publish(
             run,

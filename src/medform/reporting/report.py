@@ -35,6 +35,7 @@ from medform.reporting.flow import Flow, counted, draw_flow, flow_rows
 from medform.reporting.montage import FLAT, MontagePatient, entropy_ratio
 from medform.reporting.provenance import banners, plan_rows, provenance_rows
 from medform.reporting.run_files import RunFacts, RunFiles, TaskFacts, read_run
+from medform.reporting.segmentation import segmentation_sections
 from medform.runs.folder import write_atomically
 from medform.runs.scores import ScoreRow
 
@@ -43,6 +44,8 @@ __all__ = ["MOST_BYTES", "make_report"]
 MOST_BYTES = 6_000_000
 MAIN = "main"  # the variant that is the recipe itself
 LOGGED = {"loss": "Loss", "retrieval_at_1": "Retrieval@1", "effective_rank": "Effective rank"}
+PROBED = "slice_probe."
+"""How the log names the probes of training slices, the task's name after it."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def _content(files: RunFiles, images: bool) -> dict[str, Any]:
         "facts": facts,
         "banners": banners(facts, files.rows),
         "tasks": _tasks(files),
+        "segmentation": segmentation_sections(files),
         "flow": _flow(files.folder, files.flow),
         "exclusions": files.flow.exclusions if files.flow else (),
         "table_one": files.table_one,
@@ -180,7 +184,6 @@ def _other_tables(files: RunFiles) -> list[tuple[str, list[TaskScores]]]:
         "slice_probe": "Slice probes",
         "retrieval": "Retrieval",
         "external": "On other cohorts",
-        "segmentation": "Segmentation",
         "survival": "Survival",
     }
     found = []
@@ -208,7 +211,9 @@ def _training(files: RunFiles) -> list[tuple[str, list[Picture]]]:
     found = []
     for stage, by_fold in lines.items():
         ordered = [by_fold[key] for key in sorted(by_fold)]
-        pictures = [draw_training(files.folder, stage, key, label, ordered) for key, label in LOGGED.items()]
+        keys = sorted({key for points in ordered for row in points for key in row if key.startswith(PROBED)})
+        labels = LOGGED | {key: f"Slice probe, {key.removeprefix(PROBED)}" for key in keys}
+        pictures = [draw_training(files.folder, stage, key, label, ordered) for key, label in labels.items()]
         found.append((stage, [picture for picture in pictures if picture is not None]))
     return found
 

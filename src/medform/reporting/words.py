@@ -44,10 +44,21 @@ MODELS: dict[str, ModelWords] = {
     "image_only": ModelWords("image alone", "image", _IMAGE, "pre-trained on slices, never saw a table"),
     "supervised_mil": ModelWords("trained on the label", "image", _IMAGE, "attention trained on the label itself"),
     "embeddings": ModelWords("given vectors", "image", _IMAGE, "vectors of another encoder, as handed over"),
+    "mgi": ModelWords("MGI", "both", "image + genes", "the image model with the genes fused in"),
+    "vit_no_genes": ModelWords(
+        "MGI without genes", "image", _IMAGE, "the same network and steps, only ever given the token for no genes"
+    ),
+    "unet": ModelWords("U-Net", "control", _IMAGE, "the field's reference network, images alone"),
+    "mgi_shuffled_genes": ModelWords(
+        "MGI, shuffled genes", "control", "image + genes of others", "trained with other patients' genes"
+    ),
+    "mgi_null_genes": ModelWords("MGI, genes withheld", "control", _IMAGE, "MGI, given no genes at test"),
     "fused": ModelWords("table + aligned", "both", _BOTH, "the table and the score of the aligned image"),
     "fused_unaligned": ModelWords("table + image alone", "both", _BOTH, "the table and the score of the image alone"),
     "table_logistic": ModelWords("table alone", "table", _TABLE, "logistic regression on the clinical columns"),
-    "table_boosting": ModelWords("table, boosted trees", "table", _TABLE, "boosted trees on the clinical columns"),
+    "table_boosting": ModelWords(
+        "table, boosted trees", "table", _TABLE, "boosted trees on the clinical columns, which may act together"
+    ),
     "genes_logistic": ModelWords("genes alone", "table", "genes", "logistic regression on the genes"),
     "aligned_genes": ModelWords("aligned genes", "table", "genes", "the gene side of the aligned space"),
     "aligned_both": ModelWords("aligned, both sides", "both", "image + genes", "both sides of the aligned space"),
@@ -85,9 +96,17 @@ METRICS = {
     "recall_at_k": "Recall at k",
     "median_rank": "Median rank",
     "c_index": "C-index",
+    "c_index_uno": "C-index (Uno)",
     "dice_patient": "Dice per patient",
+    "dice_patient_median": "Median Dice",
+    "dice_patient_small": "Dice, small tumours",
+    "dice_patient_large": "Dice, other tumours",
+    "dice_patient_below_half": "Patients below 0.5",
+    "iou_patient": "IoU per patient",
     "dice_slice": "Dice per slice",
-    "hd95": "HD95 (mm)",
+    "dice_slice_empty_1": "Dice per slice, empty = 1",
+    "hd95": "HD95",
+    "hd95_median": "Median HD95",
     "nsd": "NSD",
 }
 
@@ -111,6 +130,13 @@ COMPARISONS = {
     "fused - table_logistic": "Does the aligned image add to the table?",
     "fused - fused_unaligned": "Beside the table, is it alignment or just the image?",
     "image_only - imagenet_encoder": "What did pre-training add to its start?",
+    "mgi - vit_no_genes": "Do genes help to segment?",
+    "mgi - mgi_shuffled_genes": "Is it the patient's own genes that count?",
+    "mgi - mgi_null_genes": "Does the trained model use the genes it is given?",
+    "mgi - unet": "Is MGI better than a U-Net on images alone?",
+    "mgi_shuffled_genes - vit_no_genes": "What do other patients' genes seem to add?",
+    "mgi_null_genes - vit_no_genes": "What did training beside genes add, without them at test?",
+    "vit_no_genes - unet": "Is the network without genes better than a U-Net?",
 }
 
 

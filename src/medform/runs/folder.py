@@ -22,6 +22,7 @@ SCHEMA_VERSION = 1
 _TEMPORARY = ".writing"  # suffix of a file that is not complete yet
 _KEPT = ("store", ".lock")  # what `--overwrite` leaves: the cohort store has its own rules
 _FOLDERS = ("folds", "final", "cache", "figures", "model", "montage")
+_FREE_SPACE = "free some space on that disk (the folder `cache` of a run can be made again)"
 _FILES = ("*.json", "*.jsonl", "*.parquet", "report.html")
 
 
@@ -67,7 +68,7 @@ def _write_error(path: Path, error: OSError) -> MedformError:
         "the disk is full." if full else f"cannot be written: {error.strerror or error}.",
         where=str(path),
         consequence="Nothing was half-written; what stood there before is unchanged.",
-        fix=("free some space" if full else "check the rights of the folder") + ", then run again with --resume.",
+        fix=(_FREE_SPACE if full else "check the rights of the folder") + ", then run again with --resume.",
     )
 
 

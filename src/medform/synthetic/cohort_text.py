@@ -38,6 +38,7 @@ tasks:
   - {name: malignant, label: clinical.malignant, predicted_at: scan, primary: true}
   - {name: late_stage, label: clinical.stage, predicted_at: scan, positive: [III, IV]}
 genes: {path: genes.csv, orientation: patients_in_rows, scale: log2, id_kind: symbol}
+masks: {path: masks, pattern: "{patient}.nii.gz", values: {lesion: [1]}}
 survival: {time: follow_up_months, event: died}
 splits: {name: main, folds: 5, validation: 0.15, stratify: [malignant], seed: 7}
 """

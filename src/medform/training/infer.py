@@ -1,4 +1,4 @@
-"""The frozen pass: slice vectors, bag embeddings, attention. Nothing here changes a weight."""
+"""The frozen pass: slice vectors, bag embeddings, attention, masks. Nothing here changes a weight."""
 
 from __future__ import annotations
 
@@ -11,16 +11,27 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int
+from jaxtyping import Float16, Float32, Int
 from torch import Tensor, nn
 
 from medform.config import digest
+from medform.inputs.loader import Source
 from medform.inputs.slices import SliceStore
 from medform.interfaces import Block, Objective, Tower
 from medform.metrics.representation import effective_rank
+from medform.models.monai_parts import sliding_window
 from medform.runs.arrays import read_arrays, write_arrays
 
-__all__ = ["RankMonitor", "SliceEncoder", "bag_embeddings", "embeddings", "slice_features", "weights_digest"]
+__all__ = [
+    "RankMonitor",
+    "Segmenter",
+    "SliceEncoder",
+    "bag_embeddings",
+    "embeddings",
+    "segment_slices",
+    "slice_features",
+    "weights_digest",
+]
 
 Layers = Sequence[int | Literal["head"]]
 
@@ -31,6 +42,17 @@ class SliceEncoder(Protocol):
     def slice_vector(self, image: Tensor, layers: Layers) -> Tensor:
         """Pooled maps of ``layers``, concatenated: (M, C, H, W) in [0, 1] to (M, d)."""
         ...
+
+
+class Segmenter(Protocol):
+    """An objective that draws masks (`medform.objectives.segment.Segment`)."""
+
+    def logits(self, image: Block, genes: Block | None = None, *, use_ema: bool = True, flip: bool = True) -> Tensor:
+        """Logits (M, 1, H, W) of slices, with their patients' genes where ``genes`` has them."""
+        ...
+
+
+Pictures = Callable[[Int[np.ndarray, " n"]], Float32[np.ndarray, "n c h w"]]
 
 
 @contextmanager
@@ -107,6 +129,72 @@ def bag_embeddings(tower: Tower, block: Block) -> tuple[Float32[np.ndarray, "m d
         weight = weight.float().cpu().numpy()
         weight = weight.mean(axis=1) if weight.ndim == 2 else weight
     return encoded.pooled.float().cpu().numpy(), weight
+
+
+def segment_slices(
+    objective: Segmenter,
+    store: SliceStore,
+    rows: Int[np.ndarray, " n"],
+    genes: Source | None = None,
+    *,
+    images: Pictures | None = None,
+    side: int | None = None,
+    window: int | None = None,
+    batch: int = 32,
+    use_ema: bool = True,
+    flip: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float16[np.ndarray, "n height width"]:
+    """Probability of lesion at every pixel of some slices of ``store``, in the order of ``rows``.
+
+    ``images`` makes the network's input of rows where that is not the slice alone (neighbours as channels).
+    ``side``: enlarge or shrink the masks to this many pixels, logits first. ``window``: the size that was
+    trained on; slices larger than it are gone over by windows of that size that overlap by half (needs the
+    extra ``seg``), smaller ones are taken whole. Patients are taken one after another, since all slices of
+    one share its genes.
+    """
+    images = images or store.images
+    edge = side or store.size
+    found = np.empty((len(rows), edge, edge), np.float16)
+    network: Any = objective
+    done = 0
+    with _frozen(network) as device:
+        for patient in dict.fromkeys(store.patient[rows].tolist()):
+            places = np.flatnonzero(store.patient[rows] == patient)
+            own = None if genes is None else genes.block(np.array([patient])).to(device)
+            for first in range(0, len(places), batch):
+                part = places[first : first + batch]
+                image = torch.from_numpy(images(rows[part])).to(device, memory_format=torch.channels_last)
+                logit = _mask_logits(objective, image, patient, own, window, batch, use_ema, flip)
+                if logit.shape[-1] != edge:
+                    logit = torch.nn.functional.interpolate(logit, (edge, edge), mode="bilinear", antialias=True)
+                found[part] = logit.sigmoid()[:, 0].half().cpu().numpy()
+                done += len(part)
+                if progress is not None:
+                    progress(done, len(rows))
+    return found
+
+
+def _mask_logits(
+    objective: Segmenter,
+    image: Tensor,
+    patient: int,
+    genes: Block | None,
+    window: int | None,
+    batch: int,
+    use_ema: bool,
+    flip: bool,
+) -> Tensor:
+    """Logits (M, 1, H, W) of slices (M, C, H, W) of one patient, by windows where they are larger than one."""
+
+    def whole(part: Tensor) -> Tensor:
+        ids = torch.full((len(part),), patient, device=part.device)
+        block = Block({"image": part}, ids, torch.arange(len(part), device=part.device))
+        return objective.logits(block, genes, use_ema=use_ema, flip=flip)
+
+    if window is None or max(image.shape[-2:]) <= window:
+        return whole(image)
+    return sliding_window(window, batch)(image, whole)
 
 
 @dataclass(frozen=True)

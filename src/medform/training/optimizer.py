@@ -103,34 +103,36 @@ def build_optimizer(config: OptimizerConfig, objective: nn.Module, rate: float) 
     """Optimizer over the trainable parameters, in two groups: decayed, and not (biases, norms, single
     numbers).
 
-    Raises `InputError` where nothing is trainable.
+    Where the objective's ``rate_of`` gives some parameters a rate of their own, each group is divided by
+    it, and the group's ``share`` of the rate is kept in it. Raises `InputError` where nothing is trainable.
     """
     spared: set[int] = set()
     for module in objective.modules():
         if isinstance(module, _NORMS):
             spared |= {id(parameter) for parameter in module.parameters(recurse=False)}
-    decayed, plain = [], []
-    for parameter in objective.parameters():
+    share_of = getattr(objective, "rate_of", lambda name: 1.0)
+    found: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
-            (plain if parameter.ndim <= 1 or id(parameter) in spared else decayed).append(parameter)
-    if not decayed and not plain:
+            plain = parameter.ndim <= 1 or id(parameter) in spared
+            found.setdefault((plain, float(share_of(name))), []).append(parameter)
+    if not found:
         raise InputError(
             "no parameter is trainable.",
             where="towers",
             consequence="Nothing was trained.",
             fix="name modules in towers.<modality>.trainable, or set budget: {steps: 0}.",
         )
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups = []
+    for plain, share in sorted(found):
+        group = {"params": found[plain, share], "weight_decay": 0.0 if plain else config.weight_decay}
+        groups.append(group if share == 1.0 else {**group, "lr": rate * share, "share": share})
     if config.kind == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=rate, betas=config.betas)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the same learning rate."""
+    """Give every group the same learning rate, or its share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("share", 1.0)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from medform.ingestion.layouts.place import NotScan, Place, stem
+from medform.ingestion.layouts.place import LabelMap, NotScan, Place, stem
 
 __all__ = ["BidsLayout", "recognise"]
+
+LABEL_MAPS = ("mask", "dseg")
+"""Suffixes of label maps among derivatives: one region, and several numbered ones."""
 
 
 def recognise(root: Path, files: Iterable[str]) -> bool:
@@ -22,17 +25,19 @@ def _subject(file: str) -> str | None:
 
 
 class BidsLayout:
-    """Subject and session from the folders; derivatives are left out."""
+    """Subject and session from the folders; of derivatives only label maps are taken."""
 
     name = "bids"
 
     def place(self, file: str) -> Place:
-        """The subject; `NotScan` for derivatives and files outside a subject's folder."""
+        """The subject; `LabelMap` for masks and segmentations, `NotScan` for other derivatives and files outside a
+        subject's folder."""
         parts = PurePosixPath(file).parts
         subject = _subject(file)
+        session = next((part for part in parts if part.startswith("ses-")), "")
+        suffix = stem(file).rsplit("_", 1)[-1]
         if "derivatives" in parts:
-            raise NotScan("a derivative of BIDS")
+            raise LabelMap(subject, session) if subject and suffix in LABEL_MAPS else NotScan("a derivative of BIDS")
         if subject is None:
             raise NotScan("not below the folder of a BIDS subject")
-        session = next((part for part in parts if part.startswith("ses-")), "")
-        return Place(subject, file, study=session, modality=stem(file).rsplit("_", 1)[-1])
+        return Place(subject, file, study=session, modality=suffix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from medform.ingestion.layouts.place import NotScan, Place, common_folder, stem
+from medform.ingestion.layouts.place import LabelMap, Place, common_folder, stem
 
 __all__ = ["FolderLayout"]
 
@@ -46,11 +46,11 @@ class FolderLayout:
         """Patient by the first folder that tells files apart, series by the whole folder (pictures) or
         the file.
 
-        `NotScan` for what lies in a folder of masks.
+        `LabelMap` for what lies in a folder of masks.
         """
         parts = PurePosixPath(file).parts
         if _among_masks(file):
-            raise NotScan("in a folder of masks")
+            raise LabelMap
         folders = "/".join(parts[:-1])
         picture = file in self._pictures
         series = (folders or self._root_name) if picture else file

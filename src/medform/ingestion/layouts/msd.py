@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from medform.ingestion.layouts.place import NotScan, Place, stem
+from medform.ingestion.layouts.place import LabelMap, Place, stem
 
 __all__ = ["MsdLayout", "recognise"]
 
@@ -21,8 +21,8 @@ class MsdLayout:
     name = "msd"
 
     def place(self, file: str) -> Place:
-        """The patient; `NotScan` for label maps."""
+        """The patient; `LabelMap` in the folders of labels."""
         parts = PurePosixPath(file).parts
         if {"labelsTr", "labelsTs"} & set(parts):
-            raise NotScan("a label map of the decathlon")
+            raise LabelMap(stem(file))
         return Place(stem(file), file)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from medform.ingestion.layouts.place import NotScan, Place, stem
+from medform.ingestion.layouts.place import LabelMap, NotScan, Place, stem
 
 __all__ = ["NnunetLayout", "recognise"]
 
@@ -38,11 +38,11 @@ class NnunetLayout:
                 self._channels = {str(key): str(name) for key, name in tree["channel_names"].items()}
 
     def place(self, file: str) -> Place:
-        """The case; `NotScan` for label maps and files without a channel number."""
+        """The case; `LabelMap` in the folders of labels, `NotScan` for other files without a channel number."""
         folder = PurePosixPath(file).parts[-2:-1]
         match = _CASE.fullmatch(stem(file))
         if folder in (("labelsTr",), ("labelsTs",)):
-            raise NotScan("a label map of nnU-Net")
+            raise LabelMap(stem(file))
         if match is None:
             raise NotScan("no channel number as in CASE_0000")
         channel = str(int(match["channel"]))

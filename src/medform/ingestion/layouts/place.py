@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
 
-__all__ = ["Layout", "NotScan", "Place", "common_folder", "stem"]
+__all__ = ["A_MASK", "LabelMap", "Layout", "NotScan", "Place", "common_folder", "stem"]
+
+A_MASK = "a mask"
+"""Why a label map is counted as ``other``."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,15 @@ class Place:
 class NotScan(Exception):
     """A file that holds an image but no scan in this layout (a label map, a derived image); the text says
     which."""
+
+
+class LabelMap(NotScan):
+    """A label map of a scan: whose (``patient_id`` None where only its name can tell) and of which visit."""
+
+    def __init__(self, patient_id: str | None = None, study: str = "") -> None:
+        super().__init__(A_MASK)
+        self.patient_id = patient_id
+        self.study = study
 
 
 class Layout(Protocol):

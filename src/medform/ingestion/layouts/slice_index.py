@@ -11,6 +11,7 @@ from medform.cohort.cohort_file import CohortFile, Index
 from medform.errors import InputError, Problem, nearest
 from medform.ingestion.discover import FoundFile
 from medform.ingestion.found_series import Finding, FoundSeries, SliceSource
+from medform.ingestion.layouts.place import A_MASK
 from medform.ingestion.slices import picture_series
 from medform.ingestion.tables import RawTable, read_table
 
@@ -41,7 +42,7 @@ def index_series(file: CohortFile, root: Path, files: dict[str, FoundFile]) -> l
         )
     masks = {source.mask for _, _, _, source in rows if source.mask}
     for mask in masks & set(files):
-        files[mask] = replace(files[mask], kind="other", reason="a mask of the index")
+        files[mask] = replace(files[mask], kind="other", reason=A_MASK)
     found = [
         _patient_series(root, patient, [source for *_, source in sorted(mine, key=lambda one: one[:2])], files, file)
         for patient, mine in sorted(by_patient.items())

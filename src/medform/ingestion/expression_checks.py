@@ -1,0 +1,147 @@
+"""Are the numbers of an expression matrix what the cohort file says they are?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medform.cohort.genes_spec import GeneScale, GenesSpec
+from medform.errors import Problem
+
+__all__ = ["Numbers", "check_scale", "uninformative"]
+
+ROWS = 64
+"""Patients that are looked at together, so that no copy of the whole matrix is made."""
+LARGEST_LOGARITHM = 30.0
+"""log2 of any count of reads is below it: 2 ** 30 is more than a sequencing run gives one gene."""
+MILLION, FAR = 1e6, 2.0
+TAIL = 10.0
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the values (n, G) are: extremes, missing cells, those beyond 10 either way; ``problems`` contradict the
+    declared scale, ``notes`` are only odd."""
+
+    minimum: float
+    maximum: float
+    missing: int
+    beyond_10: int
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+
+def check_scale(
+    values: NDArray[np.float32], spec: GenesSpec, patients: Sequence[str], genes: Sequence[str], file: str
+) -> Numbers:
+    """Compare the values with the declared scale.
+
+    counts: whole and not negative. tpm: not negative; a sum per patient far from a million is noted. log2p1: not
+    negative, at most 30. log2: within -30 and 30. zscore: some are negative. None may be infinite.
+    """
+    scan = _Scan(values, patients, genes, file)
+    lowest, highest, missing, tails = np.inf, -np.inf, 0, 0
+    for start in range(0, len(values), ROWS):
+        block = values[start : start + ROWS]
+        known = np.isfinite(block)
+        missing += int(np.isnan(block).sum())
+        if known.any():
+            lowest = min(lowest, float(block.min(where=known, initial=np.inf)))
+            highest = max(highest, float(block.max(where=known, initial=-np.inf)))
+            tails += int((np.abs(block, where=known, out=np.zeros_like(block)) > TAIL).sum())
+    if lowest > highest:
+        text = "no sample of a patient has a value."
+        return Numbers(np.nan, np.nan, missing, 0, (Problem(text, file=file),) if len(values) else (), ())
+    problems = [
+        *scan.refuse(np.isinf, "infinite.", "Mend the cell, or leave it empty."),
+        *_contradictions(scan, spec.scale, lowest, highest),
+    ]
+    notes = _oddities(values, spec.scale, highest)
+    return Numbers(lowest, highest, missing, tails, tuple(problems), tuple(notes))
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    values: NDArray[np.float32]
+    patients: Sequence[str]
+    genes: Sequence[str]
+    file: str
+
+    def refuse(self, faulty: Callable[[NDArray[np.float32]], NDArray[np.bool_]], text: str, hint: str) -> list[Problem]:
+        """One problem for all values that are ``faulty``, naming the first by gene and patient."""
+        count, first = 0, None
+        for start in range(0, len(self.values), ROWS):
+            block = self.values[start : start + ROWS]
+            rows, columns = np.nonzero(faulty(block))
+            count += len(rows)
+            if first is None and len(rows):
+                first = (start + int(rows[0]), int(columns[0]))
+        if first is None:
+            return []
+        row, column = first
+        many = f" ({count} values)" if count > 1 else ""
+        said = f"patient '{self.patients[row]}': {text[:-1]}{many}."
+        value = f"{float(self.values[first]):g}"
+        return [Problem(said, file=self.file, column=self.genes[column], value=value, suggestion=hint)]
+
+
+def _contradictions(scan: _Scan, scale: GeneScale, lowest: float, highest: float) -> list[Problem]:
+    problems: list[Problem] = []
+    if scale in ("counts", "tpm", "log2p1") and lowest < 0:
+        hint = {
+            "counts": "Reads cannot be negative: declare what the values are (log2, zscore), or mend the file.",
+            "tpm": "An abundance cannot be negative: declare log2 or zscore, or mend the file.",
+            "log2p1": "log2(x + 1) of an abundance cannot be negative: declare log2 or zscore.",
+        }[scale]
+        problems += scan.refuse(lambda block: block < 0, f"negative under genes.scale: {scale}.", hint)
+    if scale == "counts":
+        hint = "Declare tpm for normalised abundances (TPM, FPKM, RSEM), log2p1 or log2 for logarithms."
+        problems += scan.refuse(lambda block: np.abs(block - np.rint(block)) > 0, "not a whole number of reads.", hint)
+    if scale in ("log2p1", "log2") and max(highest, -lowest) > LARGEST_LOGARITHM:
+        text = f"beyond {LARGEST_LOGARITHM:g}, which no logarithm of an abundance is."
+        hint = "Declare counts or tpm if the values are not logarithms."
+        problems += scan.refuse(lambda block: np.abs(block) > LARGEST_LOGARITHM, text, hint)
+    if scale == "zscore" and lowest >= 0:
+        text = f"no value is negative ({lowest:g} to {highest:g}), so these are no z-scores."
+        hint = "Declare counts, tpm or log2p1."
+        problems.append(Problem(text, file=scan.file, column="genes.scale", suggestion=hint))
+    return problems
+
+
+def _oddities(values: NDArray[np.float32], scale: GeneScale, highest: float) -> list[str]:
+    if scale != "tpm":
+        return []
+    notes = []
+    if highest < LARGEST_LOGARITHM:
+        notes.append(f"genes: the largest value is {highest:g}; are these logarithms (genes.scale: log2p1)?")
+    sums = np.array([float(np.nansum(row, dtype=np.float64)) for row in values])
+    far = (sums > MILLION * FAR) | (sums < MILLION / FAR)
+    if far.any():
+        notes.append(
+            f"genes: {int(far.sum())} of {len(sums)} patients sum to far from a million TPM "
+            f"(median {float(np.median(sums)):.3g}): a part of the genes, or another normalised abundance."
+        )
+    return notes
+
+
+def uninformative(values: NDArray[np.float32]) -> dict[int, str]:
+    """Number of each gene (column) without information, and why: no value, all zero, one value throughout.
+
+    A matrix of one patient has none: there is nothing to compare with.
+    """
+    if len(values) < 2:
+        empty = np.isnan(values).all(axis=0)
+        return {int(column): "no value" for column in np.flatnonzero(empty)}
+    lowest = np.full(values.shape[1], np.inf, np.float32)
+    highest = np.full(values.shape[1], -np.inf, np.float32)
+    for row in values:
+        np.fmin(lowest, row, out=lowest)
+        np.fmax(highest, row, out=highest)
+    found = {}
+    for column in np.flatnonzero(~(highest > lowest)).tolist():
+        low = float(lowest[column])
+        found[column] = "no value" if low > highest[column] else "all zero" if low == 0 else f"always {low:g}"
+    return found

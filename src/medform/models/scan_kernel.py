@@ -1,0 +1,326 @@
+"""The selective scan on the CPU, compiled by numba. Its plain twins are in `medform.models.scan`.
+
+Importing this module compiles it, or reads the compiled code from numba's cache; so it is imported where it
+is used. The work is cut into pieces of one sequence and `GROUP` channels. One call does one piece, without
+the GIL and without a reduction across pieces: threads, and their order, are the caller's.
+
+A piece goes through time in chunks of `CHUNK` steps and through its channels in tiles of `TILE`. Whatever
+the layout, direction or length of the inputs, a tile is first copied into a small contiguous buffer; the
+arithmetic then runs on vectors of `LANES` channels, which LLVM lowers to the registers the CPU has. Nothing of
+size steps x channels x states exists: forward keeps the state at each chunk's start, backward computes a
+chunk's states again from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, no_type_check
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, models, register_model
+
+__all__ = ["CHUNK", "FEW", "GROUP", "LANES", "scan_backward", "scan_forward"]
+
+LANES = 32  # channels of one vector: two registers of AVX-512, four of AVX2; several, to hide their latency
+GROUP = 4 * LANES  # channels of one piece
+CHUNK = 32  # steps between two kept states
+FEW = 16  # partial sums that a vector is folded to
+
+LOG2_E = 1.4426950408889634
+_LN_2 = np.float32(0.6931471805599453)
+# 2^f = 1 + f q(f) on [-1/2, 1/2]: minimax of the relative error, 2e-9; exact at 0, so that slow decays stay slow
+_EXP2 = (
+    0.6931472028552511,
+    0.24022647913611125,
+    0.055503324707020796,
+    0.009618437358490975,
+    0.0013398874588532424,
+    0.00015353362063224305,
+)
+_LEAST = -80.0  # 2^-80 is 0 beside any state, and spares products that denormal numbers would slow down
+_TO_INTEGER = 1.5 * 2**23  # added to a small float32, leaves its nearest integer in the lowest bits
+
+# not plain fastmath: that assumes that there are no NaN, and one in the input would pass unseen
+_MATHS = {"reassoc", "contract", "nsz", "arcp"}
+
+_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_INTEGERS = ir.VectorType(ir.IntType(32), LANES)
+
+
+class Lanes(types.Type):
+    """`LANES` float32 in vector registers; exists only inside the kernels."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+lanes = Lanes()
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    """How numba represents `Lanes`: as LLVM's vector type."""
+
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _VECTOR)
+
+
+def _constant(value: float) -> ir.Constant:
+    return ir.Constant(_VECTOR, [value] * LANES)
+
+
+def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    kind = ir.FunctionType(a.type, [a.type] * 3)
+    function = builder.module.declare_intrinsic(f"llvm.fmuladd.v{a.type.count}f32", fnty=kind)
+    return builder.call(function, (a, b, c))
+
+
+def _part(builder: Any, value: Any, start: int, width: int) -> Any:
+    chosen = ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(start, start + width)))
+    return builder.shuffle_vector(value, value, chosen)
+
+
+def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any, width: int) -> Any:
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), ir.VectorType(ir.FloatType(), width).as_pointer())
+
+
+@no_type_check
+@intrinsic
+def _load(typing_context, array, index):
+    """`LANES` neighbours of a flat float32 array, from ``index`` on."""
+
+    def code(context, builder, signature, arguments):
+        return builder.load(_place(context, builder, signature.args[0], *arguments, LANES), align=4)
+
+    return lanes(array, types.intp), code
+
+
+@no_type_check
+@intrinsic
+def _store(typing_context, array, index, value):
+    """``value`` to ``array[index : index + LANES]``."""
+
+    def code(context, builder, signature, arguments):
+        place = _place(context, builder, signature.args[0], *arguments[:2], LANES)
+        builder.store(arguments[2], place, align=4)
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, lanes), code
+
+
+@no_type_check
+@intrinsic
+def _spread(typing_context, number):
+    """The same number in every lane."""
+
+    def code(context, builder, signature, arguments):
+        empty, first = ir.Constant(_VECTOR, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+        one = builder.insert_element(empty, arguments[0], first)
+        return builder.shuffle_vector(one, empty, ir.Constant(_INTEGERS, [0] * LANES))
+
+    return lanes(types.float32), code
+
+
+@no_type_check
+@intrinsic
+def _times(typing_context, a, b):
+    """a b"""
+
+    def code(context, builder, signature, arguments):
+        return builder.fmul(*arguments)
+
+    return lanes(lanes, lanes), code
+
+
+@no_type_check
+@intrinsic
+def _fused(typing_context, a, b, c):
+    """a b + c"""
+
+    def code(context, builder, signature, arguments):
+        return _multiply_add(builder, *arguments)
+
+    return lanes(lanes, lanes, lanes), code
+
+
+@no_type_check
+@intrinsic
+def _add_product(typing_context, array, index, a, b):
+    """Add a b, folded to `FEW` partial sums, to ``array[index : index + FEW]``."""
+
+    def code(context, builder, signature, arguments):
+        place = _place(context, builder, signature.args[0], *arguments[:2], FEW)
+        total = builder.load(place, align=4)
+        for start in range(0, LANES, FEW):
+            a, b = (_part(builder, value, start, FEW) for value in arguments[2:])
+            total = _multiply_add(builder, a, b, total)
+        builder.store(total, place, align=4)
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, lanes, lanes), code
+
+
+@no_type_check
+@intrinsic
+def _total(typing_context, array, index):
+    """The sum of ``array[index : index + FEW]``, pairwise."""
+
+    def code(context, builder, signature, arguments):
+        width = FEW
+        value = builder.load(_place(context, builder, signature.args[0], *arguments, width), align=4)
+        while width > 1:
+            width //= 2
+            value = builder.fadd(_part(builder, value, 0, width), _part(builder, value, width, width))
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(array, types.intp), code
+
+
+@no_type_check
+@intrinsic
+def _exp2(typing_context, value):
+    """2^value for values <= 0, never below 2^-80; NaN stays NaN."""
+
+    def code(context, builder, signature, arguments):
+        least, to_integer = _constant(_LEAST), _constant(_TO_INTEGER)
+        value = arguments[0]
+        value = builder.select(builder.fcmp_ordered("<", value, least), least, value)
+        shifted = builder.fadd(value, to_integer)
+        share = builder.fsub(value, builder.fsub(shifted, to_integer))
+        power = _constant(_EXP2[-1])
+        for coefficient in (*reversed(_EXP2[:-1]), 1.0):
+            power = _multiply_add(builder, power, share, _constant(coefficient))
+        exponent = builder.shl(builder.bitcast(shifted, _INTEGERS), ir.Constant(_INTEGERS, [23] * LANES))
+        return builder.bitcast(builder.add(builder.bitcast(power, _INTEGERS), exponent), _VECTOR)
+
+    return lanes(lanes), code
+
+
+def _jit(signature: str | None = None) -> Callable[[Callable[..., Any]], Any]:
+    """Compile for exactly ``signature``; uncached where no cache folder can be written."""
+    options: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+
+    def wrap(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(signature, cache=True, **options)(function)
+        except RuntimeError:
+            return numba.njit(signature, **options)(function)
+
+    return wrap
+
+
+@_jit("void(" + "float32[::1], " * 9 + "int64[:, ::1], int64, int64, int64)")
+@no_type_check
+def scan_forward(x, delta, b, c, rate, weight, state, kept, y, places, length, tiles, states):
+    """One piece forward: fills ``y``, and ``kept`` with the state before each chunk where it has room.
+
+    ``x``, ``delta``, ``b``, ``c``, ``y`` are flat: step t of the i-th of them begins at ``at[i] + t step[i]``, and
+    its channels or states are neighbours. ``rate`` holds a log2(e), [tile][state][lane]; ``weight`` the skip,
+    [tile][lane]; ``state`` begins as 0 and ends as the last state, like ``rate``; so do the rows of ``kept``.
+    """
+    x_at, x_step = places[0, 0], places[1, 0]
+    delta_at, delta_step = places[0, 1], places[1, 1]
+    b_at, b_step = places[0, 2], places[1, 2]
+    c_at, c_step = places[0, 3], places[1, 3]
+    y_at, y_step = places[0, 4], places[1, 4]
+    size = states * LANES
+    chunk = 0
+    for first in range(0, length, CHUNK):
+        end = first + CHUNK
+        if end > length:
+            end = length
+        if kept.size > 0:
+            for place in range(tiles * size):
+                kept[chunk * tiles * size + place] = state[place]
+        chunk += 1
+        for tile in range(tiles):
+            for t in range(first, end):
+                now = _load(delta, delta_at + t * delta_step + tile * LANES)
+                value = _load(x, x_at + t * x_step + tile * LANES)
+                drive = _times(now, value)
+                out = _times(value, _load(weight, tile * LANES))
+                for n in range(states):
+                    place = tile * size + n * LANES
+                    decay = _exp2(_times(now, _load(rate, place)))
+                    h = _fused(decay, _load(state, place), _times(drive, _spread(b[b_at + t * b_step + n])))
+                    _store(state, place, h)
+                    out = _fused(h, _spread(c[c_at + t * c_step + n]), out)
+                _store(y, y_at + t * y_step + tile * LANES, out)
+
+
+@_jit("void(" + "float32[::1], " * 16 + "float64[::1], float64[::1], int64[:, ::1], int64, int64, int64)")
+@no_type_check
+def scan_backward(
+    x, delta, b, c, rate, weight, kept, dy, dx, ddelta, db, dc, decays, history, carry, sums, da, dskip,
+    places, length, tiles, states,
+):  # fmt: skip
+    """One piece backward: fills ``dx``, ``ddelta``, ``db``, ``dc`` and adds to ``da``, ``dskip``."""
+    x_at, x_step = places[0, 0], places[1, 0]
+    delta_at, delta_step = places[0, 1], places[1, 1]
+    b_at, b_step = places[0, 2], places[1, 2]
+    c_at, c_step = places[0, 3], places[1, 3]
+    dy_at, dy_step = places[0, 4], places[1, 4]
+    dx_at, dx_step = places[0, 5], places[1, 5]
+    ddelta_at, ddelta_step = places[0, 6], places[1, 6]
+    db_at, db_step = places[0, 7], places[1, 7]
+    dc_at, dc_step = places[0, 8], places[1, 8]
+    size = states * LANES
+    d_rate, d_weight = tiles * size, 2 * tiles * size
+    for chunk in range((length - 1) // CHUNK, -1, -1):
+        first = chunk * CHUNK
+        steps = length - first
+        if steps > CHUNK:
+            steps = CHUNK
+        for place in range(2 * steps * states * FEW):
+            sums[place] = 0
+        for tile in range(tiles):
+            for place in range(size):
+                history[place] = kept[(chunk * tiles + tile) * size + place]
+            for t in range(steps):
+                now = _load(delta, delta_at + (first + t) * delta_step + tile * LANES)
+                drive = _times(now, _load(x, x_at + (first + t) * x_step + tile * LANES))
+                for n in range(states):
+                    place = t * size + n * LANES
+                    decay = _exp2(_times(now, _load(rate, tile * size + n * LANES)))
+                    drive_n = _times(drive, _spread(b[b_at + (first + t) * b_step + n]))
+                    _store(decays, place, decay)
+                    _store(history, place + size, _fused(decay, _load(history, place), drive_n))
+            for t in range(steps - 1, -1, -1):
+                now = _load(delta, delta_at + (first + t) * delta_step + tile * LANES)
+                value = _load(x, x_at + (first + t) * x_step + tile * LANES)
+                seen = _load(dy, dy_at + (first + t) * dy_step + tile * LANES)
+                drive = _times(now, value)
+                d_drive = _spread(np.float32(0))
+                d_now = _spread(np.float32(0))
+                for n in range(states):
+                    place = t * size + n * LANES
+                    own = tile * size + n * LANES
+                    g = _fused(_spread(c[c_at + (first + t) * c_step + n]), seen, _load(carry, own))
+                    d_drive = _fused(g, _spread(b[b_at + (first + t) * b_step + n]), d_drive)
+                    _add_product(sums, (2 * t * states + n) * FEW, g, drive)
+                    _add_product(sums, ((2 * t + 1) * states + n) * FEW, seen, _load(history, place + size))
+                    passed = _times(g, _load(decays, place))
+                    _store(carry, own, passed)
+                    change = _times(passed, _load(history, place))
+                    d_now = _fused(change, _load(rate, own), d_now)
+                    _store(carry, d_rate + own, _fused(change, now, _load(carry, d_rate + own)))
+                d_value = _fused(d_drive, now, _times(seen, _load(weight, tile * LANES)))
+                _store(dx, dx_at + (first + t) * dx_step + tile * LANES, d_value)
+                d_now = _fused(d_drive, value, _times(d_now, _spread(_LN_2)))
+                _store(ddelta, ddelta_at + (first + t) * ddelta_step + tile * LANES, d_now)
+                own = d_weight + tile * LANES
+                _store(carry, own, _fused(seen, value, _load(carry, own)))
+        for t in range(steps):
+            for n in range(states):
+                db[db_at + (first + t) * db_step + n] = _total(sums, (2 * t * states + n) * FEW)
+                dc[dc_at + (first + t) * dc_step + n] = _total(sums, ((2 * t + 1) * states + n) * FEW)
+        for place in range(tiles * size):
+            da[place] += carry[d_rate + place]
+            carry[d_rate + place] = 0
+        for place in range(tiles * LANES):
+            dskip[place] += carry[d_weight + place]
+            carry[d_weight + place] = 0

@@ -1,0 +1,118 @@
+"""What goes with a patient's images: the clinical table and the genes, encoded by what training patients fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medform.config import digest
+from medform.inputs.clinical import ClinicalInputConfig, EncodedTable, TableEncoder
+from medform.inputs.genes import EncodedGenes, GeneEncoder, GeneInputConfig, GeneSource
+from medform.inputs.loader import RowSource
+
+if TYPE_CHECKING:
+    from medform.cohort.store import Cohort
+    from medform.recipes.recipe import Recipe, Stage
+
+__all__ = ["CLINICAL", "Companions", "GENES", "encode_companions", "wanted"]
+
+CLINICAL = "clinical"
+GENES = "genes"
+
+
+@dataclass(frozen=True)
+class Companions:
+    """Encoded rows of every patient who has them; None where the cohort, or the recipe, has no such modality.
+
+    ``patient_ids`` are the cohort's, whose places are the codes that the rows of a batch carry.
+    """
+
+    patient_ids: tuple[str, ...]
+    table: EncodedTable | None = None
+    table_encoder: TableEncoder | None = None
+    genes: EncodedGenes | None = None
+    gene_encoder: GeneEncoder | None = None
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def _code(self) -> dict[str, int]:
+        return {patient: code for code, patient in enumerate(self.patient_ids)}
+
+    def codes(self, patients: Sequence[str]) -> np.ndarray:
+        """Places of ``patients`` (n,) in the cohort."""
+        return np.array([self._code[patient] for patient in patients], np.int64)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those that are there."""
+        there = {CLINICAL: self.table, GENES: self.genes}
+        return tuple(name for name, encoded in there.items() if encoded is not None)
+
+    def width(self, modality: str) -> int:
+        """Columns of the encoded table, or genes."""
+        if modality == CLINICAL:
+            assert self.table is not None
+            return self.table.values.shape[1]
+        assert self.genes is not None
+        return self.genes.expression.shape[1]
+
+    def patients(self, modality: str) -> tuple[str, ...]:
+        """Who has a row."""
+        encoded = self.table if modality == CLINICAL else self.genes
+        return () if encoded is None else tuple(encoded.patient_ids)
+
+    def source(self, modality: str) -> RowSource | GeneSource:
+        """A row a patient, as the loaders take them."""
+        if modality == CLINICAL:
+            assert self.table is not None
+            return RowSource(self.table.values, self.codes(self.patients(modality)), "table")
+        assert self.genes is not None
+        return GeneSource.of(self.genes, self._code)
+
+    def digest(self, modalities: Sequence[str]) -> str:
+        """Changes with any encoded number of ``modalities``."""
+        parts: list[Any] = []
+        if CLINICAL in modalities and self.table is not None:
+            parts.append(digest([self.table.names, self.table.patient_ids, self.table.values.tobytes().hex()]))
+        if GENES in modalities and self.genes is not None:
+            genes = self.genes
+            parts.append(digest([genes.gene_ids, genes.patient_ids, genes.expression.tobytes().hex()]))
+        return parts[0] if len(parts) == 1 else digest(parts)
+
+
+def wanted(stage: Stage, companions: Companions) -> list[str]:
+    """The modalities beside the image that ``stage`` has a tower for and the cohort has rows of."""
+    return [name for name in stage.towers if name in companions.modalities]
+
+
+def encode_companions(cohort: Cohort, train: Sequence[str], recipe: Recipe) -> Companions:
+    """Table and genes as numbers, fitted on the patients ``train``.
+
+    The table is encoded wherever the cohort has feature columns (its probe is a control of every run), the genes where
+    a stage of the recipe takes them.
+    """
+    notes = []
+    configs = [config for stage in recipe.stages.values() for config in stage.inputs.values()]
+    table, table_encoder = None, None
+    if cohort.clinical is not None and (names := cohort.features()):
+        config = next((one for one in configs if isinstance(one, ClinicalInputConfig)), None)
+        frame: Any = cohort.table()[names]
+        table_encoder = TableEncoder.fit(frame, {name: cohort.columns[name] for name in names}, train, config)
+        table = table_encoder.encode(frame)
+        if table.values.shape[1] == 0:
+            notes.append("no feature column varies among the training patients; there is nothing to align with")
+            table = None
+    genes, gene_encoder = None, None
+    config = next((one for one in configs if isinstance(one, GeneInputConfig)), None)
+    if config is not None:
+        found = cohort.genes()
+        if found is None:
+            notes.append("the recipe takes genes and the cohort has none: its gene towers see no patient")
+        else:
+            gene_encoder = GeneEncoder.fit(found, train, config)
+            genes = gene_encoder.encode(found)
+    return Companions(cohort.patient_ids, table, table_encoder, genes, gene_encoder, tuple(notes))

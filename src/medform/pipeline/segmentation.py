@@ -1,0 +1,250 @@
+"""The segmentation stage of a fold: trained from the slice encoder, its masks of validation and test patients kept.
+
+Masks are kept as predicted, unjudged: the test patients' are scored only after a model was selected on validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from medform.errors import InputError
+from medform.evaluation.segmentation import PredictedScan, segmentation_cases
+from medform.inputs.loader import mismatched
+from medform.inputs.masks import MaskInputConfig, lesion_of
+from medform.inputs.segmentation_loader import SegmentationLoader
+from medform.inputs.stacks import SegmentationInputConfig, plain_stacks
+from medform.metrics.overlap import remove_small
+from medform.models.weights import start_from
+from medform.objectives.segment import Segment, SegmentConfig
+from medform.pipeline.companions import GENES, Companions, wanted
+from medform.pipeline.stages import Bench, Encoder, Group, build_beside, place, stage_log
+from medform.runs.arrays import read_arrays, write_arrays
+from medform.training.infer import segment_slices, weights_digest
+from medform.training.stage import StageResult, run_stage
+
+if TYPE_CHECKING:
+    from medform.cohort.store import Cohort
+    from medform.inputs.loader import PairedSource
+    from medform.recipes.recipe import Recipe, Stage
+
+__all__ = [
+    "NULL_GENES",
+    "SEGMENTATION",
+    "Segmenter",
+    "judge_masks",
+    "keep_masks",
+    "segment_stage",
+    "segment_task",
+    "segments",
+    "train_segmenter",
+]
+
+SEGMENTATION = "segmentation"
+"""Name of the task in the rows."""
+NULL_GENES = "null_genes"
+"""Added to a model's name: the same model, its genes withheld from the patients it is judged on."""
+Part = Literal["validation", "test"]
+
+
+def segment_stage(recipe: Recipe) -> tuple[str, Stage] | None:
+    """Name and settings of the stage that draws masks, None where the recipe has none."""
+    return next(((name, s) for name, s in recipe.stages.items() if isinstance(s.objective, SegmentConfig)), None)
+
+
+def segments(recipe: Recipe) -> bool:
+    """Whether the recipe, or this variant of it, trains a segmentation."""
+    found = segment_stage(recipe)
+    return found is not None and found[1].budget.steps != 0
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A trained segmentation: the objective, its settings, and the genes that its patients are given."""
+
+    objective: Segment
+    config: SegmentationInputConfig
+    genes: PairedSource | None
+    result: StageResult
+
+    def masks(self, bench: Bench, patients: Sequence[str], with_genes: bool = True) -> Iterator[tuple[int, np.ndarray]]:
+        """(place of the series in the cohort, lesion (N, H, W) boolean) of every series of ``patients``.
+
+        Probabilities are made at the size of the scan; above the objective's threshold is lesion, and what hangs
+        together in fewer than ``smallest`` voxels is taken away.
+        """
+        store = bench.slices(self.config.source)
+        shapes = bench.cohort.series[["rows", "cols"]].to_numpy(int)
+        settings = self.objective.config
+        for series in np.unique(store.series[store.rows(patients)]):
+            rows = np.flatnonzero(store.series == series)
+            height, width = shapes[series]
+            side = int(max(height, width))
+            probability = segment_slices(
+                self.objective,
+                store,
+                rows,
+                self.genes if with_genes else None,
+                images=lambda rows: plain_stacks(store, rows, self.config, bench.threads),
+                side=side,
+                window=self.config.size,
+            )
+            top, left = (side - height) // 2, (side - width) // 2
+            drawn = probability[:, top : top + height, left : left + width] > settings.threshold
+            yield int(series), remove_small(drawn, settings.smallest)
+
+
+def segment_task(
+    bench: Bench, patients: Sequence[str], recipe: Recipe, seed: int, encoder: Encoder, companions: Companions
+) -> tuple[Segment, SegmentationLoader]:
+    """The objective of the segmentation stage at its start, and the loader of its batches."""
+    from medform.compute.seed import generator
+
+    found = segment_stage(recipe)
+    assert found is not None
+    name, stage = found
+    config: Any = stage.inputs["image"]
+    mask_config = stage.inputs.get("mask", MaskInputConfig())
+    assert isinstance(config, SegmentationInputConfig) and isinstance(mask_config, MaskInputConfig)
+    image: Any = stage.towers["image"]
+    tower = image.build(generator(seed, name, "image"))
+    _begin(tower, "image", stage, recipe, encoder)
+    beside, sources = build_beside(name, stage, seed, companions, tower.width)
+    if GENES in beside:
+        _begin(beside[GENES], GENES, stage, recipe, encoder)
+    objective: Any = stage.objective
+    store = bench.slices(config.source)
+    masks = bench.masks(config.source, tuple(mask_config.values) if mask_config.values else None)
+    rows = store.rows(bench.imaged(patients))
+    genes = sources.get(GENES)
+    loader = SegmentationLoader(store, masks, rows, config, stage.batch, seed, bench.threads, genes, stage.pairing)
+    return objective.build({"image": tower, **beside}, generator(seed, name, "objective")), loader
+
+
+def train_segmenter(
+    bench: Bench, group: Group, recipe: Recipe, variant: str, seed: int, encoder: Encoder, companions: Companions
+) -> Segmenter:
+    """Train the segmentation stage on the group's training patients, from what ``encoder`` learnt where it says so."""
+    found = segment_stage(recipe)
+    assert found is not None
+    name, stage = found
+    objective, loader = segment_task(bench, group.train, recipe, seed, encoder, companions)
+    made_from = [stage.model_dump(mode="json"), sorted(group.train), seed, loader.store.digest, loader.masks.digest]
+    made_from += [weights_digest(objective), companions.digest(wanted(stage, companions))]
+    result = run_stage(
+        objective,
+        loader,
+        folder=bench.folder.stage(name, variant, seed, group.fold),
+        digest=bench.digest(made_from),
+        optimizer=stage.optimizer,
+        budget=stage.budget,
+        seed=seed,
+        fabric=bench.fabric,
+        log=stage_log(bench, group, variant, seed, name),
+        log_every=stage.log_every,
+        checkpoint_every=stage.checkpoint_every,
+        names=bench.names,
+        progress=bench.telling(f"{place(group)} {variant}: {name}"),
+    )
+    genes = companions.source(GENES) if GENES in wanted(stage, companions) else None
+    return Segmenter(objective, loader.config, _given(genes, stage, group, companions, seed), result)
+
+
+def _begin(tower: Any, modality: str, stage: Stage, recipe: Recipe, encoder: Encoder) -> None:
+    """Start a tower as the stage says: at an earlier stage's, at ImageNet, at random, at a file."""
+    start = (stage.start.image if modality == "image" else stage.start.genes) or "random"
+    if start not in recipe.stages:
+        if modality == "image":
+            start_from(tower, start)
+        elif start != "random":
+            raise InputError(
+                f"'{start}' is no stage of the recipe.",
+                where=f"start.{modality}",
+                consequence="Nothing was started.",
+                fix=f"use random, or one of {', '.join(recipe.stages)}.",
+            )
+        return
+    learnt = encoder.towers.get(modality)
+    if learnt is None:
+        return
+    ours, theirs = tower.state_dict(), learnt.state_dict()
+    if {key: value.shape for key, value in ours.items()} != {key: value.shape for key, value in theirs.items()}:
+        raise InputError(
+            f"the {modality} tower of this stage is not that of stage '{start}'.",
+            where=f"start.{modality}",
+            consequence="Nothing was started.",
+            fix="give both stages the same tower, or start from random.",
+        )
+    tower.load_state_dict(theirs)
+
+
+def _given(
+    genes: PairedSource | None, stage: Stage, group: Group, companions: Companions, seed: int
+) -> PairedSource | None:
+    """The genes that patients are judged with: their own; under the shuffled control another's of the same part."""
+    if genes is None or stage.pairing == "matched":
+        return genes
+    for patients in (group.validation, group.test):
+        genes = mismatched(genes, companions.codes(patients), seed)
+    return genes
+
+
+def keep_masks(
+    bench: Bench, group: Group, segmenter: Segmenter, model: str, seed: int, with_genes: bool = True
+) -> None:
+    """Write the masks of validation and test patients, packed to bits: ``masks/MODEL.SEED.safetensors`` of the fold."""
+    if group.fold is None:
+        return
+    arrays, shapes = {}, {}
+    for part, patients in (("validation", group.validation), ("test", group.test)):
+        for series, mask in segmenter.masks(bench, bench.imaged(patients), with_genes):
+            arrays[f"{part}.{series}"] = np.packbits(mask)
+            shapes[f"{part}.{series}"] = list(mask.shape)
+    target = _masks_folder(bench.folder.path, group.fold) / f"{model}.{seed}.safetensors"
+    write_arrays(target, arrays, {"shapes": shapes})
+
+
+def _masks_folder(run: Path, fold: int) -> Path:
+    return run / "folds" / str(fold) / "masks"
+
+
+def judge_masks(run: Path, cohort: Cohort, recipe: Recipe, folds: Sequence[int], part: Part) -> list[dict[str, Any]]:
+    """Cases of every model's kept masks of one part, beside the masks of the store."""
+    found = segment_stage(recipe)
+    config = found[1].inputs.get("mask") if found else None
+    values = config.values if isinstance(config, MaskInputConfig) else None
+    series = cohort.series
+    cases = []
+    for fold in folds:
+        for path in sorted(_masks_folder(run, fold).glob("*.safetensors")):
+            model, _, seed = path.stem.rpartition(".")
+            arrays, notes = read_arrays(path)
+            scans: dict[str, list[PredictedScan]] = {}
+            for key, shape in notes["shapes"].items():
+                where, _, place_ = key.partition(".")
+                if where != part:
+                    continue
+                row = series.iloc[int(place_)]
+                mask = cohort.masks(str(row["series_id"]))
+                if mask is None:
+                    continue
+                drawn = np.unpackbits(arrays[key], count=int(np.prod(shape))).reshape(shape).astype(bool)
+                spacing = cohort.open(str(row["series_id"])).spacing_mm
+                scan = PredictedScan(drawn, lesion_of(np.asarray(mask), values), spacing)
+                scans.setdefault(str(row["patient_id"]), []).append(scan)
+            for patient, theirs in scans.items():
+                cases += segmentation_cases(
+                    theirs,
+                    cohort=cohort.name,
+                    task=SEGMENTATION,
+                    model=model,
+                    fold=fold,
+                    seed=int(seed),
+                    patient_id=patient,
+                    part=part,
+                )
+    return cases

@@ -1,0 +1,204 @@
+"""Segmentation rows: figures by hand, patients as the unit, matched pairs, and what may be selected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medform.evaluation.predictions import case_frame
+from medform.evaluation.segmentation import (
+    PredictedScan,
+    segmentation_cases,
+    segmentation_pairs,
+    segmentation_rows,
+    select_segmentation,
+)
+from medform.evaluation.settings import EvaluationSettings
+from medform.metrics.overlap import dice
+from medform.runs.scores import ScoreRow, detectable_of
+
+SETTINGS = EvaluationSettings(bootstrap=500)
+WHERE = {"cohort": "brains", "task": "tumour", "fold": 0, "seed": 0, "patient_id": "p"}
+
+
+def volume(*places: tuple[int, int]) -> np.ndarray:
+    """One 16 x 16 slice a place: a 4 x 4 lesion at (row, column), none where row is negative."""
+    mask = np.zeros((len(places), 16, 16), bool)
+    for index, (row, column) in enumerate(places):
+        if row >= 0:
+            mask[index, row : row + 4, column : column + 4] = True
+    return mask
+
+
+def figures(prediction: np.ndarray, truth: np.ndarray, spacing: Any = None, **more: Any) -> dict[str, float]:
+    cases = segmentation_cases([PredictedScan(prediction, truth, spacing)], model="mgi", **{**WHERE, **more})
+    return {case["metric"]: case["value"] for case in cases}
+
+
+@pytest.mark.proves("G4.3")
+def test_figures_of_a_patient_by_hand() -> None:
+    truth, prediction = volume((4, 4), (4, 4), (-1, 0)), volume((4, 6), (-1, 0), (-1, 0))
+    found = figures(prediction, truth)
+    assert found["lesion_voxels"] == 32 and found["dice_patient"] == 2 * 8 / 48 and found["iou_patient"] == 8 / 40
+    assert found["dice_slice"] == (0.5 + 0) / 2 and found["dice_slice_empty_1"] == (0.5 + 0 + 1) / 3
+    assert found["hd95_px"] == pytest.approx(16 * 2**0.5) and 0 < found["nsd_px"] < 1
+    in_mm = figures(prediction, truth, (3.0, 0.5, 0.5))
+    assert set(in_mm) == {*found} - {"hd95_px", "nsd_px"} | {"hd95_mm", "nsd_mm"}
+    flat = figures(prediction, truth, (np.nan, 0.5, 0.5))
+    assert flat["hd95_mm"] == pytest.approx(8 * 2**0.5), "z unknown: slice by slice, in mm"
+    assert figures(prediction, truth, part="validation") == {"validation_dice": found["dice_patient"]}
+
+
+@pytest.mark.proves("G4.3")
+def test_several_scans_of_a_patient_are_one_volume() -> None:
+    scans = [PredictedScan(volume((4, 4)), volume((4, 4))), PredictedScan(volume((-1, 0)), volume((4, 4)))]
+    found = {c["metric"]: c["value"] for c in segmentation_cases(scans, model="mgi", **WHERE)}
+    assert found["dice_patient"] == pytest.approx(2 * 16 / 48)
+
+
+def table(values: dict[str, np.ndarray], sizes: np.ndarray | None = None, seeds: int = 1, folds: int = 3) -> list[dict]:
+    """Cases of models: ``dice_patient`` of patients p0, p1, ... and the size of their tumours."""
+    rows = []
+    for model, figures_of in values.items():
+        for number, value in enumerate(figures_of):
+            for seed in range(seeds):
+                base = {**WHERE, "protocol": "segmentation", "model": model, "fold": number % folds, "seed": seed}
+                base["patient_id"] = f"p{number}"
+                size = 5000.0 if sizes is None else float(sizes[number])
+                rows.append({**base, "metric": "lesion_voxels", "value": size})
+                if not np.isnan(value):
+                    rows.append({**base, "metric": "dice_patient", "value": float(value) + 0.01 * seed})
+    return rows
+
+
+def rows_of(cases: list[dict], **more: Any) -> dict[tuple[str, str], ScoreRow]:
+    return {(row.model, row.metric): row for row in segmentation_rows(case_frame(cases), SETTINGS, **more)}
+
+
+@pytest.mark.proves("G4.3", "G6.2")
+def test_rows_hold_mean_median_size_and_failures_with_their_intervals() -> None:
+    random = np.random.default_rng(0)
+    values = np.concatenate([random.uniform(0.7, 0.95, 30), random.uniform(0.1, 0.6, 10)])
+    sizes = np.where(np.arange(40) < 30, 6000, 900)
+    found = rows_of(table({"mgi": values}, sizes))
+    mean = found["mgi", "dice_patient"]
+    assert mean.value == pytest.approx(values.mean()) and mean.n_patients == 40 and mean.seeds == 1
+    assert mean.ci_low is not None and mean.ci_high is not None and mean.ci_low < values.mean() < mean.ci_high
+    error = values.std() / np.sqrt(40)
+    assert (mean.ci_high - mean.ci_low) / (3.92 * error) == pytest.approx(1, abs=0.15)
+    median = found["mgi", "dice_patient_median"]
+    assert median.value == pytest.approx(np.median(values)) and "median" in (median.note or "")
+    small, large = found["mgi", "dice_patient_small"], found["mgi", "dice_patient_large"]
+    assert (small.n_patients, large.n_patients) == (10, 30) and small.value == pytest.approx(values[30:].mean())
+    assert small.note == "tumours under 3,000 voxels" and large.note == "tumours of 3,000 voxels or more"
+    assert found["mgi", "dice_patient_below_half"].value == (values < 0.5).sum()
+    assert {row.protocol for row in found.values()} == {"segmentation"} and mean.train_cohorts == "brains"
+
+
+@pytest.mark.proves("G4.3")
+def test_a_patient_with_nothing_to_find_and_nothing_found_is_left_out_and_counted() -> None:
+    values = np.array([0.8, 0.9, np.nan, 0.7, 0.6, 0.85])
+    row = rows_of(table({"mgi": values}))["mgi", "dice_patient"]
+    assert row.n_patients == 5 and row.value == pytest.approx(np.nanmean(values))
+    assert row.note == "patients without lesion in truth and prediction left out; these were 1"
+
+
+@pytest.mark.proves("G6.2", "G5")
+def test_paired_differences_are_of_the_same_patients_with_what_could_have_been_seen() -> None:
+    random = np.random.default_rng(1)
+    base = random.uniform(0.3, 0.95, 60)
+    better = base + 0.03 + random.normal(0, 0.02, 60)
+    found = rows_of(table({"mgi": better, "vit_no_genes": base, "mgi_shuffled_genes": base[::-1]}))
+    row = found["mgi - vit_no_genes", "dice_patient"]
+    assert row.value == pytest.approx((better - base).mean()) and row.n_patients == 60
+    assert row.ci_low is not None and row.ci_low > 0 and row.p_value is not None and row.p_value < 0.05
+    error = (better - base).std() / np.sqrt(60)
+    assert detectable_of(row) == pytest.approx(2.8 * error, rel=0.15)
+    assert f"higher in {(better > base).sum()} of 60 patients" in (row.note or "")
+    wide = found["mgi - mgi_shuffled_genes", "dice_patient"]
+    assert wide.ci_low is not None and row.ci_low is not None and wide.ci_low < 0, "pairs, not groups, are compared"
+    assert ("mgi_shuffled_genes - vit_no_genes", "dice_patient") in found
+
+
+@pytest.mark.proves("G6.2")
+def test_seeds_are_matched_and_a_patient_counts_once() -> None:
+    base = np.linspace(0.4, 0.9, 12)
+    cases = table({"mgi": base + 0.05}, seeds=3) + table({"vit_no_genes": base}, seeds=1)
+    found = rows_of(cases)
+    assert found["mgi", "dice_patient"].value == pytest.approx((base + 0.06).mean())
+    assert found["mgi", "dice_patient"].seeds == 3 and found["mgi", "dice_patient"].n_patients == 12
+    row = found["mgi - vit_no_genes", "dice_patient"]
+    assert row.value == pytest.approx(0.05) and row.seeds == 1, "only seed 0 is in both"
+    assert row.ci_low is None or row.ci_low == pytest.approx(0.05)
+
+
+def test_rows_do_not_depend_on_the_order_of_the_cases() -> None:
+    random = np.random.default_rng(2)
+    cases = table({"mgi": random.uniform(0, 1, 20), "unet": random.uniform(0, 1, 20)})
+    forward = segmentation_rows(case_frame(cases), SETTINGS)
+    order = [*random.permutation(len(cases) // 2), *(len(cases) // 2 + random.permutation(len(cases) // 2))]
+    shuffled = segmentation_rows(case_frame([cases[i] for i in order]), SETTINGS)
+    assert forward == shuffled
+
+
+def test_few_patients_have_no_interval_and_say_so() -> None:
+    found = rows_of(table({"mgi": np.array([0.8, 0.7, 0.9]), "unet": np.array([0.7, 0.7, 0.7])}))
+    for name in ("mgi", "mgi - unet"):
+        row = found[name, "dice_patient"]
+        assert row.ci_low is None and "fewer than 5 patients" in (row.note or "")
+    empty = found["mgi", "dice_patient_small"]
+    assert empty.value is None and empty.n_patients == 0 and "no such patients" in (empty.note or "")
+
+
+@pytest.mark.proves("G4.3")
+def test_distances_are_called_what_they_are() -> None:
+    cases = [
+        {**case, "patient_id": f"p{number}"}
+        for number in range(6)
+        for case in segmentation_cases(
+            [PredictedScan(volume((4, 4 + number % 3)), volume((4, 4)))], model="mgi", **WHERE
+        )
+    ]
+    found = rows_of(cases)
+    assert "in pixels: the spacing is unknown" in (found["mgi", "hd95"].note or "")
+    assert "within 2 pixels" in (found["mgi", "nsd"].note or "") and found["mgi", "nsd"].value == 1.0
+    assert found["mgi", "hd95"].value == pytest.approx(np.mean([0, 1, 2, 0, 1, 2]))
+    external = rows_of([{**case, "protocol": "external"} for case in cases], notes={"mgi": "upstream_transductive"})
+    row = external["mgi", "hd95"]
+    assert row.protocol == "external" and "upstream_transductive" in (row.note or "")
+    assert dice(volume((4, 5)), volume((4, 4))) == pytest.approx(0.75)
+
+
+def validation(values: dict[str, list[float]], folds: list[int] | None = None) -> list[dict]:
+    return [
+        {**WHERE, "protocol": "segmentation", "model": model, "fold": (folds or [0, 1, 2])[number % 3],
+         "patient_id": f"v{number}", "metric": "validation_dice", "value": value}
+        for model, figures_of in values.items()
+        for number, value in enumerate(figures_of)
+    ]  # fmt: skip
+
+
+@pytest.mark.proves("G6.2")
+def test_the_selected_model_has_the_best_validation_score_and_is_no_control() -> None:
+    cases = validation(
+        {
+            "mgi": [0.8, 0.8, 0.8],
+            "mgi_shuffled_genes": [0.9, 0.9, 0.9],
+            "mgi_null_genes": [0.95, 0.9, 0.9],
+            "vit_no_genes": [0.8, 0.8, 0.8],
+            "unet": [0.7, 0.7, 0.9],
+        }
+    )
+    assert select_segmentation(case_frame(cases)) == {"tumour": "vit_no_genes"}, "a tie goes to the simpler"
+    cases += validation({"ablation": [0.99, 0.99]})
+    assert select_segmentation(case_frame(cases)) == {"tumour": "vit_no_genes"}, "two folds of three prove nothing"
+    tested = [{**case, "metric": "dice_patient", "value": 1.0} for case in validation({"unet": [1.0, 1.0, 1.0]})]
+    assert select_segmentation(case_frame(cases + tested)) == {"tumour": "vit_no_genes"}
+    assert select_segmentation(case_frame(tested)) == {}
+
+
+def test_pairs_follow_the_models_that_are_there() -> None:
+    assert segmentation_pairs(["unet", "vit_no_genes"]) == [("vit_no_genes", "unet")]
+    assert segmentation_pairs(["unet", "mgi", "mgi_mlp"]) == [("mgi", "unet"), ("mgi", "mgi_mlp")]

@@ -1,0 +1,380 @@
+"""Gene expression as numbers: fitted on training patients, found by id, stored with its order."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medform.cohort.genes import Genes
+from medform.config import dump, parse, read_yaml
+from medform.errors import InputError
+from medform.inputs.gene_order import cluster_order
+from medform.inputs.genes import EncodedGenes, GeneEncoder, GeneInputConfig, GeneSource
+from medform.runs.arrays import read_arrays, write_arrays
+
+PATIENTS = tuple(f"P{number:02d}" for number in range(30))
+TRAINING = PATIENTS[:20]
+NAMES = ("TP53", "EGFR", "IDH1", "SEPT2", "NA", "PTEN", "ATRX", "CIC", "FUBP1", "NF1", "RB1", "MYC")
+
+
+def config(**keys: Any) -> GeneInputConfig:
+    return GeneInputConfig.model_validate(keys)
+
+
+def matrix(scale: str = "log2p1", seed: int = 0, **keys: Any) -> Genes:
+    """Three groups of four genes that go together, mixed in the matrix; genes differ in level and spread."""
+    random = np.random.default_rng(seed)
+    factor = random.standard_normal((len(PATIENTS), 3))
+    values = factor[:, np.arange(12) % 3] + 0.3 * random.standard_normal((len(PATIENTS), 12))
+    values = 6 + values * np.linspace(0.5, 2, 12)
+    if scale in ("counts", "tpm"):
+        values = np.exp2(values)
+    return Genes(PATIENTS, NAMES, values.astype(np.float32), scale, **keys)
+
+
+def taken(genes: Genes, columns: list[int]) -> Genes:
+    """The same matrix with other columns, in another order."""
+    names = tuple(genes.gene_ids[column] for column in columns)
+    return Genes(genes.patient_ids, names, genes.values[:, columns], genes.scale)
+
+
+def changed(genes: Genes, values: np.ndarray) -> Genes:
+    return Genes(genes.patient_ids, genes.gene_ids, values.astype(np.float32), genes.scale, genes.tails)
+
+
+def same(one: EncodedGenes, other: EncodedGenes) -> bool:
+    return (
+        one.patient_ids == other.patient_ids
+        and one.gene_ids == other.gene_ids
+        and np.array_equal(one.expression, other.expression)
+        and np.array_equal(one.known, other.known)
+    )
+
+
+def stored(encoder: GeneEncoder, folder: Path) -> GeneEncoder:
+    """Through the files of a model folder and back."""
+    write_arrays(folder / "genes.safetensors", encoder.arrays())
+    arrays, _ = read_arrays(folder / "genes.safetensors")
+    return GeneEncoder.from_json(json.loads(json.dumps(encoder.to_json())), arrays)
+
+
+@pytest.mark.proves("G1.2")
+@pytest.mark.parametrize("scale", ["counts", "tpm", "log2p1", "zscore"])
+def test_values_are_standardised_on_training_patients_in_logarithms(scale: str) -> None:
+    genes = matrix(scale)
+    got = GeneEncoder.fit(genes, TRAINING).encode(genes)
+    raw = np.log2(genes.values.astype(float) + 1) if scale in ("counts", "tpm") else genes.values.astype(float)
+    expected = (raw - raw[:20].mean(axis=0)) / raw[:20].std(axis=0)
+    np.testing.assert_allclose(got.expression, expected.clip(-4, 4), atol=1e-5)
+    assert got.expression.dtype == np.float32 and got.known.all() and not got.degradations
+
+
+@pytest.mark.proves("G1.2")
+def test_tails_follow_the_recipe_then_the_cohort_file_then_a_clip_at_4() -> None:
+    genes = matrix()
+    values = genes.values.copy()
+    values[0, 0] = values[25, 1] = 127
+    wild = changed(genes, values)
+
+    def highest(genes: Genes, **keys: Any) -> float:
+        return float(GeneEncoder.fit(genes, TRAINING, config(**keys)).encode(genes).expression.max())
+
+    assert highest(wild) == 4
+    assert highest(wild, tails={"clip": 3}) == 3
+    assert highest(wild, tails="none") > 20
+    declared = Genes(PATIENTS, NAMES, wild.values, wild.scale, tails=config(tails={"clip": 2.5}).tails or "none")
+    assert highest(declared) == 2.5
+    assert highest(declared, tails={"clip": 3}) == 3
+
+
+@pytest.mark.proves("G1.2")
+def test_ranks_do_not_depend_on_the_size_of_a_tail_and_equal_values_are_equal() -> None:
+    genes = matrix("counts")
+    values = genes.values.copy()
+    values[:, 2] = np.where(np.arange(30) % 2, 0, values[:, 2])  # half of the patients have a count of 0
+    once = changed(genes, values)
+    values = once.values.copy()
+    values[25] *= 1000  # a test patient
+    got = [GeneEncoder.fit(one, TRAINING, config(tails="rank")).encode(one) for one in (once, changed(genes, values))]
+    others = np.arange(30) != 25
+    assert np.array_equal(got[0].expression[others], got[1].expression[others])
+    assert np.abs(got[1].expression).max() < 2.6
+    zeros = got[0].expression[1::2, 2]
+    assert np.ptp(zeros) == 0 and zeros[0] < got[0].expression[0::2, 2].min()
+    order = np.argsort(once.values[:20, 0])
+    assert np.all(np.diff(got[0].expression[:20, 0][order]) >= 0)
+
+
+@pytest.mark.proves("G1.2", "G.input")
+def test_the_most_variable_genes_are_taken_and_constant_ones_dropped_and_listed() -> None:
+    genes = matrix()
+    values = genes.values.copy()
+    values[:, 11] = 0
+    values[:20, 10] = 3.1  # varies among test patients only
+    values[:20, 9] = np.nan
+    values[3, 9] = 5.0  # a single value
+    encoder = GeneEncoder.fit(changed(genes, values), TRAINING, config(select={"top_variance": 4}))
+    assert encoder.constant == ("MYC", "NF1", "RB1")
+    most = sorted(np.argsort(-values[:20, :9].std(axis=0))[:4])
+    assert encoder.gene_ids == tuple(NAMES[place] for place in most)
+    assert encoder.left_out == tuple(sorted(set(NAMES[:9]) - set(encoder.gene_ids)))
+    assert len(GeneEncoder.fit(changed(genes, values), TRAINING, config(select="all")).gene_ids) == 9
+    with pytest.raises(InputError, match="none of 12 genes varies among 20"):
+        GeneEncoder.fit(changed(genes, np.zeros_like(values)), TRAINING)
+
+
+@pytest.mark.proves("G1.2", "G2.1")
+@pytest.mark.parametrize("keys", [{}, {"tails": "rank"}, {"order": "cluster"}, {"pca": 3}])
+def test_what_is_fitted_does_not_see_test_patients_nor_the_order_of_patients(keys: dict[str, Any]) -> None:
+    genes = matrix()
+    poisoned = genes.values.copy()
+    poisoned[20:] = np.random.default_rng(1).choice([np.nan, 1e9, -1e9], poisoned[20:].shape)
+    first = GeneEncoder.fit(genes, TRAINING, config(**keys))
+    turned = np.random.default_rng(2).permutation(30)
+    others = (
+        changed(genes, poisoned),
+        Genes(tuple(PATIENTS[row] for row in turned), NAMES, genes.values[turned], genes.scale),
+        genes.select(TRAINING),
+    )
+    for other in others:
+        again = GeneEncoder.fit(other, TRAINING[::-1], config(**keys))
+        assert again.to_json() == first.to_json()
+        for name, array in first.arrays().items():
+            assert np.array_equal(again.arrays()[name], array)
+
+
+@pytest.mark.proves("G2.1", "G.tests")
+@pytest.mark.parametrize("keys", [{}, {"tails": "rank"}, {"order": "cluster"}, {"pca": 3}])
+def test_genes_in_another_order_give_the_same_numbers(keys: dict[str, Any], tmp_path: Path) -> None:
+    genes = matrix()
+    encoder = GeneEncoder.fit(genes, TRAINING, config(**keys))
+    turned = np.random.default_rng(3).permutation(12).tolist()
+    assert same(encoder.encode(genes), encoder.encode(taken(genes, turned)))
+    assert same(encoder.encode(genes), stored(encoder, tmp_path).encode(taken(genes, turned)))
+    assert stored(encoder, tmp_path).gene_ids == encoder.gene_ids
+
+
+@pytest.mark.proves("G2.1")
+def test_missing_genes_are_not_known_and_unknown_ones_ignored_and_counted() -> None:
+    genes = matrix()
+    encoder = GeneEncoder.fit(genes, TRAINING)
+    other = taken(genes, [5, 0, 1, 2, 3, 4, 6])
+    values = np.concatenate([other.values, np.ones((30, 2), np.float32)], axis=1)
+    values[7, 0] = np.nan  # PTEN
+    values[8, :7] = np.nan
+    other = Genes(PATIENTS, (*other.gene_ids, "ALIEN1", "ALIEN2"), values, genes.scale)
+    got = encoder.encode(other)
+    assert "P08" not in got.patient_ids and len(got.patient_ids) == 29 == len(got.expression)
+    assert got.known[:7, :7].all() and not got.known[:, 7:].any()
+    assert not got.expression[~got.known].any()
+    assert not got.known[7, 5] and got.known[7].sum() == 6
+    whole = encoder.encode(genes)
+    assert np.array_equal(got.expression[:7, :7], whole.expression[:7, :7])
+    said = [(one.patient_id, one.message) for one in got.degradations]
+    assert said == [
+        (None, "genes: 5 (CIC, FUBP1, NF1, ...) of the model's 12 are not in the matrix; they count as not known"),
+        (None, "genes: 2 (ALIEN1, ALIEN2) were not in the training matrix and are ignored"),
+        ("P07", "genes: 1 of 7 have no value; they count as not known"),
+        ("P08", "genes: 7 of 7 have no value; the patient counts as one without genes"),
+    ]
+
+
+@pytest.mark.proves("G2.1")
+def test_genes_that_were_not_selected_are_no_surprise() -> None:
+    genes = matrix()
+    assert not GeneEncoder.fit(genes, TRAINING, config(select={"top_variance": 3})).encode(genes).degradations
+
+
+@pytest.mark.proves("G.input")
+def test_what_cannot_be_meant_is_refused() -> None:
+    genes = matrix()
+    encoder = GeneEncoder.fit(genes, TRAINING)
+    with pytest.raises(InputError, match="is zscore, the model was trained on log2p1"):
+        encoder.encode(matrix("zscore"))
+    with pytest.raises(InputError, match=r"the model has TP53, EGFR, IDH1, the matrix ENSG0, ENSG1"):
+        encoder.encode(Genes(PATIENTS, ("ENSG0", "ENSG1"), genes.values[:, :2], genes.scale))
+    twice = Genes(PATIENTS, ("TP53", "EGFR", "TP53"), genes.values[:, :3], genes.scale)
+    for call in (lambda: encoder.encode(twice), lambda: GeneEncoder.fit(twice, TRAINING)):
+        with pytest.raises(InputError, match=r"1 \(TP53\) stand twice"):
+            call()
+    negative = genes.values.copy()
+    negative[4, 2] = -3
+    with pytest.raises(InputError, match="patient P04 has -3 of gene IDH1: counts cannot be negative"):
+        GeneEncoder.fit(Genes(PATIENTS, NAMES, negative, "counts"), TRAINING)
+    with pytest.raises(InputError, match="no training patient has gene expression"):
+        GeneEncoder.fit(genes, ["somebody"])
+    for keys in ({"order": "position"}, {"gtf": "a.gtf"}, {"select": {"top_variance": 0}}, {"tails": {"clip": 0}}):
+        with pytest.raises(InputError):
+            parse(GeneInputConfig, keys)
+
+
+def test_a_config_survives_its_yaml() -> None:
+    wanted = config(select={"top_variance": "500"}, tails={"clip": "4"}, order="position", gtf="genes.gtf.gz", pca="16")
+    assert parse(GeneInputConfig, read_yaml(dump(wanted))) == wanted
+    assert parse(GeneInputConfig, read_yaml("{kind: genes, select: all, tails: rank}")).tails == "rank"
+
+
+@pytest.mark.proves("G2.1")
+def test_cluster_order_puts_genes_that_go_together_side_by_side_whatever_order_they_came_in() -> None:
+    genes = matrix()
+    found = [
+        GeneEncoder.fit(
+            taken(genes, np.random.default_rng(seed).permutation(12).tolist()), TRAINING, config(order="cluster")
+        )
+        for seed in range(4)
+    ]
+    assert len({encoder.gene_ids for encoder in found}) == 1
+    groups = [NAMES.index(name) % 3 for name in found[0].gene_ids]
+    assert [groups[start : start + 4] for start in (0, 4, 8)] == [[group] * 4 for group in groups[::4]]
+    assert sorted(groups[::4]) == [0, 1, 2]
+
+
+def test_cluster_order_of_few_equal_or_too_many_genes() -> None:
+    rows = np.zeros((5, 4))
+    assert sorted(cluster_order(rows, ["d", "c", "b", "a"]).tolist()) == [0, 1, 2, 3]
+    assert cluster_order(rows[:, :2], ["b", "a"]).tolist() == [1, 0]
+    with pytest.raises(InputError, match="too many to be clustered"):
+        cluster_order(np.zeros((1, 10_001)), [str(number) for number in range(10_001)])
+
+
+def gtf_line(chromosome: str, feature: str, start: int, attributes: str) -> str:
+    return "\t".join([chromosome, "HAVANA", feature, str(start), str(start + 99), ".", "+", ".", attributes])
+
+
+ANNOTATION = "\n".join(
+    [
+        "##description: a few genes",
+        gtf_line("chr17", "gene", 7_661_779, 'gene_id "ENSG00000141510.18"; gene_name "TP53";'),
+        gtf_line("chr17", "transcript", 5, 'gene_id "ENSG00000141510.18"; gene_name "TP53";'),
+        gtf_line("chr7", "gene", 55_019_017, 'gene_id "ENSG00000146648.19"; gene_name "EGFR";'),
+        gtf_line("chrX", "gene", 77_504_880, 'gene_id "ENSG00000085224.23"; gene_name "ATRX";'),
+        gtf_line("chr2", "gene", 208_236_227, 'gene_id "ENSG00000138413.14"; gene_name "IDH1";'),
+        gtf_line("chr10", "gene", 87_862_638, 'gene_id "ENSG00000171862.12"; gene_name "PTEN"; db_xref "GeneID:5728";'),
+        gtf_line("chrM", "gene", 1, 'gene_id "ENSG00000198888.2"; gene_name "MT-ND1";'),
+        gtf_line("GL000220.1", "gene", 1, 'gene_id "ENSG00000000001.1"; gene_name "NF1";'),
+        "",
+    ]
+)
+
+
+@pytest.mark.proves("G2.1")
+@pytest.mark.parametrize("packed", [False, True])
+def test_genes_follow_the_chromosomes_of_an_annotation(packed: bool, tmp_path: Path) -> None:
+    path = tmp_path / "annotation"
+    path.write_bytes(gzip.compress(ANNOTATION.encode()) if packed else ANNOTATION.encode())
+    encoder = GeneEncoder.fit(matrix(), TRAINING, config(order="position", gtf=path))
+    assert encoder.gene_ids[:6] == ("IDH1", "EGFR", "PTEN", "TP53", "ATRX", "NF1")
+    assert encoder.gene_ids[6:] == encoder.unplaced == ("CIC", "FUBP1", "MYC", "NA", "RB1", "SEPT2")
+    whole = GeneEncoder.fit(matrix(), TRAINING).encode(matrix())
+    turned = [whole.gene_ids.index(name) for name in encoder.gene_ids]
+    assert np.array_equal(encoder.encode(matrix()).expression, whole.expression[:, turned])
+
+
+@pytest.mark.proves("G2.1")
+def test_genes_are_found_by_ensembl_id_of_another_version_and_by_entrez_id(tmp_path: Path) -> None:
+    path = tmp_path / "genes.gtf"
+    path.write_text(ANNOTATION)
+    names = ("ENSG00000141510.99", "5728", "ENSG00000138413", "nowhere")
+    genes = Genes(PATIENTS, names, matrix().values[:, :4], "log2p1")
+    encoder = GeneEncoder.fit(genes, TRAINING, config(order="position", gtf=path))
+    assert encoder.gene_ids == ("ENSG00000138413", "5728", "ENSG00000141510.99", "nowhere")
+
+
+@pytest.mark.proves("G.input")
+def test_what_is_no_annotation_is_refused_with_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "genes.gtf"
+
+    def refusal(content: bytes) -> str:
+        path.write_bytes(content)
+        with pytest.raises(InputError) as error:
+            GeneEncoder.fit(matrix(), TRAINING, config(order="position", gtf=path))
+        return str(error.value)
+
+    assert "row 2: 'TP53,17,7661779': 1 columns, a GTF line has 9." in refusal(b"#\nTP53,17,7661779\n")
+    assert "the start is not a number" in refusal(gtf_line("1", "gene", 1, "").replace("\t1\t", "\tone\t").encode())
+    assert "it has ENSMUSG01, Trp53; the matrix has TP53" in refusal(
+        gtf_line("11", "gene", 1, 'gene_id "ENSMUSG01"; gene_name "Trp53";').encode()
+    )
+    assert "cannot be read" in refusal(gzip.compress(ANNOTATION.encode())[:60])
+    path.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        GeneEncoder.fit(matrix(), TRAINING, config(order="position", gtf=path))
+
+
+def test_components_stand_for_genes() -> None:
+    genes = matrix()
+    encoder = GeneEncoder.fit(genes, TRAINING, config(pca=3))
+    got = encoder.encode(genes)
+    assert got.gene_ids == encoder.names == ("component 1", "component 2", "component 3")
+    assert got.expression.shape == got.known.shape == (30, 3) and got.known.all()
+    training = got.expression[:20].astype(float)
+    np.testing.assert_allclose(training.mean(axis=0), 0, atol=1e-6)
+    covariance = training.T @ training / 20
+    np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-5)
+    assert np.isclose(np.square(training).mean(), 1, atol=1e-5)
+    assert np.all(np.diff(np.diag(covariance)) < 0)
+    assert len(GeneEncoder.fit(genes, TRAINING, config(pca=500)).names) == 12
+
+
+@pytest.mark.proves("G2.1")
+def test_a_source_gives_rows_to_those_who_have_them_and_can_be_shuffled() -> None:
+    encoded = GeneEncoder.fit(matrix(), TRAINING).encode(matrix())
+    code = {name: number + 100 for number, name in enumerate(PATIENTS) if name != "P03"}
+    source = GeneSource.of(encoded, code)
+    block = source.block(np.array([129, 103, 100, 7, 101]))
+    assert block.patient.tolist() == [129, 100, 101] == block.item.tolist()
+    assert np.array_equal(block.value["expression"].numpy(), encoded.expression[[29, 0, 1]])
+    assert block.value["known"].numpy().all() and block.cohort is not None
+    assert len(source.block(np.array([103, 7]))) == 0
+    shuffled = source.reassigned({100: 101, 101: 102, 102: 100}).block(np.array([100, 101, 102, 104]))
+    assert np.array_equal(shuffled.value["expression"].numpy(), encoded.expression[[1, 2, 0, 4]])
+
+
+@pytest.mark.proves("G1.2")
+def test_a_large_matrix_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    genes = matrix("counts")
+    whole = GeneEncoder.fit(genes, TRAINING, config(order="cluster", pca=4))
+    monkeypatch.setattr("medform.inputs.gene_matrix.PIECE_BYTES", 8 * 12 * 4)
+    again = GeneEncoder.fit(genes, TRAINING, config(order="cluster", pca=4))
+    np.testing.assert_allclose(whole.encode(genes).expression, again.encode(genes).expression, atol=1e-5)
+    assert whole.gene_ids == again.gene_ids
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> Genes:
+    patients, count = draw(st.integers(2, 6)), draw(st.integers(1, 6))
+    names = draw(st.lists(st.text(min_size=1, max_size=5), min_size=count, max_size=count, unique=True))
+    cell = st.one_of(st.just(np.nan), st.floats(0, 1e6, width=32))
+    values = draw(st.lists(cell, min_size=patients * count, max_size=patients * count))
+    array = np.array(values, np.float32).reshape(patients, count)
+    return Genes(PATIENTS[:patients], tuple(names), array, draw(st.sampled_from(["counts", "log2p1", "zscore"])))
+
+
+@pytest.mark.proves("G2.1")
+@given(
+    genes=matrices(),
+    order=st.sampled_from(["given", "cluster"]),
+    tails=st.sampled_from([None, "rank", "none", {"clip": 2.0}]),
+    components=st.sampled_from([None, 2]),
+    top=st.integers(1, 4),
+)
+def test_any_encoder_comes_back_as_it_was(
+    genes: Genes, order: str, tails: Any, components: int | None, top: int
+) -> None:
+    keys = {"order": order, "tails": tails, "pca": components, "select": {"top_variance": top}}
+    try:
+        encoder = GeneEncoder.fit(genes, genes.patient_ids, config(**keys))
+    except InputError:
+        return  # nothing varies
+    again = GeneEncoder.from_json(json.loads(json.dumps(encoder.to_json())), encoder.arrays())
+    assert again.to_json() == encoder.to_json()
+    got = encoder.encode(genes)
+    assert same(again.encode(genes), got)
+    assert np.isfinite(got.expression).all() and got.known.any(axis=1).all()
