@@ -15,8 +15,10 @@ from PIL import Image
 from medform.cohort.cohort_file import CohortFile, parse_cohort_file, read_cohort_file
 from medform.cohort.genes import read_facts, read_join_report
 from medform.cohort.store import Cohort
+from medform.config import read_yaml
 from medform.errors import InputError
 from medform.ingestion import ingest as ingest_module
+from medform.ingestion.draft import draft_cohort_file
 from medform.ingestion.expression import read_expression
 from medform.ingestion.ingest import ingest
 from medform.synthetic.genes import GENES, draw_expression
@@ -142,16 +144,29 @@ def test_a_patient_whose_images_turn_out_unusable_has_no_expression(clinic: Path
 
 @pytest.mark.proves("G1.1", "A2.2")
 def test_the_phantoms_expression_reads_back_equal_to_what_was_planted(tmp_path: Path) -> None:
-    options = HospitalOptions(size=32, localizers=0, second_kernels=0, follow_ups=0, genes_missing=0.3)
-    truth = write_hospital(tmp_path / "phantom", patients=4, seed=4, options=options)
+    options = HospitalOptions(size=32, localizers=0, second_kernels=0, follow_ups=0, genes_missing=0.4, defects=False)
+    truth = write_hospital(tmp_path / "phantom", patients=3, seed=4, options=options)
     cohort = ingest(read_cohort_file(tmp_path / "phantom/cohort.yaml"), tmp_path / "store")
     genes = cohort.genes()
     assert genes is not None and genes.gene_ids == GENES and genes.scale == "log2"
     known = {one.patient_id for one in truth.patients if one.has_genes}
     assert set(genes.patient_ids) == known and set(cohort.patient_ids) - known
-    planted = {one.patient_id: one for one in plant(4, 4, options)}
+    planted = {one.patient_id: one for one in plant(3, 4, options)}
     drawn = draw_expression([planted[one] for one in genes.patient_ids], 4, options)
     np.testing.assert_allclose(genes.values, drawn, atol=5.1e-5)
+
+
+@pytest.mark.proves("A1.4")
+def test_init_mentions_a_matrix_and_the_draft_still_reads(clinic: Path) -> None:
+    wide = "gene," + ",".join(f"S{at}" for at in range(30)) + "\nTP53," + ",".join(map(str, range(30))) + "\n"
+    (clinic / "expression.csv").write_text(wide)
+    (clinic / "gene_notes.csv").write_text("gene,note\nTP53,none\n")
+    text = draft_cohort_file(clinic, None, clinic)
+    assert '# genes: {path: "expression.csv", scale: tpm}' in text
+    assert parse_cohort_file(read_yaml(text), "draft.yaml", clinic).genes is None
+    uncommented = text.replace("# genes:", "genes:")
+    drafted = parse_cohort_file(read_yaml(uncommented), "draft.yaml", clinic).genes
+    assert drafted is not None and drafted.path == "expression.csv"
 
 
 @pytest.mark.shared

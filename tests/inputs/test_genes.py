@@ -378,3 +378,25 @@ def test_any_encoder_comes_back_as_it_was(
     got = encoder.encode(genes)
     assert same(again.encode(genes), got)
     assert np.isfinite(got.expression).all() and got.known.any(axis=1).all()
+
+
+@pytest.mark.shared
+@pytest.mark.proves("G1.2", "G2.1")
+def test_the_glioma_matrix_has_its_tails_cut_and_its_genes_clustered(shared_data: Path) -> None:
+    with gzip.open(shared_data / "tcga_lgg" / "expression.csv.gz", "rt", encoding="utf-8") as lines:
+        names = tuple(next(lines).rstrip("\n").split(",")[1:])
+        rows = [line.rstrip("\n").split(",") for line in lines]
+    values = np.array([row[1:] for row in rows]).astype(np.float32)
+    genes = Genes(tuple(row[0] for row in rows), names, values, "zscore")
+    train = sorted(genes.patient_ids)[:60]
+    assert values.max() > 100
+    given_, clustered = (GeneEncoder.fit(genes, train, config(order=order)) for order in ("given", "cluster"))
+    assert sorted(given_.gene_ids) == sorted(clustered.gene_ids) and set(given_.constant).isdisjoint(given_.gene_ids)
+
+    def beside(encoder: GeneEncoder) -> float:
+        encoded = encoder.encode(genes)
+        assert float(np.abs(encoded.expression).max()) == 4 and encoded.known.all() and not encoded.degradations
+        held_out = encoded.expression[[one not in train for one in encoded.patient_ids]]
+        return float(np.mean(held_out[:, 1:] * held_out[:, :-1]))
+
+    assert beside(clustered) > 2 * beside(given_)  # neighbours go together in patients that were not fitted on, too

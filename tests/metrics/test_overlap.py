@@ -85,10 +85,10 @@ def test_figures_equal_monai() -> None:
 @given(st.integers(0, 50), st.integers(0, 9))
 def test_the_box_around_the_masks_changes_nothing(seed: int, margin: int) -> None:
     first, second = blobs(seed, (20, 24))
-    wide = [np.pad(mask, margin + 1) for mask in (first, second)]
-    ours = surface_distances(*(np.pad(mask, 1) for mask in (first, second)))
-    assert np.allclose(surface_distances(*wide).of_prediction, ours.of_prediction)
-    assert dice(first, second) == dice(*wide) == dice(second, first)
+    near, far = ([np.pad(mask, width) for mask in (first, second)] for width in (1, margin + 1))
+    ours, theirs = surface_distances(near[0], near[1]), surface_distances(far[0], far[1])
+    assert np.allclose(theirs.of_prediction, ours.of_prediction) and np.allclose(theirs.of_truth, ours.of_truth)
+    assert dice(first, second) == dice(far[0], far[1]) == dice(second, first)
 
 
 @pytest.mark.proves("G4.3")

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from medform.cohort.cohort_file import parse_cohort_file
+from medform.cohort.genes import GenesRecord
+from medform.cohort.genes_spec import GenesSpec
 from medform.cohort.quarantine import Verdict
 from medform.cohort.store import Cohort, CohortWriter, SeriesRecord, SliceRecord
 from medform.synthetic.hospital import make_stacks
@@ -31,10 +33,21 @@ COHORT = {
 }
 
 
-def make_phantom_store(root: Path, patients: int = 24, seed: int = 1, spoilt: frozenset[str] = frozenset()) -> Cohort:
-    """A store of phantom patients of 48 x 48 pixels; pixels and numbers of the ``spoilt`` ones are far off."""
+def make_phantom_store(
+    root: Path,
+    patients: int = 24,
+    seed: int = 1,
+    spoilt: frozenset[str] = frozenset(),
+    masks: bool = False,
+    without_genes: int | None = None,
+) -> Cohort:
+    """A store of phantom patients of 48 x 48 pixels; pixels and numbers of the ``spoilt`` ones are far off.
+
+    With ``without_genes`` all but that many patients have expression of 40 genes, of which four follow the lesion.
+    """
     stacks = make_stacks(patients, seed, HospitalOptions(size=48))
-    writer = CohortWriter(root, parse_cohort_file(COHORT, "phantom"), inputs="phantom")
+    file = COHORT if without_genes is None else COHORT | {"genes": {"path": "genes.csv", "scale": "zscore"}}
+    writer = CohortWriter(root, parse_cohort_file(file, "phantom"), inputs="phantom")
     rows = {}
     for number, patient in enumerate(stacks):
         off = patient.patient_id in spoilt
@@ -43,7 +56,8 @@ def make_phantom_store(root: Path, patients: int = 24, seed: int = 1, spoilt: fr
             for index in range(len(patient.stack))
         )
         record = SeriesRecord(f"1.2.{number}", patient.patient_id, "CT", "HU", Verdict("accepted"), slices)
-        writer.write_series(record, [np.rint(image + 150 * off).astype(np.int16) for image in patient.stack])
+        voxels = [np.rint(image + 150 * off).astype(np.int16) for image in patient.stack]
+        writer.write_series(record, voxels, masks=list(patient.mask.astype(np.uint8)) if masks else None)
         random = np.random.default_rng(number)
         rows[patient.patient_id] = {
             "age": float(random.integers(40, 80)) + 1e6 * off,
@@ -53,8 +67,19 @@ def make_phantom_store(root: Path, patients: int = 24, seed: int = 1, spoilt: fr
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient_id")
     table = table.astype({"sex": "string", "malignant": "boolean"})
-    writer.finish([f"1.2.{number}" for number in range(len(stacks))], clinical=table)
+    genes = None
+    if without_genes is not None:
+        genes = _genes({patient.patient_id: float(patient.mask.sum()) for patient in stacks[without_genes:]})
+    writer.finish([f"1.2.{number}" for number in range(len(stacks))], clinical=table, genes=genes)
     return Cohort.read(root)
+
+
+def _genes(lesion: dict[str, float]) -> GenesRecord:
+    """Z-scored expression, patient by patient, so that no row depends on who else is there."""
+    values = np.stack([np.random.default_rng(len(one) + int(size)).normal(size=40) for one, size in lesion.items()])
+    values[:, :4] += np.log1p(np.array([*lesion.values()]))[:, None] - 4
+    names = tuple(f"GENE{number}" for number in range(40))
+    return GenesRecord(tuple(lesion), names, values.astype(np.float32), GenesSpec(path="genes.csv", scale="zscore"))
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +97,15 @@ def phantom_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 def small_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """Four patients, for what is slow by the slice."""
     return make_phantom_store(tmp_path_factory.mktemp("small") / "store", patients=4)
+
+
+@pytest.fixture(scope="session")
+def gene_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Patients with masks; all but three have genes."""
+    return make_phantom_store(tmp_path_factory.mktemp("genes") / "store", masks=True, without_genes=3)
+
+
+@pytest.fixture(scope="session")
+def masked_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Patients with masks and without genes."""
+    return make_phantom_store(tmp_path_factory.mktemp("masked") / "store", patients=12, masks=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from medform.config import Config
+from medform.config import Config, own_class
 from medform.errors import InputError
-from medform.recipes.catalog import FAMILIES, own_class, part, part_class
+from medform.recipes.catalog import FAMILIES, described, part, part_class
 
 KINDS = [(family, kind) for family, kinds in FAMILIES.items() for kind in kinds]
 
@@ -83,3 +83,19 @@ def test_an_own_part_that_is_not_found_says_which_half_is_wrong(own_module: str)
         own_class(f"{own_module}:OwnConfg")
     with pytest.raises(InputError, match="module 'own_part_s' cannot be imported"):
         own_class("own_part_s:OwnConfig")
+    with pytest.raises(InputError, match="module '' cannot be imported"):
+        own_class(":OwnConfig")
+
+
+@pytest.mark.proves("U15", "A8.2")
+def test_an_own_configuration_is_written_so_that_it_can_be_read_back(own_module: str) -> None:
+    """Also where it has no key ``kind`` of its own: a run's recipe.yaml and a model's config.json name the class."""
+    vars(sys.modules[own_module])["OwnConfig"].__module__ = own_module
+    try:
+        written = described(part("objective", {"kind": f"{own_module}:OwnConfig", "width": 3}))
+        assert written == {"kind": "own_parts:OwnConfig", "width": 3} and part("objective", written) == OwnConfig(
+            width=3
+        )
+    finally:
+        OwnConfig.__module__ = __name__
+    assert described(part("tower", {"kind": "linear"}))["kind"] == "linear"

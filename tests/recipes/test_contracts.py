@@ -22,7 +22,7 @@ from medform.interfaces import Batch, Block, Encoded, Objective, Tower
 from medform.recipes.catalog import FAMILIES, part
 
 KINDS = [(family, kind) for family, kinds in FAMILIES.items() for kind in kinds]
-PATIENTS, FEATURES, COLUMNS, SHARED = 6, 10, 5, 4
+PATIENTS, FEATURES, COLUMNS, GENES, SHARED = 6, 10, 5, 7, 4
 
 
 class OwnNet(nn.Module):
@@ -68,6 +68,27 @@ def table(count: int = PATIENTS) -> Block:
     return Block({"table": torch.randn(count, COLUMNS, generator=generator(0, "table"))}, **ids(count))
 
 
+def genes(count: int = PATIENTS) -> Block:
+    """Standardised expression; the last gene of the first patient is not known."""
+    expression = torch.randn(count, GENES, generator=generator(0, "genes"))
+    known = torch.ones(count, GENES, dtype=torch.bool)
+    known[0, -1] = False
+    return Block({"expression": expression * known, "known": known}, **ids(count))
+
+
+def masks() -> Block:
+    """A soft lesion in a corner of each slice but the last."""
+    mask = torch.zeros(PATIENTS, 1, 32, 32)
+    mask[:-1, :, 4:14, 6:20] = 0.9
+    return Block({"mask": mask}, **ids(PATIENTS), z=torch.arange(PATIENTS))
+
+
+def survival() -> Block:
+    """Months, and who died; of the last patient nothing is known."""
+    value = {"time": torch.tensor([3.0, 9.0, 9.0, 20.0, 31.0]), "event": torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])}
+    return Block(value, **ids(PATIENTS - 1))
+
+
 def labels() -> Block:
     """A class a patient, but of the last one, whose label is not known."""
     return Block({"label": torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])}, **ids(PATIENTS - 1))
@@ -101,6 +122,8 @@ def made(family: str, kind: str, seed: int = 0) -> Any:
     return config.build(given.towers(), **random, **given.arguments)
 
 
+TOKENS = {"width": 8, "layers": 1, "patch": 3}
+OF_GENES = {"genes": GENES, "shared_width": SHARED}
 ABMIL = {"pool": {"kind": "abmil", "hidden": 3}, "head": {"kind": "linear"}}
 EXAMPLES: dict[tuple[str, str], Example] = {
     ("tower", "timm"): Example({"model": "resnet10t"}, block=images),
@@ -108,6 +131,12 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ("tower", "bag"): Example(ABMIL, {"width": FEATURES, "shared_width": SHARED}, block=bags),
     ("tower", "linear"): Example({}, {"width": COLUMNS, "shared_width": SHARED}, block=table),
     ("tower", "mlp"): Example({"hidden": [7]}, {"width": COLUMNS, "shared_width": SHARED}, block=table),
+    ("tower", "hybrid"): Example({"model": "resnet10t", "width": 12, "blocks": 1}, block=images),
+    ("tower", "vit"): Example({"model": "test_vit", "image_size": 32, "patch": 8, "depths": (3, 6)}, block=images),
+    ("tower", "unet"): Example({"channels": (4, 6, 8), "units": 1}, block=images),
+    ("tower", "mamba"): Example({**TOKENS, "state": 4}, OF_GENES, block=genes),
+    ("tower", "gene_transformer"): Example({**TOKENS, "heads": 2}, OF_GENES, block=genes),
+    ("tower", "gene_mlp"): Example({"hidden": [6], "width": 8}, OF_GENES, block=genes),
     ("objective", "simclr"): Example(
         {"projection": {"kind": "projection", "hidden": 8, "width": 4}},
         towers=lambda: {"image": made("tower", "timm")},
@@ -125,6 +154,19 @@ EXAMPLES: dict[tuple[str, str], Example] = {
         towers=lambda: {"image": made("tower", "bag")},
         batch=lambda: {"image": bags(), "label": labels()},
     ),
+    ("objective", "segment"): Example(
+        {"gene_dropout": 0.0, "smallest": 0},
+        towers=lambda: {"image": made("tower", "hybrid"), "genes": made("tower", "mamba")},
+        batch=lambda: {"image": images(), "mask": masks(), "genes": genes(PATIENTS - 1)},
+    ),
+    ("objective", "cox"): Example(
+        towers=lambda: {"genes": made("tower", "gene_mlp")},
+        batch=lambda: {"genes": genes(), "survival": survival()},
+    ),
+    ("input", "patient_slices"): Example({"size": 64, "source": 96}),
+    ("input", "segmentation"): Example({"size": 64, "source": 96}),
+    ("input", "masks"): Example({"values": [1, 2]}),
+    ("input", "genes"): Example({"select": "all", "order": "cluster"}),
     ("input", "slices"): Example({"size": 64, "source": 96, "augment": {"flip": False}}),
     ("input", "features"): Example({"of": "pretrain", "layers": [1, "head"], "smooth": "none", "pca": None}),
     ("input", "clinical"): Example({"clip": 2.5}),

@@ -16,6 +16,7 @@ from medform.evaluation.settings import EvaluationSettings
 from medform.reporting.report import make_report
 from medform.reporting.run_files import read_run
 from medform.reporting.segmentation import segmentation_sections
+from medform.reporting.words import signed
 from medform.runs.scores import read_scores, write_scores
 
 PATIENTS = 40
@@ -57,7 +58,7 @@ GAINS = {"mgi": 0.05, "vit_no_genes": 0.02, "unet": 0.0, "mgi_shuffled_genes": 0
 
 @pytest.mark.proves("G4.3", "G6.2", "A7")
 def test_the_section_shows_every_model_and_its_paired_differences(make_run: Any) -> None:
-    run = segmented(make_run(small=True, selected={"tumour": "mgi"}), GAINS)
+    run = segmented(make_run(small=True, montage=False, selected={"tumour": "mgi"}), GAINS)
     soup = BeautifulSoup(make_report(run).read_text(encoding="utf-8"), "html.parser")
     section = soup.select_one("#segmentation")
     assert section is not None and soup.select_one('nav a[href="#segmentation"]') is not None
@@ -77,14 +78,14 @@ def test_the_section_shows_every_model_and_its_paired_differences(make_run: Any)
 
 @pytest.mark.proves("G6.2", "A7")
 def test_the_figure_holds_every_patient_and_no_name(make_run: Any) -> None:
-    run = segmented(make_run(small=True), GAINS)
-    make_report(run)
+    run = segmented(make_run(scores=False, montage=False), GAINS)
+    segmentation_sections(read_run(run))
     with (run / "figures/segmentation-tumour.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 5 * PATIENTS and set(rows[0]) == {"model", "dice", "lesion_voxels", "small"}
     assert sum(row["small"] == "True" for row in rows) == 50
     svg = (run / "figures/segmentation-tumour.svg").read_bytes()
-    make_report(run)
+    segmentation_sections(read_run(run))
     assert (run / "figures/segmentation-tumour.svg").read_bytes() == svg
 
 
@@ -108,7 +109,7 @@ def test_genes_count_only_against_their_controls(make_run: Any, gains: dict[str,
 
 @pytest.mark.proves("A7")
 def test_a_run_without_segmentation_has_no_such_section(make_run: Any) -> None:
-    soup = BeautifulSoup(make_report(make_run(small=True)).read_text(encoding="utf-8"), "html.parser")
+    soup = BeautifulSoup(make_report(make_run(small=True, montage=False)).read_text(encoding="utf-8"), "html.parser")
     assert soup.select_one("#segmentation") is None and soup.select_one('nav a[href="#segmentation"]') is None
 
 
@@ -121,3 +122,15 @@ def test_a_run_of_segmentation_alone_is_an_evaluation(make_run: Any) -> None:
     (run / "cases.parquet").unlink()
     (section,) = segmentation_sections(read_run(run))
     assert section.figure is None and section.models == ["vit_no_genes", "unet"]
+
+
+def test_a_difference_keeps_its_sign_whatever_its_digits() -> None:
+    assert [signed(one, 3) for one in (-0.005, -0.0004, 0.0, 0.0004, 0.0012)] == [
+        "−0.005",
+        "0.000",
+        "0.000",
+        "0.000",
+        "+0.001",
+    ]
+    assert [signed(one) for one in (-0.004, -0.006, 0.004, 0.1)] == ["0.00", "−0.01", "0.00", "+0.10"]
+    assert signed(None) == "–"

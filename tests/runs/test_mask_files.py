@@ -226,6 +226,24 @@ def test_a_segmentation_says_what_it_is_and_of_which_slices(
     assert list(tmp_path.glob(".*")) == []
 
 
+@pytest.mark.proves("G4.2")
+@pytest.mark.shared
+def test_frames_of_one_enhanced_file_are_referred_to_by_their_numbers(shared_data: Path, tmp_path: Path) -> None:
+    folder = next(path for path in sorted(shared_data.rglob("eCT_Supplemental.dcm"))).parent
+    [series] = plan_folder(folder, ReadSettings(assume_hu=True)).series
+    assert series.affine_lps is not None and series.shape[0] == 2
+    mask = np.zeros(series.shape, np.uint8)
+    mask[0, 10:20, 30:33] = mask[1, 12, 400] = 1
+    instances = [one.instance for one in series.slices]
+    write_dicom_seg(mask, series.affine_lps, sorted(folder.iterdir()), tmp_path / "mask.dcm", instances=instances)
+    wanted = places(mask.transpose(2, 1, 0), np.asarray(series.affine_lps))
+    assert np.abs(seg_places(tmp_path / "mask.dcm") - wanted).max() < 1e-3
+    with pytest.raises(InputError, match="some frames"):
+        write_dicom_seg(
+            mask[:1], series.affine_lps, sorted(folder.iterdir()), tmp_path / "m.dcm", instances=instances[:1]
+        )
+
+
 @pytest.mark.proves("G4.2", "G.input")
 def test_a_series_that_is_not_that_of_the_mask_is_refused(tmp_path: Path) -> None:
     affine = turned((0, 1, 2), (1, 1, 1))

@@ -91,7 +91,7 @@ def test_a_resumed_stage_ends_with_the_same_bits(tmp_path: Path, fabric: Fabric)
 
 @pytest.mark.proves("G4.1")
 def test_a_few_steps_find_the_squares(tmp_path: Path, fabric: Fabric) -> None:
-    model, batch = train(tmp_path, fabric, 40), Squares().batch(0)
+    model, batch = train(tmp_path, fabric, 24), Squares().batch(0)
     found = model.predict(batch["image"], batch["genes"]) >= 0.5
     lesion = batch["mask"].value["mask"] > 0
     assert 2 * float((found & lesion).sum()) / float(found.sum() + lesion.sum()) > 0.8

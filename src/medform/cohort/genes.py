@@ -33,7 +33,7 @@ __all__ = [
     "write_genes",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION, ROWS = 1, 64
 VALUES, FACTS, JOIN = "genes.npy", "genes.json", "genes_join.csv"
 FILES = (VALUES, FACTS, JOIN)
 JoinStatus = Literal["matched", "ambiguous", "orphan"]
@@ -104,7 +104,7 @@ class GenesRecord:
 def write_genes(root: Path, record: GenesRecord, order: Sequence[str]) -> dict[str, str]:
     """Write the three files, patients in the ``order`` of the store; who is not in it is left out.
 
-    One row at a time goes to the file. Returns the digests of ``genes.json`` and ``genes_join.csv``; that of the
+    A few rows at a time go to the file. Returns the digests of ``genes.json`` and ``genes_join.csv``; that of the
     values stands in ``genes.json``.
     """
     place = {one: row for row, one in enumerate(record.patient_ids)}
@@ -134,13 +134,13 @@ def write_genes(root: Path, record: GenesRecord, order: Sequence[str]) -> dict[s
 
 
 def _pieces(values: NDArray[np.float32], rows: Sequence[int]) -> Iterable[bytes]:
-    """The bytes of an .npy file, one row after another."""
+    """The bytes of an .npy file, some rows at a time (of a matrix that may lie turned in memory)."""
     header = io.BytesIO()
     tree = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), values.shape[1])}
     np.lib.format.write_array_header_1_0(header, tree)
     yield header.getvalue()
-    for row in rows:
-        yield np.ascontiguousarray(values[row], dtype="<f4").tobytes()
+    for start in range(0, len(rows), ROWS):
+        yield np.ascontiguousarray(values[list(rows[start : start + ROWS])], dtype="<f4").tobytes()
 
 
 def read_genes(root: Path) -> Genes:

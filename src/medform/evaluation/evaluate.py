@@ -205,6 +205,10 @@ def _direct(predictions: pd.DataFrame, target: Target) -> Outcome:
     return outcome
 
 
+BESIDE = {"clinical": "table", "genes": "genes"}
+"""What an image is retrieved by and retrieves: modality -> its name in the rows."""
+
+
 def _retrieval(projections: pd.DataFrame, cohort: str, similarity: Similarity) -> Iterator[dict[str, Any]]:
     """Cases of every model, fold and seed with at least two patients who have both sides."""
     sides: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
@@ -212,11 +216,13 @@ def _retrieval(projections: pd.DataFrame, cohort: str, similarity: Similarity) -
     for model, fold, seed, modality, patient, vector in zip(*(projections[n].tolist() for n in names), strict=True):
         sides.setdefault((model, int(fold), int(seed)), {}).setdefault(modality, {})[str(patient)] = vector
     for (model, fold, seed), found in sides.items():
-        image, table = found.get("image", {}), found.get("clinical", {})
-        ids = sorted(set(image) & set(table))
-        if len(ids) >= 2:
-            pair = [np.stack([np.asarray(side[one], dtype=np.float64) for one in ids]) for side in (image, table)]
-            yield from retrieval_cases(cohort, model, fold, seed, ids, pair[0], pair[1], similarity)
+        image = found.get("image", {})
+        for modality, name in BESIDE.items():
+            other = found.get(modality, {})
+            ids = sorted(set(image) & set(other))
+            if len(ids) >= 2:
+                a, b = (np.stack([np.asarray(side[one], dtype=np.float64) for one in ids]) for side in (image, other))
+                yield from retrieval_cases(cohort, model, fold, seed, ids, a, b, similarity, name)
 
 
 def detectable_differences(labels: pd.DataFrame, rows: Sequence[ScoreRow] = ()) -> dict[str, float]:

@@ -33,11 +33,12 @@ def retrieval_cases(
     image: ArrayLike,
     table: ArrayLike,
     similarity: Similarity = "distance",
+    name: str = "table",
 ) -> list[dict[str, Any]]:
     """Cases of both directions: the rank of each patient's partner among the test patients of one fold.
 
     ``image`` and ``table`` (n, d) are the two projections of ``patient_ids``, row by row, in the aligned
-    space.
+    space; ``name`` says what stands beside the image (table or genes).
     """
     a, b = np.asarray(image, dtype=np.float64), np.asarray(table, dtype=np.float64)
     if a.shape != b.shape or len(a) != len(patient_ids):
@@ -50,7 +51,7 @@ def retrieval_cases(
     near = -((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2)
     shared = {"cohort": cohort, "protocol": "retrieval", "model": model, "fold": fold, "seed": seed}
     found = []
-    for task, matrix in (("image_to_table", near), ("table_to_image", near.T)):
+    for task, matrix in ((f"image_to_{name}", near), (f"{name}_to_image", near.T)):
         for one, rank in zip(patient_ids, match_ranks(matrix), strict=True):
             base = {**shared, "task": task, "patient_id": one}
             found.append({**base, "metric": RANK, "value": float(rank)})

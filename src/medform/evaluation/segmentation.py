@@ -47,8 +47,8 @@ VOXELS = "lesion_voxels"
 
 SIMPLEST_FIRST = ("unet", "vit_no_genes", "mgi")
 """Models in the order in which ties of validation scores are broken; those not named come after them."""
-NEVER_SELECTED = ("random", "shuffled", "null", "permuted")
-"""Parts of the names of controls that a run may not select."""
+NEVER_SELECTED = ("random", "shuffled", "null", "permuted", "slice_split", "slice_level")
+"""Parts of the names of controls that a run may not select; a split by slices knows its validation patients."""
 UNITS = {"mm": "in mm", "px": "in pixels: the spacing is unknown"}
 EMPTY_PATIENTS = "patients without lesion in truth and prediction left out"
 EMPTY_SLICES = "slices without lesion in truth and prediction left out"
@@ -331,8 +331,8 @@ class _Judge:
 def select_segmentation(cases: pd.DataFrame) -> dict[str, str]:
     """Task -> model with the best mean validation Dice, pooled over all folds and seeds; ties go to the simpler.
 
-    Random, shuffled, null and permuted models are never selected, nor are those that were not trained in a fold
-    in which another candidate was: the folds are not equally hard. Test patients play no part.
+    Random, shuffled, null, permuted and slice-split models are never selected, nor are those that were not trained
+    in a fold in which another candidate was: the folds are not equally hard. Test patients play no part.
     """
     found: dict[str, dict[str, dict[tuple[str, int], list[float]]]] = {}
     names = ("task", "protocol", "model", "fold", "patient_id", "metric", "value")

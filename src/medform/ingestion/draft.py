@@ -13,6 +13,7 @@ from pathlib import Path
 
 from medform.cohort.cohort_file import Select, Unit
 from medform.errors import InputError
+from medform.ingestion.find_genes import find_genes, genes_section
 from medform.ingestion.find_index import FoundIndex, find_index
 from medform.ingestion.found_series import FoundSeries
 from medform.ingestion.plan import Plan, ReadSettings, plan_folder
@@ -52,6 +53,7 @@ def draft_cohort_file(path: Path, table: Path | None, beside: Path, progress: Pr
         )
     root = _common_root(plan.root, table)
     index = find_index(plan, root)
+    genes = find_genes(plan)
     drafted = None if table is None else _draft_table(table)
     sections = [
         _head(root, beside, plan),
@@ -59,6 +61,7 @@ def draft_cohort_file(path: Path, table: Path | None, beside: Path, progress: Pr
         _table_section(drafted, table, root) if drafted and table else NO_TABLE,
         _task_section(drafted),
         _slice_task_section(index) if index else "",
+        genes_section(_relative(plan.root / genes, root)) if genes else "",
         SPLITS,
     ]
     return "\n".join(section for section in sections if section)

@@ -117,7 +117,8 @@ def _oddities(values: NDArray[np.float32], scale: GeneScale, highest: float) -> 
     notes = []
     if highest < LARGEST_LOGARITHM:
         notes.append(f"genes: the largest value is {highest:g}; are these logarithms (genes.scale: log2p1)?")
-    sums = np.array([float(np.nansum(row, dtype=np.float64)) for row in values])
+    blocks = [values[start : start + ROWS] for start in range(0, len(values), ROWS)]
+    sums = np.concatenate([np.nansum(block, axis=1, dtype=np.float64) for block in blocks])
     far = (sums > MILLION * FAR) | (sums < MILLION / FAR)
     if far.any():
         notes.append(
@@ -137,9 +138,10 @@ def uninformative(values: NDArray[np.float32]) -> dict[int, str]:
         return {int(column): "no value" for column in np.flatnonzero(empty)}
     lowest = np.full(values.shape[1], np.inf, np.float32)
     highest = np.full(values.shape[1], -np.inf, np.float32)
-    for row in values:
-        np.fmin(lowest, row, out=lowest)
-        np.fmax(highest, row, out=highest)
+    for start in range(0, len(values), ROWS):
+        block = values[start : start + ROWS]
+        np.fmin(lowest, np.fmin.reduce(block, axis=0), out=lowest)
+        np.fmax(highest, np.fmax.reduce(block, axis=0), out=highest)
     found = {}
     for column in np.flatnonzero(~(highest > lowest)).tolist():
         low = float(lowest[column])

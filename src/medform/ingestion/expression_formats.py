@@ -12,8 +12,8 @@ from medform.cohort.genes_spec import GeneFormat, GeneIdKind, GenesSpec, Orienta
 from medform.errors import InputError, Problem, nearest
 from medform.ingestion.barcodes import parse_barcode
 from medform.ingestion.expression_join import Sample
-from medform.ingestion.expression_matrix import Matrix, stacked
-from medform.ingestion.expression_text import IGNORED, TEXT, Faults, TextMatrix, first_lines, split_line
+from medform.ingestion.expression_matrix import GrowingRows, Matrix
+from medform.ingestion.expression_text import IGNORED, TEXT, Faults, TextMatrix, first_lines, read_head, split_line
 
 __all__ = ["Wanted", "read_text_matrix", "recognise"]
 
@@ -67,8 +67,10 @@ def read_text_matrix(path: Path, spec: GenesSpec, format: GeneFormat, wanted: Wa
     for number, place in enumerate(layout.ids):
         roles[place] = TEXT - number
     turned = layout.orientation == "genes_in_rows"
-    header = [Sample(layout.names[place], place=f"column {place + 1}") for place in layout.values]
-    taken = tuple(number for number, one in enumerate(header) if wanted(one)) if turned else ()
+    header: list[Sample] = []
+    if turned:
+        header = [Sample(layout.names[place], place=f"column {place + 1}") for place in layout.values]
+    taken = tuple(number for number, one in enumerate(header) if wanted(one))
     used = [layout.values[number] for number in taken] if turned else layout.values
     roles[list(used)] = np.arange(len(used))
     source = TextMatrix(path, layout.separator, layout.names, roles, layout.skip, tuple(spec.missing), spec.decimal)
@@ -96,69 +98,64 @@ def _genes_in_rows(
 ) -> Matrix:
     genes: list[str] = []
     places: list[int] = []
-    blocks, ignored = [], set(spec.ignore)
+    values, ignored = GrowingRows(len(taken)), set(spec.ignore)
     for block in source.blocks(faults):
         ids = [next(filter(None, texts), "") for texts in zip(*block.texts, strict=True)]
         kept = [row for row, one in enumerate(ids) if one not in ignored]
         genes += [ids[row] for row in kept]
         places += block.lines[kept].tolist()
-        blocks.append(block.values if len(kept) == len(ids) else block.values[kept])
-    values = stacked(blocks, len(taken), turned=True)
+        values.append(block.values if len(kept) == len(ids) else block.values[kept])
     names = (layout.format, layout.orientation)
-    return Matrix(faults.file, *names, tuple(samples), taken, tuple(genes), tuple(places), values)
+    return Matrix(faults.file, *names, tuple(samples), taken, tuple(genes), tuple(places), values.taken().T)
 
 
 def _patients_in_rows(source: TextMatrix, faults: Faults, layout: _Layout, wanted: Wanted) -> Matrix:
     samples: list[Sample] = []
     taken: list[int] = []
-    blocks = []
+    values = GrowingRows(len(layout.values))
     for block in source.blocks(faults):
         ids = block.texts[0]
         mine = [Sample(one, place=f"row {line}") for one, line in zip(ids, block.lines.tolist(), strict=True)]
         kept = [row for row, one in enumerate(mine) if wanted(one)]
         taken += [len(samples) + row for row in kept]
         samples += mine
-        blocks.append(block.values if len(kept) == len(ids) else block.values[kept])
-    values = stacked(blocks, len(layout.values), turned=False)
+        values.append(block.values if len(kept) == len(ids) else block.values[kept])
     genes = tuple(layout.names[place] for place in layout.values)
     places = tuple(place + 1 for place in layout.values)
-    return Matrix(faults.file, layout.format, layout.orientation, tuple(samples), tuple(taken), genes, places, values)
+    return Matrix(
+        faults.file, layout.format, layout.orientation, tuple(samples), tuple(taken), genes, places, values.taken()
+    )
 
 
 def _layout(path: Path, spec: GenesSpec, format: GeneFormat, wanted: Wanted) -> _Layout:
     if format == "gct":
         return _gct_layout(path, spec.id_kind)
-    lines = [line for line in first_lines(path, LOOKED_AT + 1)]
-    comments = next((at for at, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
-    if comments == len(lines):
-        raise InputError("the file is empty.", where=str(path), fix="give a table with a header and rows.")
-    names, separator = split_line(lines[comments])
-    rows = [split_line(line, separator)[0] for line in lines[comments + 1 :] if line.strip()]
-    if rows and len(rows[0]) == len(names) + 1:
-        names = ["", *names]  # as R writes a table with row names
+    head = read_head(path, LOOKED_AT)
+    names = head.header
+    if head.width == len(names) + 1:
+        names = ("", *names)  # as R writes a table with row names
     if len(names) < 2:
         raise InputError(
             "the header is a single field.",
             where=str(path),
             fix="separate the columns by tab, comma or semicolon.",
         )
-    layout = _Layout(format, "genes_in_rows", tuple(names), separator, comments + 1, (), ())
+    layout = _Layout(format, "genes_in_rows", names, head.separator, head.skip, (), ())
     if format == "cbioportal":
         return _cbioportal_layout(layout, spec.id_kind, path)
     if format == "xena":
         return _wide_layout(layout, spec, path)
-    orientation = spec.orientation if spec.orientation != "auto" else _orientation(names, rows, spec, wanted)
+    orientation = spec.orientation if spec.orientation != "auto" else _orientation(names[1:], head.ids, spec, wanted)
     return _wide_layout(replace(layout, orientation=orientation), spec, path)
 
 
-def _orientation(names: Sequence[str], rows: Sequence[list[str]], spec: GenesSpec, wanted: Wanted) -> Orientation:
+def _orientation(across: Sequence[str], down: Sequence[str], spec: GenesSpec, wanted: Wanted) -> Orientation:
     """Which way a wide matrix lies: where the patients' ids, else where TCGA barcodes are.
 
     A header is seen whole, rows only in part; so a matrix without any of them in its header has patients in rows.
     """
     if spec.patient_id is not None:
         return "patients_in_rows"
-    across, down = names[1:], [row[0] for row in rows if row]
     for test in (lambda one: wanted(Sample(one)), lambda one: parse_barcode(one) is not None):
         in_header, in_rows = sum(map(test, across)), sum(map(test, down))
         if in_header or in_rows:

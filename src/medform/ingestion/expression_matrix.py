@@ -11,7 +11,10 @@ from medform.cohort.genes_spec import GeneFormat, Orientation
 from medform.errors import Problem
 from medform.ingestion.expression_join import Sample
 
-__all__ = ["Matrix", "stacked"]
+__all__ = ["GrowingRows", "Matrix"]
+
+SHARE, LEAST = 64, 1 << 20
+"""Room is added for a 64th of the rows and a megabyte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,21 +43,28 @@ class Matrix:
         return {"column": f"{self.gene_ids[gene]} (column {self.gene_places[gene]})"}
 
 
-def stacked(blocks: list[NDArray[np.float32]], width: int, turned: bool) -> NDArray[np.float32]:
-    """Row blocks (r, width) as one matrix: (rows, width), or ``turned`` (width, rows).
+class GrowingRows:
+    """Rows (r, width) float32 appended one block after another, with little more than one copy in memory.
 
-    The list is emptied on the way, so that little more than one copy of the values is in memory at a time: pages
-    of the result come into being as they are written.
+    Room is added by a share of what is there: the allocator moves pages, not their content, where it can.
     """
-    rows = sum(len(block) for block in blocks)
-    out = np.empty((width, rows) if turned else (rows, width), np.float32)
-    at = 0
-    blocks.reverse()
-    while blocks:
-        block = blocks.pop()
-        if turned:
-            out[:, at : at + len(block)] = block.T
-        else:
-            out[at : at + len(block)] = block
-        at += len(block)
-    return out
+
+    def __init__(self, width: int) -> None:
+        self._rows = 0
+        self._held = np.empty((0, width), np.float32)
+
+    def append(self, block: NDArray[np.float32]) -> None:
+        """Copy ``block`` behind the rows that are there."""
+        end, width = self._rows + len(block), self._held.shape[1]
+        if end > len(self._held):
+            room = end + end // SHARE + LEAST // max(4 * width, 1)
+            self._held.resize((room, width), refcheck=False)
+        self._held[self._rows : end] = block
+        self._rows = end
+
+    def taken(self) -> NDArray[np.float32]:
+        """All rows; the object holds none afterwards."""
+        held = self._held
+        held.resize((self._rows, held.shape[1]), refcheck=False)
+        self.__init__(held.shape[1])
+        return held

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +18,26 @@ from numpy.typing import NDArray
 from medform.errors import InputError, Problem
 from medform.ingestion.cells import BLANKS, PLAIN
 
-__all__ = ["Block", "Faults", "TextMatrix", "cell_value", "first_lines", "open_bytes", "split_line"]
+__all__ = [
+    "Block",
+    "Faults",
+    "Head",
+    "TextMatrix",
+    "cell_value",
+    "first_lines",
+    "open_bytes",
+    "read_head",
+    "split_line",
+]
 
-BYTES = 1 << 20
-"""Bytes that are parsed at once; more where a single line is longer."""
-CELLS = 1 << 18
+BYTES, PEEKED = 1 << 18, 1 << 16
+"""Bytes that are parsed at once, more where a single line is longer; and that are read at once to see a header."""
+LONGEST_ID = 4096
+CELLS = 1 << 16
 """Values of a block, at most."""
-ODD = 1 << 14
+ODD = 1 << 12
 SHOWN = 40
+NEWLINE = 10
 IGNORED, TEXT = -1, -2
 LARGEST = float(np.finfo(np.float32).max)
 SEPARATORS = "\t,;|"
@@ -60,14 +73,55 @@ def first_lines(path: Path, count: int) -> list[str]:
 
     Raises `InputError` where the bytes are not UTF-8 or the gz stream is damaged.
     """
-    wanted, content = count, b""
+    return list(itertools.islice(_text_lines(path), count))
+
+
+@dataclass(frozen=True)
+class Head:
+    """The header line and what follows it: ``skip`` lines come before the first row, which has ``width`` fields;
+    ``ids`` are the first fields of the first rows."""
+
+    header: tuple[str, ...]
+    separator: str
+    skip: int
+    width: int
+    ids: tuple[str, ...]
+
+
+def read_head(path: Path, rows: int) -> Head:
+    """The header, after lines that are empty or begin with ``#``, and the ids of the first ``rows`` rows.
+
+    Raises `InputError` as `first_lines`, and where there is no header.
+    """
+    names: list[str] = []
+    separator, skip, width, ids = "", 0, 0, []
+    for number, line in enumerate(_text_lines(path), start=1):
+        if not line.strip() or (not names and line.startswith("#")):
+            continue
+        if not names:
+            names, separator = split_line(line)
+            skip = number
+            continue
+        if not ids:
+            width = len(split_line(line, separator)[0])
+        ids.append(split_line(line[:LONGEST_ID], separator)[0][0])
+        if len(ids) == rows:
+            break
+    if not names:
+        raise InputError("the file is empty.", where=str(path), fix="give a table with a header and rows.")
+    return Head(tuple(names), separator, skip, width, tuple(ids))
+
+
+def _text_lines(path: Path) -> Iterator[str]:
+    rest, number = b"", 0
     with open_bytes(path) as stream:
-        while content.count(b"\n") < wanted and (more := _read(stream, path, BYTES)):
-            content += more
-    lines = content.removeprefix(BOM).split(b"\n")[:wanted]
-    if lines and lines[-1] == b"":
-        lines.pop()
-    return [_decoded(line.rstrip(b"\r"), path, number) for number, line in enumerate(lines, start=1)]
+        while more := _read(stream, path, PEEKED):
+            *lines, rest = (rest + more).split(b"\n")
+            for line in lines:
+                number += 1
+                yield _decoded(line, path, number)
+    if rest:
+        yield _decoded(rest, path, number + 1)
 
 
 def _read(stream: Any, path: Path, size: int) -> bytes:
@@ -87,8 +141,10 @@ def _damaged(path: Path, error: OSError) -> InputError:
 
 
 def _decoded(line: bytes, path: Path, number: int) -> str:
+    if number == 1:
+        line = line.removeprefix(BOM)
     try:
-        return line.decode("utf-8")
+        return line.rstrip(b"\r").decode("utf-8")
     except UnicodeDecodeError:
         raise InputError("not UTF-8 text.", where=f"{path}:{number}", fix="save the file as UTF-8.") from None
 
@@ -196,16 +252,17 @@ class TextMatrix:
 
         Raises `InputError` where the gz stream is cut short.
         """
-        for start_line, data, size in self._lines():
-            place, line = 0, start_line
-            while place < size:
-                block, place, line = self._parse(data, place, size, line, faults)
+        line = self.skip + 1
+        for data in self._pieces():
+            place = 0
+            while place < len(data):
+                block, used, lines = self._parse(data[place:], line, faults)
+                place, line = place + used, line + lines
                 yield block
 
-    def _lines(self) -> Iterator[tuple[int, NDArray[np.uint8], int]]:
-        """(number of the first line, bytes, how many of them make whole lines) of each piece after the skipped
-        lines."""
-        room, held, line, skipping = bytearray(BYTES), 0, 1, self.skip
+    def _pieces(self) -> Iterator[NDArray[np.uint8]]:
+        """Whole lines after the skipped ones, in pieces that are valid until the next one is asked for."""
+        room, held, skipping = bytearray(BYTES), 0, self.skip
         with open_bytes(self.path) as stream:
             while True:
                 try:
@@ -213,40 +270,37 @@ class TextMatrix:
                 except OSError as error:
                     raise _damaged(self.path, error) from None
                 held += got
-                if not got and held and room[held - 1] != 10:
-                    room[held] = 10
+                if not got and held and room[held - 1] != NEWLINE:
+                    room[held] = NEWLINE
                     held += 1
                 end = room.rfind(b"\n", 0, held) + 1
                 if not end and got:
-                    room.extend(bytes(len(room)))
+                    room = room + bytearray(len(room))
                     continue
                 start = 0
                 while skipping and start < end:
-                    start = room.index(b"\n", start) + 1
-                    skipping, line = skipping - 1, line + 1
+                    start, skipping = room.index(b"\n", start) + 1, skipping - 1
                 if end > start:
-                    yield line, np.frombuffer(room, np.uint8)[start:end], end - start
-                    line += room.count(b"\n", start, end)
+                    yield np.frombuffer(room, np.uint8)[start:end]
                 if not got:
                     return
-                room = bytearray(room[end:held].ljust(len(room), b"\0"))
+                room[: held - end] = room[end:held]
                 held -= end
 
-    def _parse(
-        self, data: NDArray[np.uint8], place: int, size: int, line: int, faults: Faults
-    ) -> tuple[Block, int, int]:
-        """One call of the compiled pass; returns the block, and where the next one begins."""
+    def _parse(self, data: NDArray[np.uint8], line: int, faults: Faults) -> tuple[Block, int, int]:
+        """One call of the compiled pass over whole lines, the first of them number ``line`` of the file; returns
+        the block, and how many bytes and lines it takes."""
         from medform.ingestion.expression_kernel import parse_rows
 
         columns, texts = int(self.roles.max(initial=-1)) + 1, int((-1 - self.roles).max(initial=0))
-        rows = max(1, min(CELLS // max(columns, 1), (size - place) // len(self.roles) + 1))
+        rows = max(1, min(CELLS // max(columns, 1), len(data) // len(self.roles) + 1))
         values = np.empty((rows, columns), np.float32)
         spans, shape = np.zeros((rows, texts, 2), np.int64), np.empty((rows, 2), np.int64)
         odd = np.empty((max(ODD, len(self.roles)), 4), np.int64)
         words = [word.encode() for word in self.missing]
         done, used, lines, odds = parse_rows(
-            data[place:],
-            size - place,
+            data,
+            len(data),
             ord(self.separator),
             ord(self.point),
             self.roles,
@@ -257,12 +311,12 @@ class TextMatrix:
             shape,
             odd,
         )
-        raw = data[place : place + used].tobytes()
+        raw = data.data
         at = line + shape[:done, 0]
         values = values[:done]
         faults.rows += done
         for row, field_, start, end in odd[:odds].tolist():
-            text = raw[start:end].decode("utf-8", "replace")
+            text = str(raw[start:end], "utf-8", "replace")
             value = cell_value(text, self.missing, self.point)
             if value is None:
                 faults.add_cell(int(at[row]), field_, text.strip(BLANKS))
@@ -271,13 +325,16 @@ class TextMatrix:
         for row in np.flatnonzero(shape[:done, 1] != len(self.names)).tolist():
             faults.ragged.append((int(at[row]), int(shape[row, 1])))
             values[row] = np.nan
-        found = [[_text(raw[start:end]) for start, end in spans[:done, number].tolist()] for number in range(texts)]
-        return Block(at, found, values), place + used, line + lines
+        found = [
+            [_text(str(raw[start:end], "utf-8", "replace")) for start, end in spans[:done, number].tolist()]
+            for number in range(texts)
+        ]
+        return Block(at, found, values), used, lines
 
 
-def _text(raw: bytes) -> str:
+def _text(raw: str) -> str:
     """A field of ids as text: no quotes, no blanks around it."""
-    text = raw.decode("utf-8", "replace").strip(BLANKS)
+    text = raw.strip(BLANKS)
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = re.sub('""', '"', text[1:-1]).strip(BLANKS)
     return text

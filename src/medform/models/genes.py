@@ -32,7 +32,9 @@ __all__ = [
     "masked_mean",
 ]
 
-IDENTITY_SPREAD = 0.02  # standard deviation of learnt vectors before training, as usual for learnt positions
+# Standard deviation of identities before training: about the size of a projected value. At the 0.02 that is usual for
+# positions of image patches every gene looks alike at first, and a planted module is found half as well.
+IDENTITY_SPREAD = 0.5
 
 
 def masked_mean(token: Float[Tensor, "m l d"], known: Bool[Tensor, "m l"]) -> Float[Tensor, "m d"]:

@@ -5,7 +5,6 @@ Starting weights (ImageNet, a user's file) are in `medform.models.weights`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -99,8 +98,8 @@ class ModuleConfig(ImageConfig):
         """The tower with initial weights drawn from ``random``. Arguments are converted as YAML: ``3`` is a
         number.
 
-        Raises `InputError` for a class that cannot be found, that is no module, that does not take the arguments, or
-        that does not give vectors (M, d).
+        Raises `InputError` for a class that cannot be found, that cannot be made with the arguments, that is no module,
+        or that does not give vectors (M, d).
         """
         own = own_class(self.module)
         arguments = {
@@ -108,11 +107,10 @@ class ModuleConfig(ImageConfig):
             for key, value in (self.model_extra or {}).items()
         }
         try:
-            inspect.signature(own).bind(**arguments)
+            with draws_from(random):
+                encoder = own(**arguments)
         except TypeError as error:
-            raise _unusable(self.module, f"does not take these arguments: {error}") from None
-        with draws_from(random):
-            encoder = own(**arguments)
+            raise _unusable(self.module, f"cannot be made with these arguments ({error})") from error
         if not isinstance(encoder, nn.Module):
             raise _unusable(self.module, "is no torch.nn.Module")
         return ImageTower(encoder, self, self.module)

@@ -26,8 +26,8 @@ __all__ = ["CHUNK", "FEW", "GROUP", "LANES", "scan_backward", "scan_forward"]
 
 LANES = 32  # channels of one vector: two registers of AVX-512, four of AVX2; several, to hide their latency
 GROUP = 4 * LANES  # channels of one piece
-CHUNK = 32  # steps between two kept states
-FEW = 16  # partial sums that a vector is folded to
+CHUNK = 64  # steps between two kept states
+FEW = 8  # partial sums that a vector is folded to
 
 LOG2_E = 1.4426950408889634
 _LN_2 = np.float32(0.6931471805599453)
@@ -182,7 +182,7 @@ def _total(typing_context, array, index):
 
 @no_type_check
 @intrinsic
-def _exp2(typing_context, value):
+def _exp2_less_1(typing_context, value):
     """2^value for values <= 0, never below 2^-80; NaN stays NaN."""
 
     def code(context, builder, signature, arguments):
@@ -192,10 +192,13 @@ def _exp2(typing_context, value):
         shifted = builder.fadd(value, to_integer)
         share = builder.fsub(value, builder.fsub(shifted, to_integer))
         power = _constant(_EXP2[-1])
-        for coefficient in (*reversed(_EXP2[:-1]), 1.0):
+        for coefficient in reversed(_EXP2[:-1]):
             power = _multiply_add(builder, power, share, _constant(coefficient))
+        power = builder.fmul(power, share)
         exponent = builder.shl(builder.bitcast(shifted, _INTEGERS), ir.Constant(_INTEGERS, [23] * LANES))
-        return builder.bitcast(builder.add(builder.bitcast(power, _INTEGERS), exponent), _VECTOR)
+        one = _constant(1.0)
+        scale = builder.bitcast(builder.add(builder.bitcast(one, _INTEGERS), exponent), _VECTOR)
+        return _multiply_add(builder, scale, power, builder.fsub(scale, one))
 
     return lanes(lanes), code
 
@@ -245,8 +248,9 @@ def scan_forward(x, delta, b, c, rate, weight, state, kept, y, places, length, t
                 out = _times(value, _load(weight, tile * LANES))
                 for n in range(states):
                     place = tile * size + n * LANES
-                    decay = _exp2(_times(now, _load(rate, place)))
-                    h = _fused(decay, _load(state, place), _times(drive, _spread(b[b_at + t * b_step + n])))
+                    decay = _exp2_less_1(_times(now, _load(rate, place)))
+                    h = _load(state, place)
+                    h = _fused(decay, h, _fused(drive, _spread(b[b_at + t * b_step + n]), h))
                     _store(state, place, h)
                     out = _fused(h, _spread(c[c_at + t * c_step + n]), out)
                 _store(y, y_at + t * y_step + tile * LANES, out)
@@ -285,10 +289,11 @@ def scan_backward(
                 drive = _times(now, _load(x, x_at + (first + t) * x_step + tile * LANES))
                 for n in range(states):
                     place = t * size + n * LANES
-                    decay = _exp2(_times(now, _load(rate, tile * size + n * LANES)))
-                    drive_n = _times(drive, _spread(b[b_at + (first + t) * b_step + n]))
+                    decay = _exp2_less_1(_times(now, _load(rate, tile * size + n * LANES)))
+                    h = _load(history, place)
                     _store(decays, place, decay)
-                    _store(history, place + size, _fused(decay, _load(history, place), drive_n))
+                    h = _fused(decay, h, _fused(drive, _spread(b[b_at + (first + t) * b_step + n]), h))
+                    _store(history, place + size, h)
             for t in range(steps - 1, -1, -1):
                 now = _load(delta, delta_at + (first + t) * delta_step + tile * LANES)
                 value = _load(x, x_at + (first + t) * x_step + tile * LANES)
@@ -303,7 +308,7 @@ def scan_backward(
                     d_drive = _fused(g, _spread(b[b_at + (first + t) * b_step + n]), d_drive)
                     _add_product(sums, (2 * t * states + n) * FEW, g, drive)
                     _add_product(sums, ((2 * t + 1) * states + n) * FEW, seen, _load(history, place + size))
-                    passed = _times(g, _load(decays, place))
+                    passed = _fused(g, _load(decays, place), g)
                     _store(carry, own, passed)
                     change = _times(passed, _load(history, place))
                     d_now = _fused(change, _load(rate, own), d_now)

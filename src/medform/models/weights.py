@@ -192,7 +192,11 @@ def _load(tower: ImageTower, tensors: Mapping[str, Tensor], source: str) -> Load
     encoder.load_state_dict({name: given[name] for name in matched}, strict=False)  # complete: just counted
     tower.load_state_dict({name: unwrapped[full] for full, name in beside.items()}, strict=False)
     used = {prefix + name for name in matched} | set(beside)
-    unused = tuple(name for name in unwrapped if name not in used and not _is_counter(name))
+    unused = tuple(
+        name
+        for name in unwrapped
+        if name not in used and not _is_counter(name) and name.removeprefix(prefix) not in left_out
+    )
     said = _said_of_the_rest(tower, len(beside))
     report = LoadReport(source, len(matched), len(wanted), prefix, "; ".join(fitted) or None, said, unused)
     logger.info("%s", report)

@@ -134,10 +134,10 @@ def _segmentation(
 
 def _similarity(recipe: Recipe) -> Any:
     """How the recipe compares image and table."""
-    from medform.pipeline.stages import pair_stage
+    from medform.pipeline.stages import image_stage, pair_stage
 
-    found = pair_stage(recipe)
-    return getattr(found[1].objective, "similarity", "distance") if found else "distance"
+    _, stage = pair_stage(recipe) or image_stage(recipe)
+    return getattr(stage.objective, "similarity", "distance")
 
 
 def _notes(folder: RunFolder, recipe: Recipe) -> dict[str, str]:

@@ -334,7 +334,7 @@ def rebuild(files: ModelFiles) -> Model:
                 f"the weights are of another architecture: {len(odd)} tensors do not fit ({', '.join(odd[:6])}).",
                 where=f"model.safetensors, {prefix[:-1]}",
                 consequence="Nothing was loaded.",
-                fix="use a model folder as `medform export` wrote it, and an own encoder as it was when it was trained.",
+                fix="use a model folder as `medform export` wrote it, and an own encoder's code as it was in training.",
             )
         module.load_state_dict(given, strict=True)
         module.eval()

@@ -159,8 +159,10 @@ def signed(value: float | None, digits: int = 2) -> str:
     """A difference with its sign; zero carries none."""
     if value is None:
         return "–"
-    text = number(value, digits)
-    return f"+{text}" if value > 0 and float(f"{value:.{digits}f}") != 0 else text.replace("−0.00", "0.00")
+    rounded = round(value, digits)
+    if rounded == 0:
+        return number(0.0, digits)
+    return f"+{number(value, digits)}" if rounded > 0 else number(value, digits)
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:

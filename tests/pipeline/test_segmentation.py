@@ -1,0 +1,128 @@
+"""MGI as a recipe: slices aligned with genes, a segmentation from there, its masks judged beside its controls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medform.cohort.store import Cohort
+from medform.pipeline import evaluate as evaluating
+from medform.pipeline.run import RunResult, run_stages
+from medform.recipes.recipe import Recipe, read_recipe
+from medform.runs.arrays import read_arrays
+from medform.runs.folder import RunFolder
+from medform.runs.scores import read_scores
+
+TINY = (
+    "stages.align.inputs.image={kind: patient_slices, size: 48, source: 48, slices: 2}",
+    "stages.align.towers.genes={kind: mamba, width: 16, layers: 1, state: 4, patch: 8}",
+    "stages.align.budget={steps: 2}",
+    "stages.segment.inputs.image={kind: segmentation, size: 48, source: 48}",
+    "stages.segment.towers.genes={kind: mamba, width: 16, layers: 1, state: 4, patch: 8}",
+    "stages.segment.objective.smallest=0",
+    "stages.segment.batch=6",
+    "stages.segment.budget={steps: 2}",
+    "evaluation={draws: 2, shots: [1], permutations: 2, bootstrap: 100}",
+)
+MODELS = {"mgi", "mgi_null_genes", "mgi_shuffled_genes", "vit_no_genes", "unet"}
+
+
+def tiny(*overrides: str) -> Recipe:
+    return read_recipe("mgi-small", (*TINY, *overrides))
+
+
+def start(cohort: Cohort, out: Path, recipe: Recipe, **options: Any) -> RunResult:
+    folder = RunFolder(out)
+    with folder.lock():
+        return run_stages(folder, cohort, recipe, [0], "cpu", options.get("resume", False), False, None)
+
+
+@pytest.fixture(scope="module")
+def mgi_run(gene_store: Cohort, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return start(gene_store, tmp_path_factory.mktemp("mgi") / "run", tiny())
+
+
+@pytest.mark.proves("G5", "G4.3", "G.done")
+def test_every_model_of_the_segmentation_has_rows_with_interval_and_paired_differences(mgi_run: RunResult) -> None:
+    rows = [row for row in read_scores(mgi_run.run / "scores.json") if row.protocol == "segmentation"]
+    dice = {row.model: row for row in rows if row.metric == "dice_patient"}
+    assert MODELS <= set(dice)
+    assert {"mgi - vit_no_genes", "mgi - mgi_shuffled_genes", "mgi - unet"} <= set(dice)
+    tested = len({row.n_patients for row in rows if row.model in MODELS and row.metric == "dice_patient"})
+    assert tested >= 1 and all(row.n_patients for row in rows if row.value is not None)
+
+
+@pytest.mark.proves("G3.1", "G6.3")
+def test_image_genes_and_both_are_embedded_and_probed_and_met_in_retrieval(
+    mgi_run: RunResult, gene_store: Cohort
+) -> None:
+    found = pd.read_parquet(mgi_run.run / "embeddings.parquet")
+    assert {"aligned", "aligned_genes", "aligned_both", "imagenet_encoder", "random_encoder"} <= set(found["model"])
+    genes = gene_store.genes()
+    assert genes is not None
+    with_genes = set(genes.patient_ids)
+    assert set(found.loc[found["model"] == "aligned_genes", "patient_id"]) == with_genes
+    assert set(found.loc[found["model"] == "aligned", "patient_id"]) == set(gene_store.patient_ids)
+    rows = read_scores(mgi_run.run / "scores.json")
+    probed = {row.model for row in rows if row.protocol == "cross_validation" and row.metric == "auroc"}
+    assert {"aligned", "aligned_genes", "aligned_both", "table_logistic"} <= probed
+    assert any(row.protocol == "retrieval" for row in rows)
+
+
+@pytest.mark.proves("G6.2", "G5")
+def test_test_masks_are_opened_only_after_a_model_was_selected_on_validation(
+    mgi_run: RunResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import medform.pipeline.segmentation as masks
+
+    opened: list[tuple[str, str]] = []
+    judge = masks.judge_masks
+
+    def noted(run: Path, cohort: Cohort, recipe: Recipe, folds: Any, part: Any) -> Any:
+        selected = json.loads((run / "run.json").read_text())["selected"].get(masks.SEGMENTATION, "")
+        opened.append((part, selected))
+        return judge(run, cohort, recipe, folds, part)
+
+    monkeypatch.setattr(masks, "judge_masks", noted)
+    record = json.loads((mgi_run.run / "run.json").read_text())
+    assert record["selected"][masks.SEGMENTATION] in {"mgi", "vit_no_genes", "unet"}
+    folder = RunFolder(mgi_run.run)
+    folder.update(selected={})
+    evaluating.evaluate(mgi_run.run)
+    assert [part for part, _ in opened] == ["validation", "test"]
+    assert opened[0][1] == "" and opened[1][1] == record["selected"][masks.SEGMENTATION]
+
+
+@pytest.mark.proves("G5", "G4.1")
+def test_the_control_without_genes_draws_the_same_masks_with_and_without_them(mgi_run: RunResult) -> None:
+    place = mgi_run.run / "folds" / "0" / "masks"
+    arrays = {path.stem: read_arrays(path)[0] for path in place.glob("*.safetensors")}
+    assert {name.rpartition(".")[0] for name in arrays} == MODELS
+    shapes = read_arrays(place / "mgi.0.safetensors")[1]["shapes"]
+    assert all(len(shape) == 3 and shape[1:] == [48, 48] for shape in shapes.values())
+    bits = {key: int(np.unpackbits(value).sum()) for key, value in arrays["mgi.0"].items()}
+    assert set(bits) == set(shapes)
+
+
+@pytest.mark.proves("G.input", "G5")
+def test_a_finished_segmentation_is_not_trained_again_and_scores_the_same(
+    mgi_run: RunResult, gene_store: Cohort
+) -> None:
+    before = (mgi_run.run / "scores.json").read_bytes()
+    start(gene_store, mgi_run.run, tiny(), resume=True)
+    assert (mgi_run.run / "scores.json").read_bytes() == before
+
+
+@pytest.mark.proves("G.tests")
+def test_the_recipe_runs_on_a_cohort_without_genes_and_says_so(masked_store: Cohort, tmp_path: Path) -> None:
+    lean = "variants={vit_no_genes: {stages.segment.objective.gene_dropout: 1.0}}"
+    done = start(masked_store, tmp_path / "run", tiny(lean))
+    record = json.loads((done.run / "run.json").read_text())
+    assert any("genes" in note for note in record["notes"])
+    models = {row.model for row in read_scores(done.run / "scores.json") if row.protocol == "segmentation"}
+    assert {"mgi", "vit_no_genes"} <= models

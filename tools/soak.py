@@ -1,0 +1,82 @@
+"""Runs the soak tests and writes what they found to docs/soak.md: `python tools/soak.py [pytest arguments]`.
+
+A test says its figures with pytest's ``record_property``; here they stand beside its outcome and time.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "soak.md"
+PACKAGES = ("medform", "torch", "numpy", "pandas", "scikit-learn", "timm")
+
+
+class Recorder:
+    """A pytest plugin that keeps the report of every test's call."""
+
+    def __init__(self) -> None:
+        self.reports: list[pytest.TestReport] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep calls, and whatever failed or was skipped before one."""
+        if report.when == "call" or (report.when == "setup" and not report.passed):
+            self.reports.append(report)
+
+
+def commit() -> str:
+    """The commit of this checkout, marked where files differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "status", "--porcelain", "src"], capture_output=True, text=True, check=False)
+    if head.returncode:
+        return "unknown"
+    return head.stdout.strip() + (" with uncommitted changes" if changed.stdout.strip() else "")
+
+
+def page(reports: Sequence[pytest.TestReport]) -> str:
+    """docs/soak.md: date, machine and versions, then a section a test with its figures."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    lines = [
+        "---",
+        "orphan: true",
+        "---",
+        "",
+        "# Soak tests",
+        "",
+        "What needs training or long loops to show. Written by `python tools/soak.py`; not edited by hand.",
+        "",
+        f"- date: {date.today().isoformat()}; commit: {commit()}",
+        f"- machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions}",
+        f"- {sum(one.passed for one in reports)} of {len(reports)} tests passed",
+    ]
+    for report in sorted(reports, key=lambda one: one.nodeid):
+        name = report.nodeid.split("::", 1)[1].removeprefix("test_").replace("_", " ")
+        lines += ["", f"## {name}", "", f"{report.outcome}, {report.duration:.0f} s (`{report.nodeid}`)"]
+        if report.user_properties:
+            lines += ["", "| figure | value |", "| --- | --- |"]
+            lines += [f"| {key} | {value} |" for key, value in report.user_properties]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the tests marked soak (or those that ``arguments`` choose) and write the page; pytest's exit code."""
+    os.chdir(ROOT)
+    recorder = Recorder()
+    code = pytest.main(["-m", "soak", "--timeout", "5400", *arguments], plugins=[recorder])
+    if recorder.reports:
+        PAGE.write_text(page(recorder.reports), encoding="utf-8")
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
