@@ -212,7 +212,7 @@ def test_a_few_steps_find_a_planted_module(config: Any) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[1] < losses[0]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     assert all(parameter.grad is not None for name, parameter in tower.named_parameters() if "missing" not in name)
 
 

@@ -31,9 +31,10 @@ def test_a_shipped_recipe_reads_back_and_each_variant_resolves(name: str) -> Non
         assert recipe.variant(variant).variants == {}
 
 
-@pytest.mark.proves("A5.1")
-def test_every_setting_of_the_paper_recipe_has_a_source() -> None:
-    recipe = read_recipe("medform-paper")
+@pytest.mark.proves("A5.1", "G.done")
+@pytest.mark.parametrize("name", ["medform-paper", "mgi-paper"])
+def test_every_setting_of_a_paper_s_recipe_has_a_source(name: str) -> None:
+    recipe = read_recipe(name)
     assert set(recipes_page().settings(recipe)) - set(recipe.sources) <= {"stages.pretrain.pairing"}  # has no pairs
 
 

@@ -55,14 +55,14 @@ class _Piece:
 
     def places(self, channels: Sequence[_Rows], states: Sequence[_Rows], reverse: bool) -> np.ndarray:
         """(2, arrays): where the first step begins, and how far on the next one is; x, delta, then b, c first."""
-        order = [*channels[:2], *states[:2], *channels[2:], *states[2:]]
         shift = self.tile * LANES
-        offset = [shift, shift, 0, 0, *[shift] * (len(channels) - 2), *[0] * (len(states) - 2)]
-        at = np.array([row.sequence for row in order]) * self.sequence + offset
-        step = np.array([row.step for row in order])
-        if reverse:
-            at, step = at + max(self.steps - 1, 0) * step, -step
-        return np.stack([at, step])
+        order = [(row, shift) for row in channels]
+        order[2:2] = [(row, 0) for row in states[:2]]
+        order += [(row, 0) for row in states[2:]]
+        last = max(self.steps - 1, 0) if reverse else 0
+        at = [self.sequence * row.sequence + last * row.step + offset for row, offset in order]
+        step = [-row.step if reverse else row.step for row, _ in order]
+        return np.array([at, step])
 
 
 def _pieces(shape: torch.Size, lengths: Sequence[int]) -> list[_Piece]:

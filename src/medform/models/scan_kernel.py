@@ -182,7 +182,7 @@ def _total(typing_context, array, index):
 
 @no_type_check
 @intrinsic
-def _exp2_less_1(typing_context, value):
+def _exp2(typing_context, value):
     """2^value for values <= 0, never below 2^-80; NaN stays NaN."""
 
     def code(context, builder, signature, arguments):
@@ -192,13 +192,10 @@ def _exp2_less_1(typing_context, value):
         shifted = builder.fadd(value, to_integer)
         share = builder.fsub(value, builder.fsub(shifted, to_integer))
         power = _constant(_EXP2[-1])
-        for coefficient in reversed(_EXP2[:-1]):
+        for coefficient in (*reversed(_EXP2[:-1]), 1.0):
             power = _multiply_add(builder, power, share, _constant(coefficient))
-        power = builder.fmul(power, share)
         exponent = builder.shl(builder.bitcast(shifted, _INTEGERS), ir.Constant(_INTEGERS, [23] * LANES))
-        one = _constant(1.0)
-        scale = builder.bitcast(builder.add(builder.bitcast(one, _INTEGERS), exponent), _VECTOR)
-        return _multiply_add(builder, scale, power, builder.fsub(scale, one))
+        return builder.bitcast(builder.add(builder.bitcast(power, _INTEGERS), exponent), _VECTOR)
 
     return lanes(lanes), code
 
@@ -248,9 +245,8 @@ def scan_forward(x, delta, b, c, rate, weight, state, kept, y, places, length, t
                 out = _times(value, _load(weight, tile * LANES))
                 for n in range(states):
                     place = tile * size + n * LANES
-                    decay = _exp2_less_1(_times(now, _load(rate, place)))
-                    h = _load(state, place)
-                    h = _fused(decay, h, _fused(drive, _spread(b[b_at + t * b_step + n]), h))
+                    decay = _exp2(_times(now, _load(rate, place)))
+                    h = _fused(decay, _load(state, place), _times(drive, _spread(b[b_at + t * b_step + n])))
                     _store(state, place, h)
                     out = _fused(h, _spread(c[c_at + t * c_step + n]), out)
                 _store(y, y_at + t * y_step + tile * LANES, out)
@@ -262,7 +258,13 @@ def scan_backward(
     x, delta, b, c, rate, weight, kept, dy, dx, ddelta, db, dc, decays, history, carry, sums, da, dskip,
     places, length, tiles, states,
 ):  # fmt: skip
-    """One piece backward: fills ``dx``, ``ddelta``, ``db``, ``dc`` and adds to ``da``, ``dskip``."""
+    """One piece backward: fills ``dx``, ``ddelta``, ``db``, ``dc`` (flat) and adds to ``da`` and ``dskip`` in float64.
+
+    Like `scan_forward`, with ``kept`` as it was filled there. Scratch: ``decays`` [step][state][lane] of one tile and
+    chunk, ``history`` the same with one step more, ``sums`` 2 x [step][state][FEW], and ``carry``, which
+    begins as 0: [tile][state][lane] of dL/dh on its way to the step before, of ``da`` in this chunk, and
+    [tile][lane] of ``dskip``. Sums over steps are in float32 within a chunk only.
+    """
     x_at, x_step = places[0, 0], places[1, 0]
     delta_at, delta_step = places[0, 1], places[1, 1]
     b_at, b_step = places[0, 2], places[1, 2]
@@ -289,11 +291,10 @@ def scan_backward(
                 drive = _times(now, _load(x, x_at + (first + t) * x_step + tile * LANES))
                 for n in range(states):
                     place = t * size + n * LANES
-                    decay = _exp2_less_1(_times(now, _load(rate, tile * size + n * LANES)))
-                    h = _load(history, place)
+                    decay = _exp2(_times(now, _load(rate, tile * size + n * LANES)))
+                    drive_n = _times(drive, _spread(b[b_at + (first + t) * b_step + n]))
                     _store(decays, place, decay)
-                    h = _fused(decay, h, _fused(drive, _spread(b[b_at + (first + t) * b_step + n]), h))
-                    _store(history, place + size, h)
+                    _store(history, place + size, _fused(decay, _load(history, place), drive_n))
             for t in range(steps - 1, -1, -1):
                 now = _load(delta, delta_at + (first + t) * delta_step + tile * LANES)
                 value = _load(x, x_at + (first + t) * x_step + tile * LANES)
@@ -308,7 +309,7 @@ def scan_backward(
                     d_drive = _fused(g, _spread(b[b_at + (first + t) * b_step + n]), d_drive)
                     _add_product(sums, (2 * t * states + n) * FEW, g, drive)
                     _add_product(sums, ((2 * t + 1) * states + n) * FEW, seen, _load(history, place + size))
-                    passed = _fused(g, _load(decays, place), g)
+                    passed = _times(g, _load(decays, place))
                     _store(carry, own, passed)
                     change = _times(passed, _load(history, place))
                     d_now = _fused(change, _load(rate, own), d_now)

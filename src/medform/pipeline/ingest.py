@@ -19,6 +19,8 @@ FLOW = (
     ("series_quarantined", "series quarantined"),
     ("series_not_selected", "series not selected"),
     ("series_used", "series stored"),
+    ("masks_found", "masks found"),
+    ("masks_used", "masks stored"),
     ("patients_found", "patients found"),
     ("patients_without_usable_images", "patients without usable images"),
     ("patients_images_only", "patients with images but no row"),
