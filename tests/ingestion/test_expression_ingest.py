@@ -145,13 +145,13 @@ def test_a_patient_whose_images_turn_out_unusable_has_no_expression(clinic: Path
 @pytest.mark.proves("G1.1", "A2.2")
 def test_the_phantoms_expression_reads_back_equal_to_what_was_planted(tmp_path: Path) -> None:
     options = HospitalOptions(size=32, localizers=0, second_kernels=0, follow_ups=0, genes_missing=0.4, defects=False)
-    truth = write_hospital(tmp_path / "phantom", patients=3, seed=4, options=options)
+    truth = write_hospital(tmp_path / "phantom", patients=4, seed=4, options=options)
     cohort = ingest(read_cohort_file(tmp_path / "phantom/cohort.yaml"), tmp_path / "store")
     genes = cohort.genes()
     assert genes is not None and genes.gene_ids == GENES and genes.scale == "log2"
     known = {one.patient_id for one in truth.patients if one.has_genes}
     assert set(genes.patient_ids) == known and set(cohort.patient_ids) - known
-    planted = {one.patient_id: one for one in plant(3, 4, options)}
+    planted = {one.patient_id: one for one in plant(4, 4, options)}
     drawn = draw_expression([planted[one] for one in genes.patient_ids], 4, options)
     np.testing.assert_allclose(genes.values, drawn, atol=5.1e-5)
 

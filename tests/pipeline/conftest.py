@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from medform.cohort.store import Cohort, CohortWriter, SeriesRecord, SliceRecord
 from medform.synthetic.hospital import make_stacks
 from medform.synthetic.options import HospitalOptions
 
-COHORT = {
+COHORT: dict[str, Any] = {
     "name": "phantom",
     "licence": "synthetic",
     "images": {"layout": "dicom", "unit": "HU"},
@@ -30,6 +31,13 @@ COHORT = {
     },
     "tasks": [{"name": "malignant", "label": "clinical.malignant", "predicted_at": "scan", "primary": True}],
     "splits": {"folds": 2, "validation": 0.2, "seed": 3},
+}
+
+WITH_GENES = {
+    "genes": {"path": "genes.csv", "scale": "zscore"},
+    "survival": {"time": "months", "event": "died"},
+    "columns": COHORT["columns"]
+    | {"months": {"role": "time", "type": "number"}, "died": {"role": "outcome", "type": "boolean"}},
 }
 
 
@@ -46,7 +54,7 @@ def make_phantom_store(
     With ``without_genes`` all but that many patients have expression of 40 genes, of which four follow the lesion.
     """
     stacks = make_stacks(patients, seed, HospitalOptions(size=48))
-    file = COHORT if without_genes is None else COHORT | {"genes": {"path": "genes.csv", "scale": "zscore"}}
+    file = COHORT if without_genes is None else COHORT | WITH_GENES
     writer = CohortWriter(root, parse_cohort_file(file, "phantom"), inputs="phantom")
     rows = {}
     for number, patient in enumerate(stacks):
@@ -64,9 +72,12 @@ def make_phantom_store(
             "marker": float(np.log1p(patient.mask.sum()) + random.normal(0, 0.3)),
             "sex": str(random.choice(["F", "M"])),
             "malignant": bool(patient.malignant),
+            "months": float(random.exponential(30 if patient.malignant else 60)),
+            "died": bool(random.random() < 0.6),
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient_id")
-    table = table.astype({"sex": "string", "malignant": "boolean"})
+    table = table.astype({"sex": "string", "malignant": "boolean", "died": "boolean"})
+    table = table if without_genes is not None else table.drop(columns=["months", "died"])
     genes = None
     if without_genes is not None:
         genes = _genes({patient.patient_id: float(patient.mask.sum()) for patient in stacks[without_genes:]})

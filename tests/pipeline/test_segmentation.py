@@ -74,6 +74,18 @@ def test_image_genes_and_both_are_embedded_and_probed_and_met_in_retrieval(
     assert any(row.protocol == "retrieval" for row in rows)
 
 
+@pytest.mark.proves("G6.3")
+def test_survival_is_judged_from_table_image_and_genes_beside_the_table_s_cox_model(
+    mgi_run: RunResult, gene_store: Cohort
+) -> None:
+    rows = [row for row in read_scores(mgi_run.run / "scores.json") if row.protocol == "survival"]
+    harrell = {row.model: row for row in rows if row.metric == "c_index"}
+    assert {"table_cox", "aligned", "aligned_genes", "aligned_both", "aligned - table_cox"} <= set(harrell)
+    tested = set(gene_store.split().folds[0].test)
+    assert harrell["table_cox"].n_patients == len(tested & set(gene_store.survival().index))
+    assert {row.metric for row in rows} >= {"c_index", "c_index_uno"}
+
+
 @pytest.mark.proves("G6.2", "G5")
 def test_test_masks_are_opened_only_after_a_model_was_selected_on_validation(
     mgi_run: RunResult, monkeypatch: pytest.MonkeyPatch

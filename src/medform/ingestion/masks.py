@@ -87,7 +87,8 @@ def declared_masks(rule: MaskRule, root: Path, files: dict[str, FoundFile]) -> l
             fix="change masks.path or masks.pattern; {patient} stands for the patient's id, * for any text.",
             problems=[Problem("does not match.", file=file.path) for file in below[:MOST_SHOWN]],
         )
-    if files and not any(file.kind in ("dicom", "nifti", "picture") for file in files.values()):
+    taken = any(file.reason == A_MASK for file in files.values())
+    if taken and not any(file.kind in ("dicom", "nifti", "picture") for file in files.values()):
         raise InputError(
             f"masks.pattern '{rule.pattern}' takes the images too.",
             where=str(rule.folder),
@@ -140,7 +141,7 @@ def with_masks(
             aside.append(_orphan(mask, owner, mine, patients))
             continue
         _place(root, mask, {at: series[at] for at in usable}, fitting, findings)
-    if rule is not None and rule.folder is not None and found and not owned:
+    if rule is not None and rule.folder is not None and found and patients and not owned:
         raise _strangers(found, patients, rule)
     placed = []
     for at, one in enumerate(series):

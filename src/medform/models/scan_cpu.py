@@ -161,7 +161,9 @@ class CompiledScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, dy: Tensor
+    ) -> tuple[Tensor | None, ...]:
         """Gradients of the six tensors."""
         x, delta, a, b, c, skip, kept = ctx.saved_tensors
         reverse, lengths = ctx.reverse, ctx.lengths
@@ -217,10 +219,8 @@ class CompiledScan(torch.autograd.Function):
 def _whole_tiles(x: Tensor, delta: Tensor, a: Tensor, skip: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
     """The tensors with channels of 0 up to the next multiple of `LANES`, mostly none."""
     missing = -x.shape[2] % LANES
-    x, delta, skip, *more = (
-        pad(tensor.detach(), (0, missing)) if missing else tensor.detach() for tensor in (x, delta, skip, *more)
-    )
-    return x, delta, pad(a.detach(), (0, 0, 0, missing)), skip, *more
+    wider = [pad(tensor.detach(), (0, missing)) if missing else tensor.detach() for tensor in (x, delta, skip, *more)]
+    return wider[0], wider[1], pad(a.detach(), (0, 0, 0, missing)), *wider[2:]
 
 
 def _output(like: Tensor, lengths: Sequence[int]) -> Tensor:

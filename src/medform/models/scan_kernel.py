@@ -4,11 +4,14 @@ Importing this module compiles it, or reads the compiled code from numba's cache
 is used. The work is cut into pieces of one sequence and `GROUP` channels. One call does one piece, without
 the GIL and without a reduction across pieces: threads, and their order, are the caller's.
 
-A piece goes through time in chunks of `CHUNK` steps and through its channels in tiles of `TILE`. Whatever
-the layout, direction or length of the inputs, a tile is first copied into a small contiguous buffer; the
-arithmetic then runs on vectors of `LANES` channels, which LLVM lowers to the registers the CPU has. Nothing of
-size steps x channels x states exists: forward keeps the state at each chunk's start, backward computes a
-chunk's states again from there.
+A piece goes through time in chunks of `CHUNK` steps and through its channels in tiles of `LANES`, the width of
+the vector type that is defined first: left to itself, the compiler vectorises such short loops badly. LLVM
+lowers it to the registers that the CPU has. Nothing of size steps x channels x states exists: forward keeps the
+state before each chunk, backward computes a chunk's states again from there.
+
+The kernels take flat arrays and plain numbers only, and their scratch from the caller: numba takes ten times as
+long to compile slices and allocations. Fast mathematics stays off: it would let NaN pass unseen, and undo
+the rounding in `_exp2`.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
-__all__ = ["CHUNK", "FEW", "GROUP", "LANES", "scan_backward", "scan_forward"]
+__all__ = ["CHUNK", "FEW", "GROUP", "LANES", "LOG2_E", "scan_backward", "scan_forward"]
 
 LANES = 32  # channels of one vector: two registers of AVX-512, four of AVX2; several, to hide their latency
 GROUP = 4 * LANES  # channels of one piece
@@ -42,9 +45,6 @@ _EXP2 = (
 )
 _LEAST = -80.0  # 2^-80 is 0 beside any state, and spares products that denormal numbers would slow down
 _TO_INTEGER = 1.5 * 2**23  # added to a small float32, leaves its nearest integer in the lowest bits
-
-# not plain fastmath: that assumes that there are no NaN, and one in the input would pass unseen
-_MATHS = {"reassoc", "contract", "nsz", "arcp"}
 
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _INTEGERS = ir.VectorType(ir.IntType(32), LANES)
@@ -94,7 +94,7 @@ def _load(typing_context, array, index):
     """`LANES` neighbours of a flat float32 array, from ``index`` on."""
 
     def code(context, builder, signature, arguments):
-        return builder.load(_place(context, builder, signature.args[0], *arguments, LANES), align=4)
+        return builder.load(_place(context, builder, signature.args[0], arguments[0], arguments[1], LANES), align=4)
 
     return lanes(array, types.intp), code
 
@@ -105,7 +105,7 @@ def _store(typing_context, array, index, value):
     """``value`` to ``array[index : index + LANES]``."""
 
     def code(context, builder, signature, arguments):
-        place = _place(context, builder, signature.args[0], *arguments[:2], LANES)
+        place = _place(context, builder, signature.args[0], arguments[0], arguments[1], LANES)
         builder.store(arguments[2], place, align=4)
         return context.get_dummy_value()
 
@@ -153,7 +153,7 @@ def _add_product(typing_context, array, index, a, b):
     """Add a b, folded to `FEW` partial sums, to ``array[index : index + FEW]``."""
 
     def code(context, builder, signature, arguments):
-        place = _place(context, builder, signature.args[0], *arguments[:2], FEW)
+        place = _place(context, builder, signature.args[0], arguments[0], arguments[1], FEW)
         total = builder.load(place, align=4)
         for start in range(0, LANES, FEW):
             a, b = (_part(builder, value, start, FEW) for value in arguments[2:])
@@ -171,7 +171,7 @@ def _total(typing_context, array, index):
 
     def code(context, builder, signature, arguments):
         width = FEW
-        value = builder.load(_place(context, builder, signature.args[0], *arguments, width), align=4)
+        value = builder.load(_place(context, builder, signature.args[0], arguments[0], arguments[1], width), align=4)
         while width > 1:
             width //= 2
             value = builder.fadd(_part(builder, value, 0, width), _part(builder, value, width, width))
@@ -218,8 +218,8 @@ def _jit(signature: str | None = None) -> Callable[[Callable[..., Any]], Any]:
 def scan_forward(x, delta, b, c, rate, weight, state, kept, y, places, length, tiles, states):
     """One piece forward: fills ``y``, and ``kept`` with the state before each chunk where it has room.
 
-    ``x``, ``delta``, ``b``, ``c``, ``y`` are flat: step t of the i-th of them begins at ``at[i] + t step[i]``, and
-    its channels or states are neighbours. ``rate`` holds a log2(e), [tile][state][lane]; ``weight`` the skip,
+    ``x``, ``delta``, ``b``, ``c``, ``y`` are flat: step t of the i-th of them begins at ``places[0, i]`` + t
+    ``places[1, i]``, and its channels or states are neighbours. ``rate`` holds a log2(e), [tile][state][lane]; ``weight`` the skip,
     [tile][lane]; ``state`` begins as 0 and ends as the last state, like ``rate``; so do the rows of ``kept``.
     """
     x_at, x_step = places[0, 0], places[1, 0]
@@ -252,6 +252,47 @@ def scan_forward(x, delta, b, c, rate, weight, state, kept, y, places, length, t
                 _store(y, y_at + t * y_step + tile * LANES, out)
 
 
+_part_of_kernel = numba.njit(nogil=True, boundscheck=False, error_model="numpy")
+
+
+@_part_of_kernel
+@no_type_check
+def _recompute(x, delta, b, rate, decays, history, places, first, steps, tile, states):
+    """The decays and states of a tile and chunk; ``history`` begins with the state before it."""
+    x_at, x_step = places[0, 0] + first * places[1, 0] + tile * LANES, places[1, 0]
+    delta_at, delta_step = places[0, 1] + first * places[1, 1] + tile * LANES, places[1, 1]
+    b_at, b_step = places[0, 2] + first * places[1, 2], places[1, 2]
+    size = states * LANES
+    for t in range(steps):
+        now = _load(delta, delta_at + t * delta_step)
+        drive = _times(now, _load(x, x_at + t * x_step))
+        for n in range(states):
+            place = t * size + n * LANES
+            decay = _exp2(_times(now, _load(rate, tile * size + n * LANES)))
+            _store(decays, place, decay)
+            drive_n = _times(drive, _spread(b[b_at + t * b_step + n]))
+            _store(history, place + size, _fused(decay, _load(history, place), drive_n))
+
+
+@_part_of_kernel
+@no_type_check
+def _finish_chunk(sums, carry, db, dc, da, dskip, places, first, steps, tiles, states):
+    """Sums over channels to ``db`` and ``dc``; this chunk's sums over steps, in float64, to ``da`` and ``dskip``."""
+    db_at, db_step = places[0, 7], places[1, 7]
+    dc_at, dc_step = places[0, 8], places[1, 8]
+    for t in range(steps):
+        for n in range(states):
+            db[db_at + (first + t) * db_step + n] = _total(sums, (2 * t * states + n) * FEW)
+            dc[dc_at + (first + t) * dc_step + n] = _total(sums, ((2 * t + 1) * states + n) * FEW)
+    d_rate, d_weight = tiles * states * LANES, 2 * tiles * states * LANES
+    for place in range(tiles * states * LANES):
+        da[place] += carry[d_rate + place]
+        carry[d_rate + place] = 0
+    for place in range(tiles * LANES):
+        dskip[place] += carry[d_weight + place]
+        carry[d_weight + place] = 0
+
+
 @_jit("void(" + "float32[::1], " * 16 + "float64[::1], float64[::1], int64[:, ::1], int64, int64, int64)")
 @no_type_check
 def scan_backward(
@@ -272,8 +313,6 @@ def scan_backward(
     dy_at, dy_step = places[0, 4], places[1, 4]
     dx_at, dx_step = places[0, 5], places[1, 5]
     ddelta_at, ddelta_step = places[0, 6], places[1, 6]
-    db_at, db_step = places[0, 7], places[1, 7]
-    dc_at, dc_step = places[0, 8], places[1, 8]
     size = states * LANES
     d_rate, d_weight = tiles * size, 2 * tiles * size
     for chunk in range((length - 1) // CHUNK, -1, -1):
@@ -286,15 +325,7 @@ def scan_backward(
         for tile in range(tiles):
             for place in range(size):
                 history[place] = kept[(chunk * tiles + tile) * size + place]
-            for t in range(steps):
-                now = _load(delta, delta_at + (first + t) * delta_step + tile * LANES)
-                drive = _times(now, _load(x, x_at + (first + t) * x_step + tile * LANES))
-                for n in range(states):
-                    place = t * size + n * LANES
-                    decay = _exp2(_times(now, _load(rate, tile * size + n * LANES)))
-                    drive_n = _times(drive, _spread(b[b_at + (first + t) * b_step + n]))
-                    _store(decays, place, decay)
-                    _store(history, place + size, _fused(decay, _load(history, place), drive_n))
+            _recompute(x, delta, b, rate, decays, history, places, first, steps, tile, states)
             for t in range(steps - 1, -1, -1):
                 now = _load(delta, delta_at + (first + t) * delta_step + tile * LANES)
                 value = _load(x, x_at + (first + t) * x_step + tile * LANES)
@@ -320,13 +351,4 @@ def scan_backward(
                 _store(ddelta, ddelta_at + (first + t) * ddelta_step + tile * LANES, d_now)
                 own = d_weight + tile * LANES
                 _store(carry, own, _fused(seen, value, _load(carry, own)))
-        for t in range(steps):
-            for n in range(states):
-                db[db_at + (first + t) * db_step + n] = _total(sums, (2 * t * states + n) * FEW)
-                dc[dc_at + (first + t) * dc_step + n] = _total(sums, ((2 * t + 1) * states + n) * FEW)
-        for place in range(tiles * size):
-            da[place] += carry[d_rate + place]
-            carry[d_rate + place] = 0
-        for place in range(tiles * LANES):
-            dskip[place] += carry[d_weight + place]
-            carry[d_weight + place] = 0
+        _finish_chunk(sums, carry, db, dc, da, dskip, places, first, steps, tiles, states)

@@ -73,6 +73,7 @@ def evaluate_run(
 
     from medform.evaluation.evaluate import evaluate as judge
     from medform.evaluation.predictions import PredictionWriter
+    from medform.pipeline.survival import judge_survival
     from medform.runs.folder import write_atomically
     from medform.runs.scores import write_scores
 
@@ -103,8 +104,9 @@ def evaluate_run(
         rows = [*found.rows, *_slice_rows(folder, cohort, settings, writer)]
     folder.update(selected=found.selected, detectable=found.detectable)
     drawn, cases = _segmentation(folder, cohort, recipe, settings)
-    rows += drawn
-    judged = pd.concat([found.cases, cases], ignore_index=True) if len(cases) else found.cases
+    survival, risks = judge_survival(frame, cohort, settings)
+    rows += [*drawn, *survival]
+    judged = pd.concat([one for one in (found.cases, cases, pd.DataFrame(risks)) if len(one)] or [found.cases])
     for name, table in (("cases", judged), ("curves", found.curves)):
         target = folder.path / f"{name}.parquet"
         write_atomically(target, lambda path, table=table: table.to_parquet(path, index=False))
