@@ -219,8 +219,9 @@ def scan_forward(x, delta, b, c, rate, weight, state, kept, y, places, length, t
     """One piece forward: fills ``y``, and ``kept`` with the state before each chunk where it has room.
 
     ``x``, ``delta``, ``b``, ``c``, ``y`` are flat: step t of the i-th of them begins at ``places[0, i]`` + t
-    ``places[1, i]``, and its channels or states are neighbours. ``rate`` holds a log2(e), [tile][state][lane]; ``weight`` the skip,
-    [tile][lane]; ``state`` begins as 0 and ends as the last state, like ``rate``; so do the rows of ``kept``.
+    ``places[1, i]``, and its channels or states are neighbours. ``rate`` holds a log2(e), [tile][state][lane];
+    ``weight`` the skip, [tile][lane]; ``state`` begins as 0 and ends as the last state, laid out like ``rate``;
+    so are the states in ``kept``, chunk after chunk.
     """
     x_at, x_step = places[0, 0], places[1, 0]
     delta_at, delta_step = places[0, 1], places[1, 1]

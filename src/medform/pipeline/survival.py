@@ -37,7 +37,7 @@ def judge_survival(
     if cohort.file.survival is None:
         return [], []
     known = cohort.survival()
-    chosen: Any = frame[(frame["supports"] == "aligned") & frame["patient_id"].isin(known.index)]
+    chosen: Any = frame[(frame["supports"] == "aligned") & frame["patient_id"].isin(list(known.index))]
     cases: list[dict[str, Any]] = []
     for (model, fold, seed), rows in chosen.groupby(["model", "fold", "seed"], sort=True):
         tested = rows[rows["part"] == "test"]

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -209,10 +210,8 @@ def _descriptions(highdicom: Any, numbers: Sequence[int], labels: Mapping[int, s
     """A segment a label: what it is in SNOMED CT, and that a program drew it."""
     from pydicom.sr.codedict import codes
 
-    import medform
-
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        name="medform", family=codes.DCM.ArtificialIntelligence, version=medform.__version__
+        name="medform", family=codes.DCM.ArtificialIntelligence, version=version("medform")
     )
     return [
         highdicom.seg.SegmentDescription(
@@ -233,11 +232,9 @@ def _identification(
     """Series, instance and equipment; the UIDs are digests of what the object is made of."""
     from pydicom.uid import generate_uid
 
-    import medform
-
     facts = [str(dataset.SOPInstanceUID) for dataset in datasets]
     facts += [f"{number}={label_name(number, labels)}" for number in numbers]
-    facts += [str(content.shape), hashlib.sha256(content.tobytes()).hexdigest(), medform.__version__]
+    facts += [str(content.shape), hashlib.sha256(content.tobytes()).hexdigest(), version("medform")]
     return {
         "series_instance_uid": generate_uid(entropy_srcs=["series", *facts]),
         "sop_instance_uid": generate_uid(entropy_srcs=["instance", *facts]),
@@ -246,7 +243,7 @@ def _identification(
         "series_description": "medform segmentation, research use only",
         "manufacturer": "medform",
         "manufacturer_model_name": "medform",
-        "software_versions": medform.__version__,
+        "software_versions": version("medform"),
         "device_serial_number": "none",
     }
 
