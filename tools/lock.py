@@ -1,4 +1,4 @@
-"""Write requirements.lock (core) and requirements-dev.lock (extras, tests, lint, docs, peers) from what is installed here.
+"""Write requirements.lock (core) and requirements-dev.lock (extras, tests, docs, peers) from what is installed here.
 
 The closure of pyproject's requirements is walked through the installed packages' own metadata, so the lock holds
 exactly what was resolved together, with versions only: no index address, no path.
@@ -43,7 +43,7 @@ def closure(requirements: Iterable[str]) -> dict[str, str]:
 def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     core = closure(project["dependencies"])
-    rest = closure([text for extra in project["optional-dependencies"] for text in project["optional-dependencies"][extra]])
+    rest = closure([text for texts in project["optional-dependencies"].values() for text in texts])
     header = HEADER.format(python=f"CPython {sys.version.split()[0]}", platform=sys.platform)
     for name, pins in (
         ("requirements.lock", core),

@@ -44,6 +44,48 @@ def collect(run: Path) -> None:
     write_scores(target / "scores.json", read_scores(run / "scores.json"))
 
 
+def collect_scans(runs: Path) -> None:
+    """What `check` said of the DICOM series, and what `embed` made of those that it vouches for; no id of any."""
+    import pandas as pd
+
+    check = json.loads((runs / "dicom_ct.check.json").read_text(encoding="utf-8"))
+    vectors = pd.read_parquet(runs / "dicom_ct.embeddings.parquet")
+    verdicts = [
+        {key: series[key] for key in ("modality", "n_slices", "verdict", "codes")} for series in check["series"]
+    ]
+    found = {
+        "schema_version": 1,
+        "proves": ["A9", "A8.1"],
+        "files": check["files"],
+        "series": sorted(verdicts, key=lambda one: (one["verdict"], one["n_slices"], one["codes"])),
+        "embedded": {level: int(count) for level, count in vectors["level"].value_counts().sort_index().items()},
+        "width": len(vectors["vector"].iloc[0]),
+    }
+    target = RESULTS / "dicom_ct"
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "scans.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def scan_section(path: Path) -> list[str]:
+    """The DICOM series in words."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    files, embedded = found["files"], found["embedded"]
+    text = [
+        "## dicom_ct: whole DICOM series through check, ingest and embed",
+        "",
+        f"{files['found']} files: {files['image']} images, {files['other']} others, {files['unreadable']} unreadable. "
+        f"`embed` made {embedded['slice']} slice vectors and {embedded['series']} series vectors of {found['width']} "
+        "numbers from what was accepted or repaired.",
+        "",
+        "| slices | verdict | why |",
+        "| --- | --- | --- |",
+    ]
+    for series in found["series"]:
+        why = ", ".join(code.replace("_", " ") for code in series["codes"]) or "-"
+        text.append(f"| {series['n_slices']} | {series['verdict']} | {why} |")
+    return [*text, ""]
+
+
 def figure(row: Any) -> str:
     """Value with its interval."""
     if row is None or row.value is None:
@@ -125,6 +167,8 @@ def main() -> None:
         for run in sorted(runs.iterdir()):
             if (run / "scores.json").is_file() and (run / "run.json").is_file():
                 collect(run)
+        if (runs / "dicom_ct.embeddings.parquet").is_file():
+            collect_scans(runs)
     text = [
         "# Results",
         "",
@@ -136,6 +180,8 @@ def main() -> None:
     for folder in sorted(RESULTS.iterdir()):
         if (folder / "scores.json").is_file():
             text += section(folder)
+        elif (folder / "scans.json").is_file():
+            text += scan_section(folder / "scans.json")
     text += benchmarks()
     PAGE.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
 

@@ -1,0 +1,30 @@
+"""The page that tools/soak.py writes: every test with its outcome and figures, and where and when it was run."""
+
+from __future__ import annotations
+
+import importlib.util
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[1] / "tools" / "soak.py"
+
+
+@pytest.mark.proves("A.tests")
+def test_the_page_names_date_machine_outcomes_and_figures() -> None:
+    spec = importlib.util.spec_from_file_location("soak", TOOL)
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    place = ("soak/test_a.py", 1, "test_kills")
+    good = pytest.TestReport(
+        "soak/test_a.py::test_kills", place, {}, "passed", None, "call", user_properties=[("kills", 10)], duration=61.4
+    )
+    bad = pytest.TestReport("soak/test_b.py::test_a_null", place, {}, "failed", "why", "call", duration=2.0)
+    text = tool.page([bad, good])
+    assert f"- date: {date.today().isoformat()}; commit: " in text and "cores, Python 3." in text
+    assert "- 1 of 2 tests passed" in text
+    assert text.index("## kills") < text.index("## a null")
+    assert "passed, 61 s (`soak/test_a.py::test_kills`)" in text and "| kills | 10 |" in text
+    assert "failed, 2 s (`soak/test_b.py::test_a_null`)" in text
