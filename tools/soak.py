@@ -1,6 +1,7 @@
 """Runs the soak tests and writes what they found to docs/soak.md: `python tools/soak.py [pytest arguments]`.
 
-A test says its figures with pytest's ``record_property``; here they stand beside its outcome and time.
+A test says its figures with pytest's ``record_property``; here they stand beside its outcome, time and date. Where only
+some tests are run, as in `python tools/soak.py tests/soak -k kill`, the others keep what an earlier run found.
 """
 
 from __future__ import annotations
@@ -43,10 +44,31 @@ def commit() -> str:
     return head.stdout.strip() + (" with uncommitted changes" if changed.stdout.strip() else "")
 
 
-def page(reports: Sequence[pytest.TestReport]) -> str:
-    """docs/soak.md: date, machine and versions, then a section a test with its figures."""
+def section(report: pytest.TestReport) -> str:
+    """A test's part of the page: outcome, time, date and commit, then its figures."""
+    said = f"{report.outcome}, {report.duration:.0f} s, {date.today().isoformat()}, commit {commit()}"
+    lines = [said, "", f"`{report.nodeid}`"]
+    if report.user_properties:
+        lines += ["", "| figure | value |", "| --- | --- |"]
+        lines += [f"| {key} | {value} |" for key, value in report.user_properties]
+    return "\n".join(lines)
+
+
+def sections(text: str) -> dict[str, str]:
+    """Heading and text of every test on a page."""
+    parts = text.split("\n## ")[1:]
+    return {part.split("\n", 1)[0]: part.split("\n", 1)[1].strip() for part in parts}
+
+
+def page(reports: Sequence[pytest.TestReport], before: str = "") -> str:
+    """The page after these tests; sections of ``before`` that were not run again stay as they are."""
+    found = sections(before)
+    for report in reports:
+        name = report.nodeid.split("::", 1)[1].removeprefix("test_").replace("_", " ")
+        found[name] = section(report)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    lines = [
+    passed = sum(text.startswith("passed") for text in found.values())
+    head = [
         "---",
         "orphan: true",
         "---",
@@ -55,17 +77,11 @@ def page(reports: Sequence[pytest.TestReport]) -> str:
         "",
         "What needs training or long loops to show. Written by `python tools/soak.py`; not edited by hand.",
         "",
-        f"- date: {date.today().isoformat()}; commit: {commit()}",
+        f"- {passed} of {len(found)} tests passed",
         f"- machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions}",
-        f"- {sum(one.passed for one in reports)} of {len(reports)} tests passed",
     ]
-    for report in sorted(reports, key=lambda one: one.nodeid):
-        name = report.nodeid.split("::", 1)[1].removeprefix("test_").replace("_", " ")
-        lines += ["", f"## {name}", "", f"{report.outcome}, {report.duration:.0f} s (`{report.nodeid}`)"]
-        if report.user_properties:
-            lines += ["", "| figure | value |", "| --- | --- |"]
-            lines += [f"| {key} | {value} |" for key, value in report.user_properties]
-    return "\n".join(lines) + "\n"
+    body = [f"\n## {name}\n\n{found[name]}" for name in sorted(found)]
+    return "\n".join([*head, *body]) + "\n"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,7 +90,8 @@ def main(arguments: Sequence[str]) -> int:
     recorder = Recorder()
     code = pytest.main(["-m", "soak", "--timeout", "5400", *arguments], plugins=[recorder])
     if recorder.reports:
-        PAGE.write_text(page(recorder.reports), encoding="utf-8")
+        before = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+        PAGE.write_text(page(recorder.reports, before), encoding="utf-8")
     return int(code)
 
 

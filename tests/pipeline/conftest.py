@@ -34,7 +34,7 @@ COHORT: dict[str, Any] = {
 }
 
 WITH_GENES = {
-    "genes": {"path": "genes.csv", "scale": "zscore"},
+    "genes": {"path": "genes.csv", "scale": "zscore", "upstream_transductive": True},
     "survival": {"time": "months", "event": "died"},
     "columns": COHORT["columns"]
     | {"months": {"role": "time", "type": "number"}, "died": {"role": "outcome", "type": "boolean"}},
@@ -90,7 +90,12 @@ def _genes(lesion: dict[str, float]) -> GenesRecord:
     values = np.stack([np.random.default_rng(len(one) + int(size)).normal(size=40) for one, size in lesion.items()])
     values[:, :4] += np.log1p(np.array([*lesion.values()]))[:, None] - 4
     names = tuple(f"GENE{number}" for number in range(40))
-    return GenesRecord(tuple(lesion), names, values.astype(np.float32), GenesSpec(path="genes.csv", scale="zscore"))
+    return GenesRecord(
+        tuple(lesion),
+        names,
+        values.astype(np.float32),
+        GenesSpec(path="genes.csv", scale="zscore", upstream_transductive=True),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,14 @@ def test_image_genes_and_both_are_embedded_and_probed_and_met_in_retrieval(
 
 
 @pytest.mark.proves("G6.3")
+def test_figures_of_genes_that_their_publisher_standardised_over_everybody_say_so(mgi_run: RunResult) -> None:
+    rows = [row for row in read_scores(mgi_run.run / "scores.json") if row.value is not None]
+    marked = {row.model for row in rows if "upstream_transductive" in (row.note or "")}
+    assert {"mgi", "mgi_shuffled_genes", "vit_no_genes", "aligned", "aligned_genes", "aligned_both"} <= marked
+    assert not marked & {"unet", "table_cox", "table_logistic", "imagenet_encoder"}
+
+
+@pytest.mark.proves("G6.3")
 def test_survival_is_judged_from_table_image_and_genes_beside_the_table_s_cox_model(
     mgi_run: RunResult, gene_store: Cohort
 ) -> None:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "evaluate_run"]
 
 logger = logging.getLogger(__name__)
+UNTRAINED = (
+    "aligned", "image_only", "random_start", "shuffled_pairs", "attention_unaligned", "supervised_mil",
+)  # fmt: skip
+"""Models of a stage-1 encoder."""
+SEES_GENES = ("aligned", "aligned_genes", "aligned_both", "genes_logistic", "mgi_shuffled_genes", "vit_no_genes")
+"""Models that saw genes, in alignment (`vit_no_genes` starts from it) or later, beside the recipe's own masks."""
 FEWEST_STEPS = 200  # of an encoder from a random start, below which its rows say `encoder_untrained`
 
 
@@ -85,7 +91,7 @@ def evaluate_run(
     settings = recipe.evaluation.model_copy(update={"primary": primary})
     optional = {name: folder.path / f"{name}.parquet" for name in ("direct", "projections", "attention")}
     frames = {name: pd.read_parquet(path) if path.is_file() else None for name, path in optional.items()}
-    split = cohort.split()
+    split, notes = cohort.split(), _notes(recipe, cohort)
     with PredictionWriter(folder.path / "predictions.parquet") as writer:
         found = judge(
             frame,
@@ -97,14 +103,14 @@ def evaluate_run(
             projections=frames["projections"],
             similarity=_similarity(recipe),
             attention=frames["attention"],
-            notes=_notes(folder, recipe),
+            notes=notes,
             sink=writer,
             progress=lambda line: logger.debug("%s", line),
         )
         rows = [*found.rows, *_slice_rows(folder, cohort, settings, writer)]
     folder.update(selected=found.selected, detectable=found.detectable)
-    drawn, cases = _segmentation(folder, cohort, recipe, settings)
-    survival, risks = judge_survival(frame, cohort, settings)
+    drawn, cases = _segmentation(folder, cohort, recipe, settings, notes)
+    survival, risks = judge_survival(frame, cohort, settings, notes)
     rows += [*drawn, *survival]
     judged = pd.concat([one for one in (found.cases, cases, pd.DataFrame(risks)) if len(one)] or [found.cases])
     for name, table in (("cases", judged), ("curves", found.curves)):
@@ -115,7 +121,7 @@ def evaluate_run(
 
 
 def _segmentation(
-    folder: RunFolder, cohort: Cohort, recipe: Recipe, settings: EvaluationSettings
+    folder: RunFolder, cohort: Cohort, recipe: Recipe, settings: EvaluationSettings, notes: dict[str, str]
 ) -> tuple[list[ScoreRow], pd.DataFrame]:
     """Rows and cases of the kept masks. Test masks are opened only after `selected` stands in run.json."""
     import pandas as pd
@@ -131,7 +137,7 @@ def _segmentation(
         folder.update(selected={**folder.record().get("selected", {}), **select_segmentation(validation)})
     tested = pd.DataFrame(judge_masks(folder.path, cohort, recipe, folds, "test"))
     cases = pd.concat([validation, tested], ignore_index=True)
-    return (segmentation_rows(cases, settings) if len(cases) else []), cases
+    return (segmentation_rows(cases, settings, notes=notes) if len(cases) else []), cases
 
 
 def _similarity(recipe: Recipe) -> Any:
@@ -142,23 +148,25 @@ def _similarity(recipe: Recipe) -> Any:
     return getattr(stage.objective, "similarity", "distance")
 
 
-def _notes(folder: RunFolder, recipe: Recipe) -> dict[str, str]:
-    """Remarks on whole models: an encoder that took next to no step from a random start is not a trained one."""
+def _notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
+    """Remarks on whole models, which all their rows carry.
+
+    ``encoder_untrained``: an encoder that took next to no step from a random start is not a trained one.
+    ``upstream_transductive``: the publisher of the genes standardised them over all patients, test patients included.
+    """
     from medform.pipeline.stages import image_stage
 
+    said: dict[str, list[str]] = {}
     _, stage = image_stage(recipe)
     steps = stage.budget.steps
     if stage.start.image in (None, "random") and steps is not None and steps < FEWEST_STEPS:
-        names = (
-            "aligned",
-            "image_only",
-            "random_start",
-            "shuffled_pairs",
-            "attention_unaligned",
-            "supervised_mil",
-        )
-        return dict.fromkeys(names, "encoder_untrained")
-    return {}
+        for model in UNTRAINED:
+            said.setdefault(model, []).append("encoder_untrained")
+    genes = cohort.genes() if any("genes" in one.inputs for one in recipe.stages.values()) else None
+    if genes is not None and genes.upstream_transductive:
+        for model in (*SEES_GENES, recipe.name.partition("-")[0]):
+            said.setdefault(model, []).append("upstream_transductive")
+    return {model: "; ".join(notes) for model, notes in said.items()}
 
 
 def _slice_rows(folder: RunFolder, cohort: Cohort, settings: Any, writer: Any) -> list[ScoreRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,7 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
 
     import medform
     from medform.pipeline.fold import MAIN
+    from medform.pipeline.frozen_segmentation import GENES_ROW, rebuild_segmenter, segmentation_parts
     from medform.pipeline.predict import rebuild, selftest_values
     from medform.pipeline.readouts import fit_readouts, to_files
     from medform.pipeline.stages import feature_input, image_stage, pair_stage
@@ -133,11 +135,19 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
         "tasks": list(readouts),
     }
     preprocess = {"unit": cohort.unit, "window": list(cohort.window), "size": feature_input(recipe).size}
-    files = ModelFiles(weights, config, preprocess, table, probes, readouts)
+    drawn = segmentation_parts(folder, cohort, recipe, seed, fold)
+    if drawn is not None:
+        weights |= drawn.weights
+        config["segmentation"] = drawn.config
+    genes = None if drawn is None else drawn.genes
+    files = ModelFiles(weights, config, preprocess, table, probes, readouts, genes=genes)
     values = selftest_values(cohort.window)
-    vector = rebuild(files).embed_values(values)
-    texts = _texts(folder, cohort, recipe, config)
-    return ModelFiles(weights, config, preprocess, table, probes, readouts, {"images": values, "vector": vector}, texts)
+    selftest = {"images": values, "vector": rebuild(files).embed_values(values)}
+    if drawn is not None:
+        segmenter = rebuild_segmenter(files)
+        row = segmenter.selftest_row()
+        selftest |= segmenter.selftest(values, row) | ({} if row is None else {GENES_ROW: row})
+    return replace(files, selftest=selftest, texts=_texts(folder, cohort, recipe, config))
 
 
 def _encoder_weights(place: Path, recipe: Recipe, seed: int) -> dict[str, np.ndarray]:
@@ -160,11 +170,22 @@ def _encoder_weights(place: Path, recipe: Recipe, seed: int) -> dict[str, np.nda
 
 def _own_code(config: Mapping[str, Any]) -> list[str]:
     """A line for the card where parts of the model are of code that is not medform's."""
-    kinds = [part.get("module", part["kind"]) for part in (config["tower"], config["pair"]) if part is not None]
+    drawing = config.get("segmentation") or {"towers": {}}
+    parts = [config["tower"], config["pair"], *drawing["towers"].values()]
+    kinds = dict.fromkeys(part.get("module", part["kind"]) for part in parts if part is not None)
     own = [kind for kind in kinds if ":" in kind]
     if not own:
         return []
     return [f"Its parts {', '.join(own)} are not medform's: their modules must be importable where the model is used."]
+
+
+def _drawn(config: Mapping[str, Any]) -> list[str]:
+    """A line for the card where the model draws masks."""
+    found = config.get("segmentation")
+    if found is None:
+        return []
+    genes = ", with the patient's gene expression or without" if "genes" in found["towers"] else ""
+    return [f"It also draws masks of the lesion (`medform segment`), as model {found['model']}{genes}."]
 
 
 def _texts(folder: RunFolder, cohort: Cohort, recipe: Recipe, config: Mapping[str, Any]) -> dict[str, str]:
@@ -203,6 +224,7 @@ def _texts(folder: RunFolder, cohort: Cohort, recipe: Recipe, config: Mapping[st
         f"({record['cohort']['n_patients']} patients), medform {config['medform']}, seed {config['seed']}.",
         f"Input: slices in {cohort.unit}, window {cohort.window[0]:g} to {cohort.window[1]:g}.",
         *_own_code(config),
+        *_drawn(config),
         "",
         "## Scores of the cross-validation, beside their controls",
         "",

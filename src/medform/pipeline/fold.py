@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from medform.inputs.clinical import EncodedTable
     from medform.recipes.recipe import Recipe
 
-__all__ = ["FoldResult", "MAIN", "run_fold"]
+__all__ = ["FoldResult", "MAIN", "rows_of", "run_fold"]
 
 MAIN = "main"
 """The recipe as it is, beside its variants; its rows are `aligned` (`image_only` without a second stage)."""
@@ -79,7 +79,7 @@ def run_fold(bench: Bench, group: Group, recipe: Recipe, labels: pd.DataFrame, p
     everybody = bench.imaged(group.everybody)
     statistics = bench.intensity(feature_input(recipe).size)
     vectors = np.stack([statistics[patient] for patient in everybody])
-    result.embeddings.append(_rows(group, "intensity_stats", "aligned", recipe.seeds[0], everybody, vectors))
+    result.embeddings.append(rows_of(group, "intensity_stats", "aligned", recipe.seeds[0], everybody, vectors))
     _keep_encoders(bench, group, recipe.seeds[0], companions)
     for seed in recipe.seeds:
         sides: dict[str, tuple[ImageSide, Encoder]] = {}
@@ -130,18 +130,18 @@ def _with_genes(
     tower = encoder.towers[GENES]
     everybody = [patient for patient in group.everybody if patient in set(companions.patients(GENES))]
     vectors = embeddings(tower, companions.source(GENES).block(companions.codes(everybody)))
-    result.embeddings.append(_rows(group, "aligned_genes", "aligned", seed, everybody, vectors, modality=GENES))
+    result.embeddings.append(rows_of(group, "aligned_genes", "aligned", seed, everybody, vectors, modality=GENES))
     both = [patient for patient in everybody if bench.has_image(patient)]
     place_of = {patient: row for row, patient in enumerate(everybody)}
     train = [patient for patient in both if patient in set(group.train)]
     parts = lambda patients: [side.of(patients), vectors[[place_of[one] for one in patients]]]  # noqa: E731
     joined = Joined.fit(parts(train)).apply(parts(both))
-    result.embeddings.append(_rows(group, "aligned_both", "aligned", seed, both, joined, modality="both"))
+    result.embeddings.append(rows_of(group, "aligned_both", "aligned", seed, both, joined, modality="both"))
     tested = [patient for patient in both if patient in set(group.test)]
     if len(tested) >= 2:
         image = slice_means(bench, side, encoder, tested)
         for modality, found in ((IMAGE, image), (GENES, vectors[[place_of[one] for one in tested]])):
-            result.projections.append(_rows(group, "aligned", "aligned", seed, tested, found, "test", modality))
+            result.projections.append(rows_of(group, "aligned", "aligned", seed, tested, found, "test", modality))
 
 
 def _side(
@@ -203,7 +203,7 @@ def _run_variant(
     if variant.embedding == ["image_only"] or second is None:
         named = second is not None or variant.embedding == ["image_only"] or aligns_slices(variant)
         result.embeddings.append(
-            _rows(group, model if named else "image_only", "aligned", seed, everybody, side.vectors)
+            rows_of(group, model if named else "image_only", "aligned", seed, everybody, side.vectors)
         )
         return
     supervised = isinstance(second[1].objective, ClassifyConfig)
@@ -220,7 +220,7 @@ def _run_variant(
     if note and group.fold is not None:
         result.notes.append(f"fold {group.fold}, {model}: {note}")
     vectors, joined = _embed(variant, side, pairing, everybody, train)
-    result.embeddings.append(_rows(group, model, "aligned", seed, everybody, vectors))
+    result.embeddings.append(rows_of(group, model, "aligned", seed, everybody, vectors))
     if "aligned" not in variant.embedding and group.fold is not None:
         return
     _keep_join(bench, group, name, seed, joined)
@@ -292,7 +292,7 @@ def _out_of_fold(
         made = joined.apply(_parts(inner, side, pairing, left_out))
         vectors |= dict(zip(left_out, made, strict=True))
     kept = [patient for patient in train if patient in vectors]
-    return _rows(group, model, "out_of_fold", seed, kept, np.stack([vectors[patient] for patient in kept]))
+    return rows_of(group, model, "out_of_fold", seed, kept, np.stack([vectors[patient] for patient in kept]))
 
 
 def _unseen(
@@ -309,7 +309,7 @@ def _unseen(
     parts = {"train": seen, "held_out": rest}
     parts |= {"validation": bench.imaged(group.validation), "test": bench.imaged(group.test)}
     return [
-        _rows(group, model, "unseen", seed, patients, joined.apply(_parts(inner, side, pairing, patients)), part)
+        rows_of(group, model, "unseen", seed, patients, joined.apply(_parts(inner, side, pairing, patients)), part)
         for part, patients in parts.items()
         if patients
     ]
@@ -324,7 +324,7 @@ def _part_of(group: Group) -> dict[str, str]:
     return {patient: part for part, patients in parts for patient in patients}
 
 
-def _rows(
+def rows_of(
     group: Group, model: str, supports: str, seed: int, patients: Sequence[str], vectors: np.ndarray,
     part: str | None = None, modality: str = "image",
 ) -> pd.DataFrame:  # fmt: skip
@@ -348,7 +348,7 @@ def _table_rows(group: Group, table: EncodedTable) -> pd.DataFrame:
     part_of = _part_of(group)
     kept = [(row, patient) for row, patient in enumerate(table.patient_ids) if patient in part_of]
     values = table.values[[row for row, _ in kept]]
-    return _rows(group, "table", "aligned", 0, [patient for _, patient in kept], values, modality="clinical")
+    return rows_of(group, "table", "aligned", 0, [patient for _, patient in kept], values, modality="clinical")
 
 
 def _attention(
@@ -404,4 +404,4 @@ def _projections(
         "image": pairing.aligned(side, tested)[0],
         modality: embeddings(pairing.objective.towers[modality], block),
     }
-    return [_rows(group, model, "aligned", seed, tested, vectors, "test", name) for name, vectors in sides.items()]
+    return [rows_of(group, model, "aligned", seed, tested, vectors, "test", name) for name, vectors in sides.items()]

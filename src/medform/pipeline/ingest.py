@@ -25,6 +25,7 @@ FLOW = (
     ("patients_without_usable_images", "patients without usable images"),
     ("patients_images_only", "patients with images but no row"),
     ("patients_table_only", "patients with a row but no images"),
+    ("patients_with_genes", "patients with gene expression"),
     ("patients_used", "patients with all that the cohort file asks for"),
 )
 

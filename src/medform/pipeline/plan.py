@@ -9,17 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medform.config import digest
+from medform.evaluation.shortcuts import slice_statistics
+from medform.metrics.linear_probe import logistic_scores
 from medform.metrics.power import detectable_difference
 from medform.pipeline.companions import CLINICAL, Companions, wanted
 from medform.pipeline.segmentation import segment_stage, segment_task, segments
 from medform.pipeline.stages import (
     Bench,
     Group,
+    ImageSide,
     aligns_slices,
     build_encoder,
     feature_input,
     image_stage,
     pair_stage,
+    pair_task,
+    slice_monitor,
     slice_task,
 )
 from medform.training.stage import seconds_per_step
@@ -27,6 +33,7 @@ from medform.training.stage import seconds_per_step
 if TYPE_CHECKING:
     import pandas as pd
 
+    from medform.inputs.slices import SliceStore
     from medform.recipes.recipe import Recipe
 
 __all__ = ["Plan", "make_plan"]
@@ -34,6 +41,9 @@ __all__ = ["Plan", "make_plan"]
 FEW_STEPS = 200  # alignment steps from a random start below which heads hardly leave it
 FEW_PASSES = 5  # passes over the slices below which pre-training hardly leaves its start
 FEW_COLUMNS = 8  # encoded columns below which a paper-like clinical MLP has next to no vectors
+SUPPORTS = ("out_of_fold", "unseen")  # variants that are no models of their own
+JUDGED = 5.0  # CPU time of judging, in units of its few-shot fits: their predictions are gathered and written, too
+REST = 5.0  # CPU seconds of report, pages and export
 
 
 @dataclass(frozen=True)
@@ -72,16 +82,29 @@ class _Estimate:
 
 
 def make_plan(
-    bench: Bench, recipe: Recipe, groups: Sequence[Group], labels: pd.DataFrame, companions: Companions
+    bench: Bench,
+    recipe: Recipe,
+    groups: Sequence[Group],
+    labels: pd.DataFrame,
+    companions: Companions,
+    judged: bool = True,
 ) -> Plan:
-    """Plan of training ``groups`` (those still to be run). Times a few steps, which takes some seconds."""
+    """Plan of training ``groups`` (those still to be run), and of judging them where that is wanted (``judged``).
+
+    Times a few pieces of the work on this machine, by CPU time, so that the estimate is as right on a slow machine as
+    on a fast one. This takes some seconds, which are in the estimate, too.
+    """
+    started = time.process_time()
     variants = {"main": recipe, **{name: recipe.variant(name) for name in recipe.variants}}
     found = _Estimate()
     if groups:
         _plan_slices(bench, recipe, variants, groups, companions, found)
-        _plan_pairs(bench, recipe, variants, groups, companions, found)
+        _plan_pairs(bench, recipe, variants, groups, companions, labels, found)
         _plan_segments(bench, recipe, variants, groups, companions, found)
-    found.seconds += 0.25 * len(labels) * max(1, len(labels.columns)) if len(labels.columns) else 0.0
+        found.seconds += _shortcut_seconds(bench, recipe)
+        if judged and labels.columns.size:
+            found.seconds += _judging_seconds(recipe, variants, groups, labels)
+    found.seconds += REST + time.process_time() - started
     detectable = {}
     for task in labels.columns:
         known: Any = labels[task].dropna()
@@ -120,6 +143,8 @@ def _plan_slices(
         steps = [stage.budget.count(epoch, per_step) for epoch in per_epoch]
         models = len(trained) * len(groups) * seeds
         found.seconds += per_step * sum(steps) * len(trained) * seeds
+        logs = sum(count // stage.log_every + 2 for count in steps)
+        found.seconds += _looking_seconds(bench, groups[0], store, objective) * logs * len(trained) * seeds
         passes = float(np.mean([count * seen / n for count, n in zip(steps, slices, strict=True)]))
         found.stages[name] = {"steps": float(np.mean(steps)), "passes": passes, "models": models}
         if not aligns_slices(recipe) and passes < FEW_PASSES:
@@ -130,18 +155,31 @@ def _plan_slices(
 
 def _plan_pairs(
     bench: Bench, recipe: Recipe, variants: dict[str, Recipe], groups: Sequence[Group], companions: Companions,
-    found: _Estimate,
+    labels: pd.DataFrame, found: _Estimate,
 ) -> None:  # fmt: skip
-    """The alignment of bags, with its inner ones."""
+    """The second stage of every variant, each kind timed by itself, with the inner ones of its few-shot supports."""
     second = pair_stage(recipe)
     if second is None or not (beside := wanted(second[1], companions)):
         return
     name, stage = second
-    count, per_model = _pair_counts(variants, groups)
-    batch = min(stage.batch, max(len(bench.imaged(group.train)) for group in groups))
-    steps = stage.budget.count(max(1, len(bench.imaged(groups[0].train)) // batch), 0.05)
+    side = _made_up_side(bench, recipe, groups[0], companions)
+    timed: dict[str, tuple[float, int]] = {}
+    steps, count = 0, 0
+    for variant, one in variants.items():
+        settings = pair_stage(one)
+        learns_labels = settings is not None and getattr(settings[1].objective, "kind", "") == "classify"
+        if settings is None or variant in SUPPORTS or one.embedding == ["image_only"]:
+            continue
+        if learns_labels and not labels.columns.size:
+            continue
+        kind = digest(settings[1].model_dump(mode="json"))
+        if kind not in timed:
+            timed[kind] = _pair_seconds(bench, one, groups[0], side, companions, labels)
+        models = _pair_models(variants, variant, groups, "aligned" in one.embedding and not learns_labels)
+        found.seconds += timed[kind][0] * models * len(recipe.seeds)
+        count += models
+        steps = timed[kind][1] if variant == "main" else steps
     found.stages[name] = {"steps": steps, "models": count * len(recipe.seeds)}
-    found.seconds += per_model * count * len(recipe.seeds)
     if stage.start.heads != "cca" and steps < FEW_STEPS:
         found.warnings.append(f"{steps} alignment steps from a random start: {FEW_STEPS} or more are wanted")
     columns = companions.width(CLINICAL) if CLINICAL in beside else FEW_COLUMNS
@@ -194,18 +232,97 @@ def _reading_seconds(bench: Bench, recipe: Recipe, tower: Any) -> float:
     return (time.process_time() - started) / len(some)
 
 
-def _pair_counts(variants: dict[str, Recipe], groups: Sequence[Group]) -> tuple[int, float]:
-    """How many second stages are trained, and about how many CPU seconds one takes."""
-    alone = with_supports = 0
-    for name, variant in variants.items():
-        found = pair_stage(variant)
-        if found is None or name in ("out_of_fold", "unseen") or variant.embedding == ["image_only"]:
-            continue
-        alone += 1
-        with_supports += "aligned" in variant.embedding and getattr(found[1].objective, "kind", "") != "classify"
+def _made_up_side(bench: Bench, recipe: Recipe, group: Group, companions: Companions) -> ImageSide:
+    """Slice features of the right shape and no meaning, on which a second stage takes as long as on real ones."""
+    config = feature_input(recipe)
+    store = bench.slices(config.size)
+    encoder, _ = build_encoder(recipe, 0, companions)
+    tower: Any = encoder.image
+    raw = _vectors(tower, store.images(np.arange(1)), config.layers).shape[1]
+    training = len(store.rows(bench.imaged(group.train)))
+    width = raw if config.pca is None else max(1, min(config.pca, raw, training - 1))
+    feature = np.random.default_rng(0).normal(size=(len(store), width)).astype(np.float32)
+    nothing: Any = None
+    return ImageSide(store, feature, nothing, nothing, (), np.zeros((0, 1)), "made up")
+
+
+def _vectors(tower: Any, images: np.ndarray, layers: Sequence[Any]) -> np.ndarray:
+    import torch
+
+    with torch.inference_mode():
+        weight = next(tower.parameters())
+        return tower.eval().slice_vector(torch.from_numpy(images).to(weight.device), layers).cpu().numpy()
+
+
+def _pair_seconds(
+    bench: Bench, recipe: Recipe, group: Group, side: ImageSide, companions: Companions, labels: pd.DataFrame
+) -> tuple[float, int]:
+    """CPU seconds of one second stage, from its start and a few steps on made-up features; and how many it takes."""
+    second = pair_stage(recipe)
+    assert second is not None
+    stage = second[1]
+    primary = next((task.name for task in bench.cohort.tasks if task.primary), None)
+    known = labels[primary or labels.columns[0]] if labels.columns.size else None
+    started = time.process_time()
+    objective, loader, _ = pair_task(bench, group.train, recipe, 0, side, companions, known)
+    objective.start(loader.whole())
+    start = time.process_time() - started
+    if stage.budget.steps == 0:
+        return start, 0
+    per_step = seconds_per_step(objective, loader, bench.folder.cache, stage.optimizer, 0, bench.fabric)
+    steps = stage.budget.count(loader.steps_per_epoch, per_step)
+    return start + per_step * steps, steps
+
+
+def _pair_models(variants: dict[str, Recipe], variant: str, groups: Sequence[Group], supported: bool) -> int:
+    """How often the second stage of a variant is trained; ``supported``: also for the few-shot supports."""
     inner = pair_stage(variants["out_of_fold"]) if "out_of_fold" in variants else None
-    out_of_fold = (inner[1].patients.inner_folds or 5) if inner else 0
-    unseen = int("unseen" in variants)
+    out_of_fold = (inner[1].patients.inner_folds or 5) if inner and supported else 0
     folds = sum(group.fold is not None for group in groups)
-    final = len(groups) - folds
-    return folds * (alone + with_supports * (out_of_fold + unseen)) + final * (1 + out_of_fold), 1.0
+    made = folds * (1 + out_of_fold + int("unseen" in variants and supported))
+    return made + (1 + out_of_fold) * (len(groups) - folds) if variant == "main" else made
+
+
+def _looking_seconds(bench: Bench, group: Group, store: SliceStore, objective: Any) -> float:
+    """CPU seconds of what each log of the slice stage looks at."""
+    monitor = slice_monitor(bench.cohort, store, store.rows(bench.imaged(group.train)))
+    started = time.process_time()
+    monitor(objective)
+    return time.process_time() - started
+
+
+def _shortcut_seconds(bench: Bench, recipe: Recipe) -> float:
+    """CPU seconds of the statistics of all slices; where slices have labels, those of the whole slices, too."""
+    store = bench.slices(feature_input(recipe).size)
+    some = np.linspace(0, len(store) - 1, min(8, len(store))).astype(int)
+    started = time.process_time()
+    for image in store.images(some):
+        slice_statistics(image[0])
+    if bench.cohort.slice_tasks:
+        slices = bench.cohort.slices.iloc[some]
+        for series_id, index in zip(slices["series_id"], slices["index"], strict=True):
+            slice_statistics(bench.cohort.open(str(series_id)).slice(int(index)))
+    return (time.process_time() - started) / len(some) * len(store)
+
+
+def _judging_seconds(
+    recipe: Recipe, variants: dict[str, Recipe], groups: Sequence[Group], labels: pd.DataFrame
+) -> float:
+    """CPU seconds of the evaluation of the folds, from a few-shot batch of the usual size."""
+    folds = [group for group in groups if group.fold is not None]
+    if not folds:
+        return 0.0
+    settings = recipe.evaluation
+    random = np.random.default_rng(0)
+    few, columns = 5, 64
+    pool = random.normal(size=(max(4 * few, len(folds[0].train)), columns)) / np.sqrt(columns)
+    queries = random.normal(size=(max(1, len(folds[0].test)), columns)) / np.sqrt(columns)
+    supports = np.stack([random.permutation(len(pool))[: 2 * few] for _ in range(settings.draws)])
+    y = np.tile(np.repeat([0.0, 1.0], few), (settings.draws, 1))
+    started = time.process_time()
+    logistic_scores(pool, queries, supports, y, settings.image_c)
+    per_batch = time.process_time() - started
+    models = {name: one for name, one in variants.items() if name not in SUPPORTS}
+    supported = sum(len(SUPPORTS) + 1 if "aligned" in one.embedding else 2 for one in models.values())
+    batches = (supported + 4) * len(settings.shots) * len(labels.columns)  # 4: table and intensity statistics
+    return JUDGED * per_batch * batches * len(folds)

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from medform.cohort.store import Cohort
     from medform.compute.precision import PrecisionName
     from medform.ingestion.workers import Progress
+    from medform.pipeline.fold import FoldResult
     from medform.pipeline.stages import Bench, Group
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
 
-__all__ = ["RunResult", "run"]
+__all__ = ["RunResult", "fold_groups", "keep_fold", "make_bench", "merge_folds", "run", "run_stages", "task_labels"]
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def run_stages(
 
     labels = task_labels(cohort)
     notes: list[str] = []
-    groups = _groups(cohort, folds, segments(recipe))
+    groups = fold_groups(cohort, folds, segments(recipe))
     spending = Spending()
     bench = make_bench(cohort, folder, device, progress, recipe.precision)  # refuses what this machine cannot do
     begin(folder, cohort, recipe, labels, resume=resume, overwrite=overwrite)
@@ -115,7 +116,7 @@ def run_stages(
         _take_over(encoders, folder)
     left = [group for group in groups if not _is_done(folder, group)]
     companions = encode_companions(cohort, groups[0].train, recipe)
-    plan = make_plan(bench, recipe, left, labels, companions)
+    plan = make_plan(bench, recipe, left, labels, companions, judged)
     for line in plan.lines():
         logger.info("%s", line)
     spending.planned(folder, plan)
@@ -124,7 +125,7 @@ def run_stages(
     for group in left:
         collapsed += _train(bench, group, recipe, labels, primary, folder)
         spending.note(folder)
-    _merge(folder, [group for group in _groups(cohort, None, segments(recipe)) if _is_done(folder, group)])
+    merge_folds(folder, [group for group in fold_groups(cohort, None, segments(recipe)) if _is_done(folder, group)])
     if judged and (len(labels.columns) or segments(recipe)):
         evaluate_run(folder, cohort, recipe, labels, progress)
     model = export_model(folder, cohort, recipe, labels)
@@ -178,7 +179,7 @@ def make_bench(
     return Bench(cohort, folder, fabric, set_threads(), progress, computed.name)
 
 
-def _groups(cohort: Cohort, folds: Sequence[int] | None, segmented: bool = False) -> list[Group]:
+def fold_groups(cohort: Cohort, folds: Sequence[int] | None, segmented: bool = False) -> list[Group]:
     """The folds to run, and the final model on everybody where all of them are run."""
     from medform.pipeline.stages import Group
 
@@ -211,12 +212,8 @@ def _is_done(folder: RunFolder, group: Group) -> bool:
 def _train(
     bench: Bench, group: Group, recipe: Recipe, labels: pd.DataFrame, primary: str | None, folder: RunFolder
 ) -> int:
-    """Train one fold and write its rows; the embeddings come last, so that a fold is done or not."""
-    import pandas as pd
-
+    """Train one fold and write its rows; how many trainings collapsed."""
     from medform.pipeline.fold import run_fold
-    from medform.runs.arrays import write_arrays
-    from medform.runs.folder import write_atomically, write_json
 
     started = time.perf_counter()
     chosen = recipe
@@ -224,6 +221,21 @@ def _train(
         kept = {name: recipe.variants[name] for name in ("out_of_fold",) if name in recipe.variants}
         chosen = recipe.model_copy(update={"variants": kept})
     result = run_fold(bench, group, chosen, labels, primary)
+    keep_fold(folder, group, result)
+    what = "final model" if group.fold is None else f"fold {group.fold}"
+    logger.info("%s done in %.0f s", what, time.perf_counter() - started)
+    for collapse in result.collapsed:
+        logger.warning("%s: training of %s collapsed and was stopped", what, collapse["variant"])
+    return len(result.collapsed)
+
+
+def keep_fold(folder: RunFolder, group: Group, result: FoldResult) -> None:
+    """Write what a fold left into its place; its embeddings come last, so that a fold is done or not."""
+    import pandas as pd
+
+    from medform.runs.arrays import write_arrays
+    from medform.runs.folder import write_atomically, write_json
+
     place = _place(folder, group)
     if result.slices:
         write_arrays(place / "slices.safetensors", result.slices)
@@ -241,14 +253,9 @@ def _train(
         if frames:
             frame = pd.concat(frames, ignore_index=True)
             write_atomically(place / f"{name}.parquet", lambda path, frame=frame: frame.to_parquet(path, index=False))
-    what = "final model" if group.fold is None else f"fold {group.fold}"
-    logger.info("%s done in %.0f s", what, time.perf_counter() - started)
-    for collapse in result.collapsed:
-        logger.warning("%s: training of %s collapsed and was stopped", what, collapse["variant"])
-    return len(result.collapsed)
 
 
-def _merge(folder: RunFolder, groups: Sequence[Group]) -> None:
+def merge_folds(folder: RunFolder, groups: Sequence[Group]) -> None:
     """The run's own tables from those of its folds."""
     import pandas as pd
 

@@ -29,15 +29,18 @@ from medform.training.stage import StageResult, run_stage
 
 if TYPE_CHECKING:
     from medform.cohort.store import Cohort
-    from medform.inputs.loader import PairedSource
+    from medform.inputs.loader import PairedSource, Source
+    from medform.inputs.slices import SliceStore
     from medform.recipes.recipe import Recipe, Stage
 
 __all__ = [
     "NULL_GENES",
     "SEGMENTATION",
     "Segmenter",
+    "draw_lesion",
     "judge_masks",
     "keep_masks",
+    "masks_folder",
     "segment_stage",
     "segment_task",
     "segments",
@@ -72,30 +75,49 @@ class Segmenter:
     result: StageResult
 
     def masks(self, bench: Bench, patients: Sequence[str], with_genes: bool = True) -> Iterator[tuple[int, np.ndarray]]:
-        """(place of the series in the cohort, lesion (N, H, W) boolean) of every series of ``patients``.
-
-        Probabilities are made at the size of the scan; above the objective's threshold is lesion, and what hangs
-        together in fewer than ``smallest`` voxels is taken away.
-        """
+        """(place of the series in the cohort, lesion (N, H, W) boolean) of every series of ``patients``."""
         store = bench.slices(self.config.source)
-        shapes = bench.cohort.series[["rows", "cols"]].to_numpy(int)
-        settings = self.objective.config
+        genes = self.genes if with_genes else None
         for series in np.unique(store.series[store.rows(patients)]):
-            rows = np.flatnonzero(store.series == series)
-            height, width = shapes[series]
-            side = int(max(height, width))
-            probability = segment_slices(
-                self.objective,
-                store,
-                rows,
-                self.genes if with_genes else None,
-                images=lambda rows: plain_stacks(store, rows, self.config, bench.threads),
-                side=side,
-                window=self.config.size,
+            yield (
+                int(series),
+                draw_lesion(
+                    self.objective, self.config, bench.cohort, store, int(series), genes, threads=bench.threads
+                ),
             )
-            top, left = (side - height) // 2, (side - width) // 2
-            drawn = probability[:, top : top + height, left : left + width] > settings.threshold
-            yield int(series), remove_small(drawn, settings.smallest)
+
+
+def draw_lesion(
+    objective: Segment,
+    config: SegmentationInputConfig,
+    cohort: Cohort,
+    store: SliceStore,
+    series: int,
+    genes: Source | None = None,
+    *,
+    threads: int = 1,
+    batch: int = 32,
+) -> np.ndarray:
+    """Lesion (N, H, W), boolean, of the ``series``-th series of ``cohort``, whose slices are those of ``store``.
+
+    Probabilities are made at the size of the scan; above the objective's threshold is lesion, and what hangs
+    together in fewer than ``smallest`` voxels is taken away. ``genes`` are those of the patients, by code.
+    """
+    height, width = (int(cohort.series[name].iloc[series]) for name in ("rows", "cols"))
+    side = max(height, width)
+    probability = segment_slices(
+        objective,
+        store,
+        np.flatnonzero(store.series == series),
+        genes,
+        images=lambda rows: plain_stacks(store, rows, config, threads),
+        side=side,
+        window=config.size,
+        batch=batch,
+    )
+    top, left = (side - height) // 2, (side - width) // 2
+    drawn = probability[:, top : top + height, left : left + width] > objective.config.threshold
+    return remove_small(drawn, objective.config.smallest)
 
 
 def segment_task(
@@ -204,11 +226,12 @@ def keep_masks(
         for series, mask in segmenter.masks(bench, bench.imaged(patients), with_genes):
             arrays[f"{part}.{series}"] = np.packbits(mask)
             shapes[f"{part}.{series}"] = list(mask.shape)
-    target = _masks_folder(bench.folder.path, group.fold) / f"{model}.{seed}.safetensors"
+    target = masks_folder(bench.folder.path, group.fold) / f"{model}.{seed}.safetensors"
     write_arrays(target, arrays, {"shapes": shapes})
 
 
-def _masks_folder(run: Path, fold: int) -> Path:
+def masks_folder(run: Path, fold: int) -> Path:
+    """Where the masks of a fold are kept, a file a model and seed."""
     return run / "folds" / str(fold) / "masks"
 
 
@@ -220,7 +243,7 @@ def judge_masks(run: Path, cohort: Cohort, recipe: Recipe, folds: Sequence[int],
     series = cohort.series
     cases = []
     for fold in folds:
-        for path in sorted(_masks_folder(run, fold).glob("*.safetensors")):
+        for path in sorted(masks_folder(run, fold).glob("*.safetensors")):
             model, _, seed = path.stem.rpartition(".")
             arrays, notes = read_arrays(path)
             scans: dict[str, list[PredictedScan]] = {}

@@ -49,7 +49,9 @@ __all__ = [
     "image_stage",
     "pair",
     "pair_stage",
+    "pair_task",
     "slice_means",
+    "slice_monitor",
     "slice_task",
     "train_encoder",
 ]
@@ -241,14 +243,14 @@ def train_encoder(
         log=stage_log(bench, group, variant, seed, name),
         log_every=stage.log_every,
         checkpoint_every=stage.checkpoint_every,
-        monitor=_monitor(bench.cohort, store, store.rows(bench.imaged(group.train))),
+        monitor=slice_monitor(bench.cohort, store, store.rows(bench.imaged(group.train))),
         names=bench.names,
         progress=bench.telling(f"{place(group)} {variant}: {name}"),
     )
     return Encoder(encoder.towers, result)
 
 
-def _monitor(cohort: Cohort, store: SliceStore, rows: np.ndarray) -> Monitor:
+def slice_monitor(cohort: Cohort, store: SliceStore, rows: np.ndarray) -> Monitor:
     """What the log of a slice stage says beside the loss; ``rows`` are the training slices."""
     rank = RankMonitor.over(store, rows)
     labels = {task.name: cohort.slice_labels(task.name).reindex(list(store.slice_ids)) for task in cohort.slice_tasks}
@@ -364,20 +366,14 @@ def pair(
     ``labels`` (a float Series by patient) are for a supervised objective. With ``frozen`` the towers beside the image
     of another pairing are taken over unchanged, so that both end in one space.
     """
-    found = pair_stage(recipe)
-    assert found is not None
-    name, stage = found
-    objective, sources = _paired_objective(name, stage, seed, side, companions, labels)
+    name, stage = _paired(recipe)
+    objective, loader, train = pair_task(bench, patients, recipe, seed, side, companions, labels)
     beside = [modality for modality in objective.towers if modality != "image"]
     if frozen is not None:
         for modality in beside:
             objective.towers[modality].load_state_dict(frozen.objective.towers[modality].state_dict())
             objective.freeze(modality)
         objective.temperature.load_state_dict(frozen.objective.temperature.state_dict())
-    owners = set(patients)
-    there = {patient for modality in beside for patient in companions.patients(modality)} & owners
-    train = [patient for patient in patients if patient in there or bench.has_image(patient)]
-    loader = PatientLoader(sources, side.store.codes(train), stage.batch, seed, stage.pairing)
     made_from = [stage.model_dump(mode="json"), sorted(train), seed, side.weights, side.store.digest]
     if companions.modalities:
         made_from.append(companions.digest(beside or [CLINICAL]))
@@ -398,6 +394,25 @@ def pair(
         names=bench.names,
     )
     return Pairing(objective, tuple(train), result)
+
+
+def _paired(recipe: Recipe) -> tuple[str, Stage]:
+    found = pair_stage(recipe)
+    assert found is not None
+    return found
+
+
+def pair_task(
+    bench: Bench, patients: Sequence[str], recipe: Recipe, seed: int, side: ImageSide, companions: Companions,
+    labels: Any = None,
+) -> tuple[Any, PatientLoader, list[str]]:  # fmt: skip
+    """The second stage before its first step: objective, loader, and those of ``patients`` that it trains on."""
+    name, stage = _paired(recipe)
+    objective, sources = _paired_objective(name, stage, seed, side, companions, labels)
+    beside = [modality for modality in objective.towers if modality != "image"]
+    there = {patient for modality in beside for patient in companions.patients(modality)} & set(patients)
+    train = [patient for patient in patients if patient in there or bench.has_image(patient)]
+    return objective, PatientLoader(sources, side.store.codes(train), stage.batch, seed, stage.pairing), train
 
 
 def build_beside(

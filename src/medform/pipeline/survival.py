@@ -25,11 +25,12 @@ FEWEST_EVENTS = 2
 
 
 def judge_survival(
-    frame: pd.DataFrame, cohort: Cohort, settings: EvaluationSettings
+    frame: pd.DataFrame, cohort: Cohort, settings: EvaluationSettings, notes: dict[str, str]
 ) -> tuple[list[ScoreRow], list[dict[str, Any]]]:
     """Rows and cases of every model in ``frame`` (embeddings.parquet); the encoded table's is `table_cox`, the bar.
 
-    Fitted on training and validation patients, as the other readouts; risk sets go over the whole fold.
+    ``notes``: model -> a remark that its rows carry. Fitted on training and validation patients, as the other
+    readouts; risk sets go over the whole fold.
     """
     import pandas as pd
     import torch
@@ -63,4 +64,4 @@ def judge_survival(
             fold=int(fold),
             seed=int(seed),
         )
-    return (survival_rows(pd.DataFrame(cases), settings) if cases else []), cases
+    return (survival_rows(pd.DataFrame(cases), settings, notes=notes) if cases else []), cases

@@ -13,9 +13,11 @@ from medform.errors import InputError
 from medform.runs.arrays import read_arrays, write_arrays
 from medform.runs.folder import read_json, write_atomically, write_json
 
-__all__ = ["SCHEMA_VERSION", "ModelFiles", "read_model", "write_model"]
+__all__ = ["SCHEMA_VERSION", "ModelFiles", "find_model", "read_model", "write_model"]
 
 SCHEMA_VERSION = 1
+GENES = "genes.json"
+"""There only where the model reads genes; a reader of version 1 from before there were segmentations ignores it."""
 Arrays = dict[str, np.ndarray]
 
 
@@ -23,10 +25,11 @@ Arrays = dict[str, np.ndarray]
 class ModelFiles:
     """The content of a model folder.
 
-    ``weights``: encoder, second stage and (under ``inputs.``) what was fitted; ``config``: what rebuilds the parts;
-    ``preprocess``: unit, window and size of what the encoder sees; ``columns``: how a table row becomes numbers (None
-    without a table); ``probes``: arrays by ``task/input set/name``, ``readouts`` the numbers beside them; ``selftest``:
-    an input and the vector it must give; ``texts``: README.md, LICENSE, CITATION.cff.
+    ``weights``: encoder, second stage, segmentation (``segment.``) and (``inputs.``) what was fitted; ``config``: what
+    rebuilds the parts; ``preprocess``: unit, window and size of what the encoder sees; ``columns``: how a table row
+    becomes numbers (None without a table); ``probes``: arrays by ``task/input set/name``, ``readouts`` the numbers
+    beside them; ``selftest``: an input and the vector (and probabilities of lesion) that it must give; ``texts``:
+    README.md, LICENSE, CITATION.cff; ``genes``: how expression becomes numbers (None where no genes are read).
     """
 
     weights: Arrays
@@ -37,6 +40,7 @@ class ModelFiles:
     readouts: Mapping[str, Any]
     selftest: Arrays = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    genes: Mapping[str, Any] | None = None
 
 
 def write_model(folder: Path, files: ModelFiles) -> None:
@@ -46,9 +50,18 @@ def write_model(folder: Path, files: ModelFiles) -> None:
     write_arrays(folder / "selftest.safetensors", files.selftest)
     write_json(folder / "preprocess.json", {"schema_version": SCHEMA_VERSION, **files.preprocess})
     write_json(folder / "columns.json", {"schema_version": SCHEMA_VERSION, "table": files.columns})
+    if files.genes is not None:
+        write_json(folder / GENES, {"schema_version": SCHEMA_VERSION, **files.genes})
+    else:
+        (folder / GENES).unlink(missing_ok=True)  # of a model that stood here before
     for name, text in files.texts.items():
         write_atomically(folder / name, text)
     write_json(folder / "config.json", {"schema_version": SCHEMA_VERSION, **files.config})
+
+
+def find_model(folder: Path) -> Path:
+    """The model folder that ``folder`` is, or, of a run, holds."""
+    return folder / "model" if not (folder / "config.json").is_file() and (folder / "model").is_dir() else folder
 
 
 def read_model(folder: Path) -> ModelFiles:
@@ -59,7 +72,8 @@ def read_model(folder: Path) -> ModelFiles:
             where=str(folder),
             fix="give the folder `model` of a run, or what `medform export` wrote.",
         )
-    trees = {name: read_json(folder / f"{name}.json") for name in ("config", "preprocess", "columns")}
+    names = ["config", "preprocess", "columns", *(["genes"] if (folder / GENES).is_file() else [])]
+    trees = {name: read_json(folder / f"{name}.json") for name in names}
     for name, tree in trees.items():
         if tree.pop("schema_version", None) != SCHEMA_VERSION:
             raise InputError(
@@ -81,4 +95,5 @@ def read_model(folder: Path) -> ModelFiles:
             for name in ("README.md", "LICENSE")
             if (folder / name).is_file()
         },
+        genes=trees.get("genes"),
     )

@@ -1,0 +1,113 @@
+"""A table of expression for a trained model: genes in columns, a row a patient, with a column of ids or without."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medform.cohort.genes import Genes
+from medform.cohort.genes_spec import GenesSpec
+from medform.errors import InputError, Problem
+from medform.ingestion.expression_checks import check_scale
+from medform.ingestion.expression_join import Sample
+from medform.ingestion.expression_matrix import Matrix
+from medform.ingestion.expression_text import IGNORED, TEXT, Faults, Head, TextMatrix, read_head
+from medform.ingestion.gene_ids import name_genes
+
+__all__ = ["GeneRows", "read_gene_rows"]
+
+LOOKED_AT = 2000
+"""Rows whose ids are compared with the model's genes to see whether the table lies the other way."""
+FEWEST_JUDGED = 20
+"""Values below which nothing is said of their scale: few z-scores may all be positive."""
+SHOWN = 3
+
+
+@dataclass(frozen=True, eq=False)
+class GeneRows:
+    """Expression as it was given. ``named``: the table says whose each row is; else its rows are only numbered."""
+
+    genes: Genes
+    named: bool
+    problems: tuple[Problem, ...] = field(default=())
+
+
+def read_gene_rows(path: Path, known: Collection[str], spec: GenesSpec) -> GeneRows:
+    """Read CSV or TSV, plain or gz. ``known``: the genes of the model; ``spec``: the scale they are in, how ids, missing
+    values and decimals are written.
+
+    A first column whose head is none of ``known`` holds the patients' ids. What is wrong stands in ``problems``: text
+    in cells, ragged rows, genes or patients that stand twice, values that contradict the scale, a table that lies the
+    other way, no gene of the model. Raises `InputError` where there is no table.
+    """
+    head = read_head(path, LOOKED_AT)
+    names = ("", *head.header) if head.width == len(head.header) + 1 else head.header
+    named = names[0] not in known
+    if strange := _not_a_table(path, names, head, set(known)):
+        return GeneRows(Genes((), (), np.zeros((0, 0), np.float32), spec.scale), named, (strange,))
+    columns = [place for place, one in enumerate(names) if place >= named and one not in spec.ignore]
+    roles = np.full(len(names), IGNORED, np.int64)
+    roles[columns] = np.arange(len(columns))
+    if named:
+        roles[0] = TEXT
+    source = TextMatrix(path, head.separator, names, roles, head.skip, tuple(spec.missing), spec.decimal)
+    faults = Faults(path.name, names)
+    ids, lines, parts = [], [], []
+    for block in source.blocks(faults):
+        lines += block.lines.tolist()
+        ids += block.texts[0] if named else [f"row {line}" for line in block.lines.tolist()]
+        parts.append(block.values)
+    if not parts or not ids:
+        raise InputError("the table has a header but no row.", where=str(path), fix="give a row of expression.")
+    found = _genes(path, tuple(ids), [names[place] for place in columns], columns, np.concatenate(parts), spec)
+    return replace(found, named=named, problems=(*faults.problems(), *_twice(path, ids, lines, named), *found.problems))
+
+
+def _genes(
+    path: Path, ids: tuple[str, ...], names: Sequence[str], columns: Sequence[int], values: NDArray[np.float32],
+    spec: GenesSpec,
+) -> GeneRows:  # fmt: skip
+    """Genes under the names that are stored, and what is wrong with names and values."""
+    samples = tuple(Sample(one) for one in ids)
+    places = tuple(place + 1 for place in columns)
+    taken = tuple(range(len(ids)))
+    matrix = Matrix(path.name, "wide", "patients_in_rows", samples, taken, tuple(names), places, values)
+    named = name_genes(matrix, spec)
+    values = values[:, named.kept]
+    problems = [replace(one, suggestion=None) for one in named.problems]
+    if np.isfinite(values).sum() >= FEWEST_JUDGED:
+        problems += [
+            replace(one, column=None if one.column == "genes.scale" else one.column, suggestion=None)
+            for one in check_scale(values, spec, ids, named.ids, path.name).problems
+        ]
+    return GeneRows(Genes(ids, named.ids, values, spec.scale), True, tuple(problems))
+
+
+def _not_a_table(path: Path, names: Sequence[str], head: Head, known: set[str]) -> Problem | None:
+    """No gene of the model in the header: the table lies the other way, or its genes are others."""
+    if known & set(names):
+        return None
+    if down := known & set(head.ids):
+        text = f"the table lies the other way: {len(down)} genes of the model stand in its first column."
+        return Problem(text, file=path.name, suggestion="Give genes as columns and a row a patient.")
+    ours, theirs = (", ".join(list(ids)[:SHOWN]) for ids in (sorted(known), names))
+    text = f"no gene of the model is in the header (the model has {ours} ...; the header {theirs} ...)."
+    return Problem(text, file=path.name, suggestion="Name genes as in training (symbols, Ensembl or Entrez ids).")
+
+
+def _twice(path: Path, ids: Sequence[str], lines: Sequence[int], named: bool) -> list[Problem]:
+    """Patients that stand twice, or have no id."""
+    first: dict[str, int] = {}
+    found = []
+    for one, line in zip(ids, lines, strict=True):
+        if named and not one:
+            found.append(Problem("a row without an id.", file=path.name, row=line))
+        elif one in first:
+            text = f"this patient stands in row {first[one]} as well."
+            found.append(Problem(text, file=path.name, row=line, value=one))
+        first.setdefault(one, line)
+    return found
