@@ -26,6 +26,7 @@ _HOME = {
     "pretrain": "medform.pipeline.pretrain",
     "report": "medform.pipeline.report",
     "run": "medform.pipeline.run",
+    "segment": "medform.pipeline.segment",
     "Cohort": "medform.cohort.store",
     "MedformError": "medform.errors",
 }

@@ -70,7 +70,7 @@ def test_image_genes_and_both_are_embedded_and_probed_and_met_in_retrieval(
     assert set(found.loc[found["model"] == "aligned", "patient_id"]) == set(gene_store.patient_ids)
     rows = read_scores(mgi_run.run / "scores.json")
     probed = {row.model for row in rows if row.protocol == "cross_validation" and row.metric == "auroc"}
-    assert {"aligned", "aligned_genes", "aligned_both", "table_logistic"} <= probed
+    assert {"aligned", "aligned_genes", "aligned_both", "genes_logistic", "table_logistic"} <= probed
     assert any(row.protocol == "retrieval" for row in rows)
 
 

@@ -311,17 +311,21 @@ def explain(
 
 @app.command()
 def segment(
-    scan: Annotated[Path, Argument(help="A scan (folder, DICOM, NIfTI).")],
+    scan: Annotated[Path, Argument(help="A scan (folder, DICOM, NIfTI, pictures), or a folder of patients.")],
     model: o.Model,
     out: o.Out,
-    genes: Annotated[Path | None, Option(help="Gene expression of the patients.")] = None,
+    genes: Annotated[
+        Path | None, Option(help="Gene expression: genes as columns, a row a patient.", show_default="none")
+    ] = None,
     format_: Annotated[str, Option("--format", help="nifti, nrrd, dicomseg, png; several joined by commas.")] = "nifti",
     device: o.Device = "auto",
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """(not in this version yet) Write the segmentation of a scan."""
-    later("segment", "segmentation comes with the MGI recipe; CHANGELOG.md says when it is there.")
+    """Write the lesion of a scan as masks in its own geometry. Research use only."""
+    with Reporter() as progress:
+        result = medform.segment(scan, model, genes=genes, out=out, formats=format_, device=device, progress=progress)
+    finish(result, json)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from medform.ingestion.expression_checks import check_scale
 from medform.ingestion.expression_join import Sample
 from medform.ingestion.expression_matrix import Matrix
 from medform.ingestion.expression_text import IGNORED, TEXT, Faults, Head, TextMatrix, read_head
-from medform.ingestion.gene_ids import name_genes
+from medform.ingestion.gene_ids import VERSION, name_genes
 
 __all__ = ["GeneRows", "read_gene_rows"]
 
@@ -37,31 +37,35 @@ class GeneRows:
 
 
 def read_gene_rows(path: Path, known: Collection[str], spec: GenesSpec) -> GeneRows:
-    """Read CSV or TSV, plain or gz. ``known``: the genes of the model; ``spec``: the scale they are in, how ids, missing
-    values and decimals are written.
+    """Read CSV or TSV, plain or gz.
 
-    A first column whose head is none of ``known`` holds the patients' ids. What is wrong stands in ``problems``: text
-    in cells, ragged rows, genes or patients that stand twice, values that contradict the scale, a table that lies the
-    other way, no gene of the model. Raises `InputError` where there is no table.
+    ``known``: the genes of the model's training; ``spec``: the scale they are in, how ids, missing values and decimals
+    are written. A first column whose head is none of ``known`` holds the patients' ids. What is wrong stands in
+    ``problems``: text in cells, ragged rows, genes or patients that stand twice, values that contradict the scale, a
+    table that lies the other way, no gene of the model. Raises `InputError` where there is no table.
     """
     head = read_head(path, LOOKED_AT)
     names = ("", *head.header) if head.width == len(head.header) + 1 else head.header
-    named = names[0] not in known
-    if strange := _not_a_table(path, names, head, set(known)):
+    genes = set(known)
+    named = _plain(names[0], spec) not in genes
+    if strange := _not_a_table(path, names, head, genes, spec):
         return GeneRows(Genes((), (), np.zeros((0, 0), np.float32), spec.scale), named, (strange,))
-    columns = [place for place, one in enumerate(names) if place >= named and one not in spec.ignore]
+    first = 1 if named else 0
+    columns = [place for place in range(first, len(names)) if names[place] not in spec.ignore]
     roles = np.full(len(names), IGNORED, np.int64)
     roles[columns] = np.arange(len(columns))
     if named:
         roles[0] = TEXT
     source = TextMatrix(path, head.separator, names, roles, head.skip, tuple(spec.missing), spec.decimal)
     faults = Faults(path.name, names)
-    ids, lines, parts = [], [], []
+    ids: list[str] = []
+    lines: list[int] = []
+    parts = []
     for block in source.blocks(faults):
         lines += block.lines.tolist()
         ids += block.texts[0] if named else [f"row {line}" for line in block.lines.tolist()]
         parts.append(block.values)
-    if not parts or not ids:
+    if not ids:
         raise InputError("the table has a header but no row.", where=str(path), fix="give a row of expression.")
     found = _genes(path, tuple(ids), [names[place] for place in columns], columns, np.concatenate(parts), spec)
     return replace(found, named=named, problems=(*faults.problems(), *_twice(path, ids, lines, named), *found.problems))
@@ -87,16 +91,21 @@ def _genes(
     return GeneRows(Genes(ids, named.ids, values, spec.scale), True, tuple(problems))
 
 
-def _not_a_table(path: Path, names: Sequence[str], head: Head, known: set[str]) -> Problem | None:
+def _not_a_table(path: Path, names: Sequence[str], head: Head, known: set[str], spec: GenesSpec) -> Problem | None:
     """No gene of the model in the header: the table lies the other way, or its genes are others."""
-    if known & set(names):
+    if known & {_plain(one, spec) for one in names}:
         return None
-    if down := known & set(head.ids):
+    if down := known & {_plain(one, spec) for one in head.ids}:
         text = f"the table lies the other way: {len(down)} genes of the model stand in its first column."
         return Problem(text, file=path.name, suggestion="Give genes as columns and a row a patient.")
     ours, theirs = (", ".join(list(ids)[:SHOWN]) for ids in (sorted(known), names))
     text = f"no gene of the model is in the header (the model has {ours} ...; the header {theirs} ...)."
     return Problem(text, file=path.name, suggestion="Name genes as in training (symbols, Ensembl or Entrez ids).")
+
+
+def _plain(gene: str, spec: GenesSpec) -> str:
+    """The name under which a gene is stored."""
+    return VERSION.sub(r"\1", gene) if spec.id_kind == "ensembl" else gene
 
 
 def _twice(path: Path, ids: Sequence[str], lines: Sequence[int], named: bool) -> list[Problem]:

@@ -12,6 +12,7 @@ import pandas as pd
 from medform.cohort.split import inner_folds, stratified_share
 from medform.config import digest
 from medform.inputs.features import Joined
+from medform.metrics.linear_maps import pca
 from medform.objectives.classify import ClassifyConfig
 from medform.pipeline.companions import GENES, Companions, encode_companions, wanted
 from medform.pipeline.segmentation import NULL_GENES, keep_masks, segment_stage, segments, train_segmenter
@@ -36,6 +37,7 @@ from medform.training.infer import embeddings
 
 if TYPE_CHECKING:
     from medform.inputs.clinical import EncodedTable
+    from medform.inputs.genes import EncodedGenes
     from medform.recipes.recipe import Recipe
 
 __all__ = ["FoldResult", "MAIN", "rows_of", "run_fold"]
@@ -43,6 +45,8 @@ __all__ = ["FoldResult", "MAIN", "rows_of", "run_fold"]
 MAIN = "main"
 """The recipe as it is, beside its variants; its rows are `aligned` (`image_only` without a second stage)."""
 IMAGE = "image"
+GENE_COMPONENTS = 16
+"""Principal components that stand for the genes where they are probed alone."""
 SUPPORTS = ("out_of_fold", "unseen")
 """Variants that are not a model of their own: they say what the alignment knew of the few-shot supports."""
 
@@ -75,6 +79,8 @@ def run_fold(bench: Bench, group: Group, recipe: Recipe, labels: pd.DataFrame, p
     result.notes += companions.notes
     if companions.table is not None:
         result.embeddings.append(_table_rows(group, companions.table))
+    if companions.genes is not None and set(companions.patients(GENES)) & set(group.train):
+        result.embeddings.append(_gene_rows(group, companions.genes))
     known: Any = labels[primary] if primary is not None else None
     everybody = bench.imaged(group.everybody)
     statistics = bench.intensity(feature_input(recipe).size)
@@ -349,6 +355,16 @@ def _table_rows(group: Group, table: EncodedTable) -> pd.DataFrame:
     kept = [(row, patient) for row, patient in enumerate(table.patient_ids) if patient in part_of]
     values = table.values[[row for row, _ in kept]]
     return rows_of(group, "table", "aligned", 0, [patient for _, patient in kept], values, modality="clinical")
+
+
+def _gene_rows(group: Group, genes: EncodedGenes) -> pd.DataFrame:
+    """The genes alone: their principal components, fitted on the training patients who have them."""
+    part_of = _part_of(group)
+    kept = [(row, patient) for row, patient in enumerate(genes.patient_ids) if patient in part_of]
+    values = genes.expression[[row for row, _ in kept]].astype(np.float64)
+    fitted = pca(values[[part_of[patient] == "train" for _, patient in kept]], GENE_COMPONENTS)
+    vectors = fitted.transform(values)
+    return rows_of(group, "genes_logistic", "aligned", 0, [patient for _, patient in kept], vectors, modality=GENES)
 
 
 def _attention(

@@ -178,7 +178,8 @@ class FrozenSegmenter:
         if self.genes is None or not self.reads_genes:
             return None
         row = self.genes.mean + self.genes.spread * np.linspace(-1, 1, len(self.genes.gene_ids))
-        return np.float32(np.exp2(np.maximum(row, 0.0)) - 1 if self.genes.scale in LOGGED else row)
+        row = np.exp2(np.maximum(row, 0.0)) - 1 if self.genes.scale in LOGGED else row
+        return row.astype(np.float32)
 
 
 def load_segmenter(folder: Path) -> FrozenSegmenter:
