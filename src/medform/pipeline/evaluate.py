@@ -41,25 +41,30 @@ def evaluate(
 ) -> Path:
     """Write ``scores.json`` and the tables it is made from; returns its path.
 
-    ``run``: a run folder, judged in place by the split it was trained with.
+    ``run``: a run folder, judged in place by the split it was trained with. ``embeddings``: vectors of any encoder,
+    judged on the tasks of the cohort file ``cohort`` (its paths below ``root``) in the new run folder ``out``; see
+    `medform.pipeline.judge`. Raises `InputError` for a combination that is neither.
     """
+    if embeddings is not None:
+        return _given(embeddings, cohort, out, {"RUN": run, "--model": model}, root, progress)
     from medform.config import load
     from medform.pipeline.records import open_store
     from medform.pipeline.run import task_labels
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
 
-    later = {"-o": out, "--model": model, "--cohort": cohort, "--root": root, "--embeddings": embeddings}
+    later = {"-o": out, "--model": model, "--cohort": cohort, "--root": root}
     if given := [name for name, value in later.items() if value is not None]:
         raise InputError(
             f"{', '.join(given)}: a run is judged in its own folder, by the split it was trained with.",
             consequence="Nothing was judged.",
-            fix="`medform evaluate RUN`; a frozen model or other vectors on a cohort come with a later version.",
+            fix="`medform evaluate RUN`, or --embeddings with --cohort and -o; a frozen model on another cohort comes "
+            "with a later version.",
         )
     if run is None:
         raise InputError(
             "give a run folder: `medform evaluate RUN`.",
-            fix="judging a frozen model or vectors of another encoder comes with a later version.",
+            fix="or vectors of another encoder: --embeddings FILE --cohort FILE -o RUN.",
         )
     folder = RunFolder(Path(run))
     with folder.lock():
@@ -69,6 +74,30 @@ def evaluate(
             raise InputError("the cohort has no task to be judged on.", where=found.name, fix="declare `tasks`.")
         evaluate_run(folder, found, load(Recipe, folder.path / "recipe.yaml"), labels, progress)
     return folder.path / "scores.json"
+
+
+def _given(
+    embeddings: Path,
+    cohort: Path | None,
+    out: Path | None,
+    beside: dict[str, Path | None],
+    root: Path | None,
+    progress: Progress | None,
+) -> Path:
+    """Judge vectors that were handed over; refuses what has no meaning with them."""
+    from medform.pipeline.judge import judge_vectors
+
+    odd = [name for name, value in beside.items() if value is not None]
+    missing = [name for name, value in (("--cohort", cohort), ("-o", out)) if value is None]
+    if odd or cohort is None or out is None:
+        said = [f"{', '.join(odd)} cannot go with --embeddings"] if odd else []
+        said += [f"--embeddings needs {' and '.join(missing)}"] if missing else []
+        raise InputError(
+            f"{'; '.join(said)}.",
+            consequence="Nothing was judged.",
+            fix="medform evaluate --embeddings FILE --cohort FILE -o RUN.",
+        )
+    return judge_vectors(Path(embeddings), Path(cohort), Path(out), root, progress) / "scores.json"
 
 
 def evaluate_run(

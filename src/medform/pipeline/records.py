@@ -180,9 +180,10 @@ class Spending:
 
 
 def write_cohort_pages(folder: RunFolder, cohort: Cohort, labels: pd.DataFrame, primary: str | None) -> None:
-    """flow.json, table_one.json and the montage: what the report shows of the cohort, by pseudonym."""
+    """flow.json, table_one.json, montage and overlays: what the report shows of the cohort, by pseudonym."""
     import pandas as pd
 
+    from medform.pipeline.overlays import draw_overlays
     from medform.reporting.flow import write_flow
     from medform.reporting.montage import draw_montage
     from medform.reporting.table_one import summarise, write_table_one
@@ -208,6 +209,7 @@ def write_cohort_pages(folder: RunFolder, cohort: Cohort, labels: pd.DataFrame, 
     attention = folder.path / "attention.parquet"
     if attention.is_file():
         draw_montage(folder.path, cohort, pd.read_parquet(attention), task=primary)
+    draw_overlays(folder, cohort)
 
 
 def cohort_flow(cohort: Cohort, labels: pd.DataFrame, primary: str | None) -> Any:

@@ -5,7 +5,7 @@ Masks are kept as predicted, unjudged: the test patients' are scored only after 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,7 +40,8 @@ __all__ = [
     "draw_lesion",
     "judge_masks",
     "keep_masks",
-    "masks_folder",
+    "kept_masks",
+    "masks_file",
     "segment_stage",
     "segment_task",
     "segments",
@@ -226,39 +227,46 @@ def keep_masks(
         for series, mask in segmenter.masks(bench, bench.imaged(patients), with_genes):
             arrays[f"{part}.{series}"] = np.packbits(mask)
             shapes[f"{part}.{series}"] = list(mask.shape)
-    target = masks_folder(bench.folder.path, group.fold) / f"{model}.{seed}.safetensors"
-    write_arrays(target, arrays, {"shapes": shapes})
+    write_arrays(masks_file(bench.folder.path, group.fold, model, seed), arrays, {"shapes": shapes})
 
 
-def masks_folder(run: Path, fold: int) -> Path:
-    """Where the masks of a fold are kept, a file a model and seed."""
-    return run / "folds" / str(fold) / "masks"
+def masks_file(run: Path, fold: int, model: str, seed: int) -> Path:
+    """Where the masks of one model are kept."""
+    return run / "folds" / str(fold) / "masks" / f"{model}.{seed}.safetensors"
+
+
+def kept_masks(
+    path: Path, cohort: Cohort, recipe: Recipe, part: Part, patients: Collection[str] | None = None
+) -> Iterator[tuple[str, str, PredictedScan]]:
+    """(patient, series, mask beside the truth) of the kept masks of one part, or of some of its ``patients``."""
+    found = segment_stage(recipe)
+    config = found[1].inputs.get("mask") if found else None
+    values = config.values if isinstance(config, MaskInputConfig) else None
+    arrays, notes = read_arrays(path)
+    for key, shape in notes["shapes"].items():
+        where, _, place_ = key.partition(".")
+        if where != part:
+            continue
+        patient, series_id = (str(cohort.series.iloc[int(place_)][name]) for name in ("patient_id", "series_id"))
+        if patients is not None and patient not in patients:
+            continue
+        mask = cohort.masks(series_id)
+        if mask is None:
+            continue
+        drawn = np.unpackbits(arrays[key], count=int(np.prod(shape))).reshape(shape).astype(bool)
+        true = lesion_of(np.asarray(mask), values)
+        yield patient, series_id, PredictedScan(drawn, true, cohort.open(series_id).spacing_mm)
 
 
 def judge_masks(run: Path, cohort: Cohort, recipe: Recipe, folds: Sequence[int], part: Part) -> list[dict[str, Any]]:
     """Cases of every model's kept masks of one part, beside the masks of the store."""
-    found = segment_stage(recipe)
-    config = found[1].inputs.get("mask") if found else None
-    values = config.values if isinstance(config, MaskInputConfig) else None
-    series = cohort.series
     cases = []
     for fold in folds:
-        for path in sorted(masks_folder(run, fold).glob("*.safetensors")):
+        for path in sorted((run / "folds" / str(fold) / "masks").glob("*.safetensors")):
             model, _, seed = path.stem.rpartition(".")
-            arrays, notes = read_arrays(path)
             scans: dict[str, list[PredictedScan]] = {}
-            for key, shape in notes["shapes"].items():
-                where, _, place_ = key.partition(".")
-                if where != part:
-                    continue
-                row = series.iloc[int(place_)]
-                mask = cohort.masks(str(row["series_id"]))
-                if mask is None:
-                    continue
-                drawn = np.unpackbits(arrays[key], count=int(np.prod(shape))).reshape(shape).astype(bool)
-                spacing = cohort.open(str(row["series_id"])).spacing_mm
-                scan = PredictedScan(drawn, lesion_of(np.asarray(mask), values), spacing)
-                scans.setdefault(str(row["patient_id"]), []).append(scan)
+            for patient, _, scan in kept_masks(path, cohort, recipe, part):
+                scans.setdefault(patient, []).append(scan)
             for patient, theirs in scans.items():
                 cases += segmentation_cases(
                     theirs,

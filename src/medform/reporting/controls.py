@@ -174,7 +174,7 @@ def verdict(scores: TaskScores, facts: RunFacts) -> Verdict:
 
 def _without_alignment(scores: TaskScores) -> str:
     best = next(
-        (model for model in (scores.selected, "image_only", *scores.models) if model and scores.row(model)),
+        (one for one in ("embeddings", scores.selected, "image_only", *scores.models) if one and scores.row(one)),
         None,
     )
     row = scores.row(best) if best else None
@@ -189,7 +189,7 @@ def _without_alignment(scores: TaskScores) -> str:
 def warnings(scores: TaskScores) -> list[str]:
     """What the controls say against the headline figure, in full sentences; empty where they say nothing."""
     found = []
-    aligned = scores.row("aligned") or scores.row("image_only")
+    aligned = scores.row("aligned") or scores.row("embeddings") or scores.row("image_only")
     if aligned is None or aligned.value is None:
         return []
     label = model_words(aligned.model).label

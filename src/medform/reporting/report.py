@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from medform.reporting.figures import (
 )
 from medform.reporting.flow import Flow, counted, draw_flow, flow_rows
 from medform.reporting.montage import FLAT, MontagePatient, entropy_ratio
+from medform.reporting.overlays import data_address
 from medform.reporting.provenance import banners, plan_rows, provenance_rows
 from medform.reporting.run_files import RunFacts, RunFiles, TaskFacts, read_run
 from medform.reporting.segmentation import segmentation_sections
@@ -121,7 +121,7 @@ def _content(files: RunFiles, images: bool) -> dict[str, Any]:
         "facts": facts,
         "banners": banners(facts, files.rows),
         "tasks": _tasks(files),
-        "segmentation": segmentation_sections(files),
+        "segmentation": segmentation_sections(files, images),
         "flow": _flow(files.folder, files.flow),
         "exclusions": files.flow.exclusions if files.flow else (),
         "table_one": files.table_one,
@@ -223,15 +223,9 @@ def _attention(files: RunFiles, images: bool) -> list[AttentionPatient]:
         return []
     found = []
     for patient in files.montage.patients:
-        tiles = [_data_address(files.folder / tile.png) if images else None for tile in patient.tiles]
+        tiles = [data_address(files.folder / tile.png) if images else None for tile in patient.tiles]
         found.append(AttentionPatient(patient, draw_attention_profile(files.folder, patient), tiles))
     return found
-
-
-def _data_address(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
 def _attention_words(files: RunFiles) -> str | None:

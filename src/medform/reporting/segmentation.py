@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +12,7 @@ from medform.cohort.files import column
 from medform.reporting.controls import Difference, in_order, tone_of
 from medform.reporting.drawing import COLOURS, INK, RULE, Picture, plain, publish, sheet
 from medform.reporting.figures import slug
+from medform.reporting.overlays import OverlayPatient, data_address, read_overlays
 from medform.reporting.run_files import RunFiles
 from medform.reporting.words import COMPARISONS, METRICS, interval, model_words, number, signed
 from medform.runs.scores import ScoreRow, detectable_of
@@ -19,7 +20,7 @@ from medform.runs.scores import ScoreRow, detectable_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["SegmentationSection", "segmentation_sections"]
+__all__ = ["SegmentationSection", "ShownMasks", "segmentation_sections"]
 
 PROTOCOL = "segmentation"
 MAIN_METRIC = "dice_patient"
@@ -29,6 +30,15 @@ VOXELS = "lesion_voxels"
 SMALL_TUMOUR = 3000  # voxels; drawn hollow, as `evaluation.segmentation` counts them
 DIGITS = 3
 _GOLDEN = 0.6180339887  # its multiples spread evenly, so that dots of equal height do not hide each other
+
+
+@dataclass(frozen=True)
+class ShownMasks:
+    """A test patient's slice as two data addresses: outline of the true and of the predicted mask (None: left out)."""
+
+    facts: OverlayPatient
+    true: str | None
+    predicted: str | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,8 @@ class SegmentationSection:
     differences: list[Difference]
     figure: Picture | None
     notes: list[str]
+    masks_of: str | None = None
+    masks: tuple[ShownMasks, ...] = ()
 
     @property
     def tested(self) -> int:
@@ -75,10 +87,26 @@ class SegmentationSection:
         return "" if row is None else interval(row.ci_low, row.ci_high, digits)
 
 
-def segmentation_sections(files: RunFiles) -> list[SegmentationSection]:
-    """A section for each task that has segmentation rows; draws and saves its figure."""
+def segmentation_sections(files: RunFiles, images: bool = True) -> list[SegmentationSection]:
+    """A section for each task that has segmentation rows; draws and saves its figure.
+
+    ``images=False`` leaves out the pictures of patients.
+    """
     rows = [row for row in files.rows if row.protocol == PROTOCOL]
-    return [_section(files, task, [row for row in rows if (row.task or "") == task]) for task in _tasks(rows)]
+    overlays = read_overlays(files.folder) if rows else None
+    sections = [_section(files, task, [row for row in rows if (row.task or "") == task]) for task in _tasks(rows)]
+    if overlays is None:
+        return sections
+    masks = tuple(_shown(files, one, images) for one in overlays.patients)
+    return [
+        replace(one, masks_of=overlays.model, masks=masks) if one.task == overlays.task else one for one in sections
+    ]
+
+
+def _shown(files: RunFiles, patient: OverlayPatient, images: bool) -> ShownMasks:
+    if not images:
+        return ShownMasks(patient, None, None)
+    return ShownMasks(patient, *(data_address(files.folder / name) for name in (patient.true, patient.predicted)))
 
 
 def _tasks(rows: Sequence[ScoreRow]) -> list[str]:
