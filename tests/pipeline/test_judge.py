@@ -70,7 +70,7 @@ def area(rows: list[ScoreRow], model: str, **more: Any) -> ScoreRow:
     return next(row for row in found if row.readout in ("logistic", None))
 
 
-@pytest.mark.proves("A6.1", "U10")
+@pytest.mark.proves("A6.1")
 def test_given_vectors_stand_beside_the_controls_of_the_design(rows: list[ScoreRow], place: Path) -> None:
     models = {row.model for row in rows if row.protocol == "cross_validation"}
     assert {

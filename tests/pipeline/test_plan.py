@@ -35,16 +35,16 @@ def plan_of(cohort: Cohort, place: Path, *more: str, folds: list[int] | None = N
     )
 
 
-@pytest.mark.proves("A7", "A6.3")
+@pytest.mark.proves("A7")
 def test_the_plan_counts_every_model_and_leaves_nothing_behind(phantom_store: Cohort, tmp_path: Path) -> None:
     plan = plan_of(phantom_store, tmp_path / "run")
     # a fold: main, random_start and shuffled_pairs with 5 inner and 1 unseen, attention_unaligned, supervised_mil
     assert plan.stages["align"] == {"steps": 50, "models": 2 * (3 * 7 + 2) + 6}
     # the two reference encoders take no step; all others share the recipe's own
     assert plan.stages["pretrain"]["steps"] == 40 and plan.stages["pretrain"]["models"] == 3
-    assert plan.folds == (0, 1) and plan.final and plan.cpu_minutes > 0 and plan.detectable["malignant"] > 0
+    assert plan.folds == (0, 1) and plan.final and plan.cpu_minutes > 0
     said = "\n".join(plan.lines())
-    for words in ("folds 0, 1 and the final model", "40 steps a model", "CPU-minutes", "could not be seen"):
+    for words in ("folds 0, 1 and the final model", "40 steps a model", "CPU-minutes"):
         assert words in said
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"cache"}
     assert all(path.suffix == ".npy" for path in (tmp_path / "run" / "cache").iterdir())

@@ -9,6 +9,9 @@ the vector type that is defined first: left to itself, the compiler vectorises s
 lowers it to the registers that the CPU has. Nothing of size steps x channels x states exists: forward keeps the
 state before each chunk, backward computes a chunk's states again from there.
 
+A state is not multiplied by its decay but changed by its fade, decay - 1, times itself: a decay of 0.9999 would lose
+its last digits to the 1 in float32, and with them the gradients of slow channels.
+
 The kernels take flat arrays and plain numbers only, and their scratch from the caller: numba takes ten times as
 long to compile slices and allocations. Fast mathematics stays off: it would let NaN pass unseen, and undo
 the rounding in `_exp2`.
@@ -34,7 +37,7 @@ FEW = 8  # partial sums that a vector is folded to
 
 LOG2_E = 1.4426950408889634
 _LN_2 = np.float32(0.6931471805599453)
-# 2^f = 1 + f q(f) on [-1/2, 1/2]: minimax of the relative error, 2e-9; exact at 0, so that slow decays stay slow
+# q of 2^f = 1 + f q(f) on [-1/2, 1/2]: minimax of the relative error, 2e-9
 _EXP2 = (
     0.6931472028552511,
     0.24022647913611125,
@@ -182,8 +185,8 @@ def _total(typing_context, array, index):
 
 @no_type_check
 @intrinsic
-def _exp2(typing_context, value):
-    """2^value for values <= 0, never below 2^-80; NaN stays NaN."""
+def _exp2_less_1(typing_context, value):
+    """2^value - 1 for values <= 0, with 2^value never below 2^-80; NaN stays NaN."""
 
     def code(context, builder, signature, arguments):
         least, to_integer = _constant(_LEAST), _constant(_TO_INTEGER)
@@ -192,10 +195,12 @@ def _exp2(typing_context, value):
         shifted = builder.fadd(value, to_integer)
         share = builder.fsub(value, builder.fsub(shifted, to_integer))
         power = _constant(_EXP2[-1])
-        for coefficient in (*reversed(_EXP2[:-1]), 1.0):
+        for coefficient in reversed(_EXP2[:-1]):
             power = _multiply_add(builder, power, share, _constant(coefficient))
+        one = _constant(1.0)
         exponent = builder.shl(builder.bitcast(shifted, _INTEGERS), ir.Constant(_INTEGERS, [23] * LANES))
-        return builder.bitcast(builder.add(builder.bitcast(power, _INTEGERS), exponent), _VECTOR)
+        scale = builder.bitcast(builder.add(builder.bitcast(one, _INTEGERS), exponent), _VECTOR)
+        return _multiply_add(builder, builder.fmul(scale, share), power, builder.fsub(scale, one))
 
     return lanes(lanes), code
 
@@ -246,8 +251,9 @@ def scan_forward(x, delta, b, c, rate, weight, state, kept, y, places, length, t
                 out = _times(value, _load(weight, tile * LANES))
                 for n in range(states):
                     place = tile * size + n * LANES
-                    decay = _exp2(_times(now, _load(rate, place)))
-                    h = _fused(decay, _load(state, place), _times(drive, _spread(b[b_at + t * b_step + n])))
+                    fade = _exp2_less_1(_times(now, _load(rate, place)))
+                    h = _load(state, place)
+                    h = _fused(fade, h, _fused(drive, _spread(b[b_at + t * b_step + n]), h))
                     _store(state, place, h)
                     out = _fused(h, _spread(c[c_at + t * c_step + n]), out)
                 _store(y, y_at + t * y_step + tile * LANES, out)
@@ -258,8 +264,8 @@ _part_of_kernel = numba.njit(nogil=True, boundscheck=False, error_model="numpy")
 
 @_part_of_kernel
 @no_type_check
-def _recompute(x, delta, b, rate, decays, history, places, first, steps, tile, states):
-    """The decays and states of a tile and chunk; ``history`` begins with the state before it."""
+def _recompute(x, delta, b, rate, fades, history, places, first, steps, tile, states):
+    """Fades and states of a tile and chunk; ``history`` begins with the state before it."""
     x_at, x_step = places[0, 0] + first * places[1, 0] + tile * LANES, places[1, 0]
     delta_at, delta_step = places[0, 1] + first * places[1, 1] + tile * LANES, places[1, 1]
     b_at, b_step = places[0, 2] + first * places[1, 2], places[1, 2]
@@ -269,10 +275,11 @@ def _recompute(x, delta, b, rate, decays, history, places, first, steps, tile, s
         drive = _times(now, _load(x, x_at + t * x_step))
         for n in range(states):
             place = t * size + n * LANES
-            decay = _exp2(_times(now, _load(rate, tile * size + n * LANES)))
-            _store(decays, place, decay)
-            drive_n = _times(drive, _spread(b[b_at + t * b_step + n]))
-            _store(history, place + size, _fused(decay, _load(history, place), drive_n))
+            fade = _exp2_less_1(_times(now, _load(rate, tile * size + n * LANES)))
+            _store(fades, place, fade)
+            h = _load(history, place)
+            h = _fused(fade, h, _fused(drive, _spread(b[b_at + t * b_step + n]), h))
+            _store(history, place + size, h)
 
 
 @_part_of_kernel
@@ -297,12 +304,12 @@ def _finish_chunk(sums, carry, db, dc, da, dskip, places, first, steps, tiles, s
 @_jit("void(" + "float32[::1], " * 16 + "float64[::1], float64[::1], int64[:, ::1], int64, int64, int64)")
 @no_type_check
 def scan_backward(
-    x, delta, b, c, rate, weight, kept, dy, dx, ddelta, db, dc, decays, history, carry, sums, da, dskip,
+    x, delta, b, c, rate, weight, kept, dy, dx, ddelta, db, dc, fades, history, carry, sums, da, dskip,
     places, length, tiles, states,
 ):  # fmt: skip
     """One piece backward: fills ``dx``, ``ddelta``, ``db``, ``dc`` (flat) and adds to ``da`` and ``dskip`` in float64.
 
-    Like `scan_forward`, with ``kept`` as it was filled there. Scratch: ``decays`` [step][state][lane] of one tile and
+    Like `scan_forward`, with ``kept`` as it was filled there. Scratch: ``fades`` [step][state][lane] of one tile and
     chunk, ``history`` the same with one step more, ``sums`` 2 x [step][state][FEW], and ``carry``, which
     begins as 0: [tile][state][lane] of dL/dh on its way to the step before, of ``da`` in this chunk, and
     [tile][lane] of ``dskip``. Sums over steps are in float32 within a chunk only.
@@ -326,7 +333,7 @@ def scan_backward(
         for tile in range(tiles):
             for place in range(size):
                 history[place] = kept[(chunk * tiles + tile) * size + place]
-            _recompute(x, delta, b, rate, decays, history, places, first, steps, tile, states)
+            _recompute(x, delta, b, rate, fades, history, places, first, steps, tile, states)
             for t in range(steps - 1, -1, -1):
                 now = _load(delta, delta_at + (first + t) * delta_step + tile * LANES)
                 value = _load(x, x_at + (first + t) * x_step + tile * LANES)
@@ -341,7 +348,7 @@ def scan_backward(
                     d_drive = _fused(g, _spread(b[b_at + (first + t) * b_step + n]), d_drive)
                     _add_product(sums, (2 * t * states + n) * FEW, g, drive)
                     _add_product(sums, ((2 * t + 1) * states + n) * FEW, seen, _load(history, place + size))
-                    passed = _times(g, _load(decays, place))
+                    passed = _fused(g, _load(fades, place), g)
                     _store(carry, own, passed)
                     change = _times(passed, _load(history, place))
                     d_now = _fused(change, _load(rate, own), d_now)

@@ -54,10 +54,9 @@ class Model:
         Raises `InputError` where an own encoder's module is not here, weights do not fit their settings or the
         self-test fails.
         """
-        from medform.runs.model_folder import read_model
+        from medform.runs.model_folder import find_model, read_model
 
-        path = Path(folder)
-        path = path / "model" if not (path / "config.json").is_file() and (path / "model").is_dir() else path
+        path = find_model(Path(folder))
         try:
             model = rebuild(read_model(path))
             test = model.files.selftest
