@@ -1,8 +1,9 @@
 """Write docs/proofs.md: every promise of the issues, what proves it, and first what nothing proves yet.
 
 Promises stand in docs/promises.toml. Proofs are tests marked ``@pytest.mark.proves("A4.2", ...)`` (read from the
-source, nothing is imported) and result files under docs/results/ with a ``proves`` list. A promise whose ``open`` text
-is not empty stays open whatever proves a part of it.
+source, nothing is imported), result files under docs/results/ with a ``proves`` list, benchmark rows there, and steps
+of .ci/run under a comment ``# proves: A1.3``, which every landing passes. A promise whose ``open`` text is not empty
+stays open whatever proves a part of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "proofs.md"
+BENCHMARKS = {"scan": "G.speed", "expression": "G.speed"}
+"""Files of benchmark rows and the promise that they are about."""
 
 
 def marked(path: Path) -> Iterator[tuple[str, str]]:
@@ -48,6 +51,14 @@ def collect() -> dict[str, list[str]]:
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for line, where in marked(path):
             proofs[line].add(where)
+    for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines():
+        if line.startswith("# proves: "):
+            for promise in line.removeprefix("# proves: ").split(", "):
+                proofs[promise].add(".ci/run")
+    for name, promise in BENCHMARKS.items():
+        path = ROOT / "docs" / "results" / "benchmarks" / f"{name}.json"
+        if path.is_file():
+            proofs[promise].add(path.relative_to(ROOT).as_posix())
     for path in sorted((ROOT / "docs" / "results").rglob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):

@@ -72,10 +72,10 @@ def assert_equal(found: list[Tensor], wanted: list[Tensor], error: float, absolu
 
 
 @pytest.mark.proves("G2.3", "G.tests")
-@pytest.mark.parametrize("shape", [(2, 3 * CHUNK + 5, LANES, 16), (2, 70, GROUP + LANES + 3, 5), (1, 1, 1, 1)])
+@pytest.mark.parametrize("shape", [(2, 2 * CHUNK + 5, LANES, 16), (2, CHUNK + 6, GROUP + LANES + 3, 5), (1, 1, 1, 1)])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_every_implementation_equals_the_loop(shape: tuple[int, ...], ragged: bool, reverse: bool) -> None:
+def test_every_implementation_equals_the_loop(shape: tuple[int, int, int, int], ragged: bool, reverse: bool) -> None:
     tensors = drawn(*shape)
     length = torch.tensor([shape[1], CHUNK + 1])[: shape[0]] if ragged else None
     wanted = scanned(tensors, "reference", reverse=reverse, length=length)
@@ -113,8 +113,10 @@ def test_long_sequences_with_extreme_step_sizes_stay_finite_and_exact(sizes: tup
     tensors = drawn(1, 4096, LANES, 4, sizes=sizes)
     wanted = scanned(tensors, "chunked")
     # where one decay near 1 is taken 4,096 times, its rounding to float32 alone costs the other implementations 5e-5
-    slow = sizes == (1e-4, 1e-4)
-    assert_equal(scanned(tensors, "numba", torch.float32), wanted, 2e-6 if slow else 1e-6)
+    slow, fast = (sizes == (extreme, extreme) for extreme in (1e-4, 20.0))
+    # where all is forgotten in a step, a rate's gradient is below what float32 resolves beside the others'
+    absolute = 1e-6 * float(wanted[NAMES.index("b")].norm()) if fast else 0.0
+    assert_equal(scanned(tensors, "numba", torch.float32), wanted, 2e-6 if slow else 1e-6, absolute)
     assert_equal(scanned(tensors, "chunked", torch.float32), wanted, 1e-4 if slow else 1e-6)
 
 
@@ -162,8 +164,8 @@ def test_no_step_sees_a_later_one(implementation: Implementation, kind: torch.dt
 def test_backwards_is_forwards_on_the_mirrored_sequence(implementation: Implementation) -> None:
     x, delta, a, b, c, skip, _ = (tensor.float() for tensor in drawn(2, CHUNK + 9, LANES, 4))
     backwards = selective_scan(x, delta, a, b, c, skip, reverse=True, implementation=implementation)
-    mirrored = [tensor.flip(1) for tensor in (x, delta, b, c)]
-    forwards = selective_scan(mirrored[0], mirrored[1], a, *mirrored[2:], skip, implementation=implementation)
+    x, delta, b, c = (tensor.flip(1) for tensor in (x, delta, b, c))
+    forwards = selective_scan(x, delta, a, b, c, skip, implementation=implementation)
     assert torch.equal(backwards, forwards.flip(1))
 
 
@@ -281,10 +283,10 @@ def test_it_equals_mambapys_parallel_scan() -> None:
 @pytest.mark.proves("G2.3")
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_a_nan_is_never_hidden(name: str) -> None:
-    given = dict(zip(NAMES[1:], [tensor.float() for tensor in drawn(1, 8, 4, 2)[:-1]], strict=True))
-    given[name][..., 0] = torch.nan
+    given = [tensor.float() for tensor in drawn(1, 8, 4, 2)[:-1]]
+    given[NAMES.index(name) - 1][..., 0] = torch.nan
     for implementation in ("reference", "chunked", "numba"):
-        assert selective_scan(*given.values(), implementation=implementation).isnan().any()
+        assert selective_scan(*given, implementation=implementation).isnan().any()
 
 
 @pytest.mark.proves("G2.3")
@@ -325,9 +327,8 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="float32 on the CPU"):
         selective_scan(*(tensor.double() for tensor in (x, delta, a, b, c)), implementation="numba")
     given = [tensor.requires_grad_() for tensor in (x, delta, a, b, c, skip)]
-    first = torch.autograd.grad(selective_scan(*given).sum(), given, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first[0].sum().backward()
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        torch.autograd.grad(selective_scan(*given).sum(), given, create_graph=True)
 
 
 class Stub(ModuleType):
@@ -338,9 +339,19 @@ class Stub(ModuleType):
         self.layouts: list[tuple[int, ...]] = []
 
     def selective_scan_fn(
-        self, u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False
-    ):
-        assert z is None and delta_bias is None and not delta_softplus and not return_last_state
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None = None,
+        z: Tensor | None = None,
+        delta_bias: Tensor | None = None,
+        delta_softplus: bool = False,
+        return_last_state: bool = False,
+    ) -> Tensor:
+        assert D is not None and z is None and delta_bias is None and not delta_softplus and not return_last_state
         assert all(tensor.is_contiguous() and tensor.dtype == torch.float32 for tensor in (u, delta, A, B, C, D))
         self.layouts = [tuple(tensor.shape) for tensor in (u, delta, A, B, C, D)]
         u, delta, B, C = (tensor.transpose(1, 2) for tensor in (u, delta, B, C))

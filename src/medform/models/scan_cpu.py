@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from medform.models import scan_kernel
@@ -160,11 +159,12 @@ class CompiledScan(torch.autograd.Function):
         return y[..., :channels]
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, dy: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Gradients of the six tensors."""
+        """Gradients of the six tensors. Raises RuntimeError under ``create_graph``: they have no graph of their own."""
+        if torch.is_grad_enabled():
+            raise RuntimeError("the numba scan can be differentiated once; use implementation='chunked' for more.")
         x, delta, a, b, c, skip, kept = ctx.saved_tensors
         reverse, lengths = ctx.reverse, ctx.lengths
         channels, states = a.shape

@@ -82,13 +82,11 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
 
     import medform
     from medform.pipeline.fold import MAIN
-    from medform.pipeline.frozen_segmentation import GENES_ROW, rebuild_segmenter, segmentation_parts
-    from medform.pipeline.predict import rebuild, selftest_values
+    from medform.pipeline.frozen_segmentation import segmentation_parts
     from medform.pipeline.readouts import fit_readouts, to_files
     from medform.pipeline.stages import feature_input, image_stage, pair_stage
     from medform.recipes.catalog import described
     from medform.runs.arrays import read_arrays
-    from medform.runs.folder import read_json
     from medform.runs.model_folder import ModelFiles
 
     seed = recipe.seeds[0]
@@ -109,16 +107,7 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
     else:
         embedding = ["image_only"]
     weights |= {f"inputs.{key}": np.asarray(value) for key, value in fitted.items()}
-    columns = folder.stage("embedding", MAIN, seed, fold) / "columns.json"
-    table = None
-    if columns.is_file():
-        table = {
-            "encoder": read_json(columns),
-            "specs": {key: cohort.columns[key].model_dump(mode="json") for key in cohort.features()},
-            "file": cohort.file.clinical.model_dump(mode="json", exclude={"path", "id_map"})
-            if cohort.file.clinical
-            else None,
-        }
+    table = _table(folder.stage("embedding", MAIN, seed, fold) / "columns.json", cohort)
     place = "final" if fold is None else f"folds/{fold}"
     frame = pd.read_parquet(folder.path / place / "embeddings.parquet")
     probes, readouts = to_files(fit_readouts(frame, labels, recipe.evaluation, seed, fold))
@@ -141,13 +130,35 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
         config["segmentation"] = drawn.config
     genes = None if drawn is None else drawn.genes
     files = ModelFiles(weights, config, preprocess, table, probes, readouts, genes=genes)
+    return replace(files, selftest=_selftest(files, cohort), texts=_texts(folder, cohort, recipe, config))
+
+
+def _table(columns: Path, cohort: Cohort) -> dict[str, Any] | None:
+    """How a table row becomes numbers; None where nothing was fitted on a table."""
+    from medform.runs.folder import read_json
+
+    if not columns.is_file():
+        return None
+    clinical = cohort.file.clinical
+    return {
+        "encoder": read_json(columns),
+        "specs": {key: cohort.columns[key].model_dump(mode="json") for key in cohort.features()},
+        "file": clinical.model_dump(mode="json", exclude={"path", "id_map"}) if clinical else None,
+    }
+
+
+def _selftest(files: ModelFiles, cohort: Cohort) -> dict[str, np.ndarray]:
+    """What the model makes of slices of the phantom, and of expression of nobody where it reads genes."""
+    from medform.pipeline.frozen_segmentation import GENES_ROW, rebuild_segmenter
+    from medform.pipeline.predict import rebuild, selftest_values
+
     values = selftest_values(cohort.window)
-    selftest = {"images": values, "vector": rebuild(files).embed_values(values)}
-    if drawn is not None:
-        segmenter = rebuild_segmenter(files)
-        row = segmenter.selftest_row()
-        selftest |= segmenter.selftest(values, row) | ({} if row is None else {GENES_ROW: row})
-    return replace(files, selftest=selftest, texts=_texts(folder, cohort, recipe, config))
+    made = {"images": values, "vector": rebuild(files).embed_values(values)}
+    if "segmentation" not in files.config:
+        return made
+    segmenter = rebuild_segmenter(files)
+    row = segmenter.selftest_row()
+    return made | segmenter.selftest(values, row) | ({} if row is None else {GENES_ROW: row})
 
 
 def _encoder_weights(place: Path, recipe: Recipe, seed: int) -> dict[str, np.ndarray]:

@@ -42,8 +42,8 @@ FEW_STEPS = 200  # alignment steps from a random start below which heads hardly 
 FEW_PASSES = 5  # passes over the slices below which pre-training hardly leaves its start
 FEW_COLUMNS = 8  # encoded columns below which a paper-like clinical MLP has next to no vectors
 SUPPORTS = ("out_of_fold", "unseen")  # variants that are no models of their own
-JUDGED = 5.0  # CPU time of judging, in units of its few-shot fits: their predictions are gathered and written, too
-REST = 5.0  # CPU seconds of report, pages and export
+JUDGED = 3.0  # CPU time of judging, in units of its few-shot fits: their predictions are gathered and written, too
+REST = 3.0  # CPU seconds of report, pages and export
 
 
 @dataclass(frozen=True)
@@ -225,10 +225,9 @@ def _reading_seconds(bench: Bench, recipe: Recipe, tower: Any) -> float:
 
     read = bench.slices(feature_input(recipe).size)
     some = np.arange(min(16, len(read)))
-    block = slice_block(read, some, {"image": read.images(some)})
-    embeddings(tower, block)
+    embeddings(tower, slice_block(read, some, {"image": read.images(some)}))
     started = time.process_time()
-    embeddings(tower, block)
+    embeddings(tower, slice_block(read, some, {"image": read.images(some)}))
     return (time.process_time() - started) / len(some)
 
 

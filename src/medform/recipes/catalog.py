@@ -19,7 +19,17 @@ __all__ = ["FAMILIES", "described", "part", "part_class"]
 FAMILIES: dict[str, tuple[str, ...]] = {
     "objective": ("simclr", "align", "classify", "segment", "cox"),
     "tower": (
-        "timm", "module", "hybrid", "vit", "unet", "bag", "linear", "mlp", "mamba", "gene_mlp", "gene_transformer",
+        "timm",
+        "module",
+        "hybrid",
+        "vit",
+        "unet",
+        "bag",
+        "linear",
+        "mlp",
+        "mamba",
+        "gene_mlp",
+        "gene_transformer",
     ),
     "input": ("slices", "patient_slices", "segmentation", "masks", "features", "clinical", "genes"),
 }

@@ -49,8 +49,9 @@ class Patients(Config):
 class Start(Config):
     """Where a stage's weights come from.
 
-    ``image``: imagenet, random, the name of an earlier stage, or a weights file. ``genes``: random, or the name of an
-    earlier stage. ``heads``: cca (closed form on the training patients) or random. ``pool``: uniform or random attention.
+    ``image``: imagenet, random, the name of an earlier stage, or a weights file. ``genes``: random, or the name of
+    an earlier stage. ``heads``: cca (closed form on the training patients) or random. ``pool``: uniform or random
+    attention.
     """
 
     image: str | None = None
