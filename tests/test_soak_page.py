@@ -31,3 +31,5 @@ def test_the_page_names_date_machine_outcomes_and_figures_and_keeps_what_was_not
     mended = pytest.TestReport("soak/test_b.py::test_a_null", place, {}, "passed", None, "call", duration=3.0)
     after = tool.page([mended], text)
     assert "- 2 of 2 tests passed" in after and "| kills | 10 |" in after and "passed, 3 s" in after
+    without = tool.page([], after, there={"soak/test_b.py::test_new"})
+    assert "a null" not in without and "## kills" in without and "- 1 of 1 tests passed" in without

@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -23,10 +23,16 @@ PACKAGES = ("medform", "torch", "numpy", "pandas", "scikit-learn", "timm")
 
 
 class Recorder:
-    """A pytest plugin that keeps the report of every test's call."""
+    """A pytest plugin that keeps the report of every test's call, and which tests there are."""
 
     def __init__(self) -> None:
         self.reports: list[pytest.TestReport] = []
+        self.there: set[str] = set()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Keep the ids of all tests of the files at hand, before any is left out."""
+        self.there = {item.nodeid for item in items}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep calls, and whatever failed or was skipped before one."""
@@ -60,9 +66,15 @@ def sections(text: str) -> dict[str, str]:
     return {part.split("\n", 1)[0]: part.split("\n", 1)[1].strip() for part in parts}
 
 
-def page(reports: Sequence[pytest.TestReport], before: str = "") -> str:
-    """The page after these tests; sections of ``before`` that were not run again stay as they are."""
-    found = sections(before)
+def gone(text: str, there: Collection[str]) -> bool:
+    """Whether a section is of a test that its file, which was read, no longer has."""
+    test = text.split("`")[1]
+    return test not in there and test.split("::")[0] in {one.split("::")[0] for one in there}
+
+
+def page(reports: Sequence[pytest.TestReport], before: str = "", there: Collection[str] = ()) -> str:
+    """The page after these tests; sections of ``before`` that were not run again stay, if the test is still there."""
+    found = {name: text for name, text in sections(before).items() if not gone(text, there)}
     for report in reports:
         name = report.nodeid.split("::", 1)[1].removeprefix("test_").replace("_", " ")
         found[name] = section(report)
@@ -91,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     code = pytest.main(["-m", "soak", "--timeout", "5400", *arguments], plugins=[recorder])
     if recorder.reports:
         before = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
-        PAGE.write_text(page(recorder.reports, before), encoding="utf-8")
+        PAGE.write_text(page(recorder.reports, before, recorder.there), encoding="utf-8")
     return int(code)
 
 

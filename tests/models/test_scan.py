@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medform.compute.seed import generator
 from medform.errors import ExtraMissing
-from medform.models import scan
+from medform.models import scan, scan_cpu, scan_kernel
 from medform.models.scan import Implementation, selective_scan
 from medform.models.scan_kernel import CHUNK, GROUP, LANES
 
@@ -193,17 +193,13 @@ def test_the_kernel_reads_tensors_as_they_lie_in_memory() -> None:
     tensors = drawn(2, 40, LANES, 4)
     wanted = scanned(tensors, "reference")
     x, delta, a, b, c, skip, dy = (tensor.float() for tensor in tensors)
-    both = torch.cat([b, torch.full_like(b, torch.nan), c], 2)  # slices of one projection
-    b, c = both[..., :4], both[..., 8:]
-    x = x.transpose(1, 2).contiguous().transpose(1, 2)  # steps are neighbours
-    delta = delta.transpose(0, 1).contiguous().transpose(0, 1)  # sequences are interleaved
+    b, _, c = torch.cat([b, torch.full_like(b, torch.nan), c], 2).split(4, 2)  # parts of one projection
+    x, delta = x.mT.contiguous().mT, delta.transpose(0, 1).contiguous().transpose(0, 1)
     assert_equal(scanned([x, delta, a, b, c, skip, dy], "numba", torch.float32), wanted, 1e-6)
 
 
 @pytest.mark.proves("G.speed")
 def test_the_bits_do_not_depend_on_threads(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medform.models import scan_cpu
-
     monkeypatch.setattr(scan_cpu, "_WORTH_THREADS", 0)
     tensors = drawn(2, CHUNK + 3, GROUP + LANES, 4)
     runs = []
@@ -329,6 +325,20 @@ def test_what_does_not_fit_is_refused() -> None:
     given = [tensor.requires_grad_() for tensor in (x, delta, a, b, c, skip)]
     with pytest.raises(RuntimeError, match="differentiated once"):
         torch.autograd.grad(selective_scan(*given).sum(), given, create_graph=True)
+
+
+@pytest.mark.proves("G2.3")
+def test_where_no_cache_can_be_written_the_kernel_is_compiled_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def njit(signature: str, *, cache: bool = False, **options: object) -> Callable[[object], object]:
+        def compiled(function: object) -> object:
+            if cache:
+                raise RuntimeError("cannot cache function: no locator available")
+            return function
+
+        return compiled
+
+    monkeypatch.setattr(scan_kernel.numba, "njit", njit)
+    assert scan_kernel._jit("void()")(len) is len
 
 
 class Stub(ModuleType):

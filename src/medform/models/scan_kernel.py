@@ -14,7 +14,7 @@ its last digits to the 1 in float32, and with them the gradients of slow channel
 
 The kernels take flat arrays and plain numbers only, and their scratch from the caller: numba takes ten times as
 long to compile slices and allocations. Fast mathematics stays off: it would let NaN pass unseen, and undo
-the rounding in `_exp2`.
+the rounding in `_exp2_less_1`.
 """
 
 from __future__ import annotations
