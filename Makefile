@@ -13,7 +13,7 @@ test: .venv/dev
 	$(PYTEST) -n 2 --dist worksteal -m "not soak" $(PYTEST_FLAGS)
 
 soak: .venv/dev
-	$(PYTEST) -m soak --timeout 5400 $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tools/soak.py tests/soak --timeout 5400
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -42,7 +42,7 @@ wheel: .venv/dev
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -r requirements.lock
 	$(BIN)/python -m pip install -q --no-deps -e .
-	$(BIN)/python -m medform.inputs.augment
+	$(BIN)/python -c "import medform.inputs.augment_kernel, medform.models.scan_kernel"
 	touch $@
 
 .venv/dev: .venv/core requirements-dev.lock
