@@ -28,7 +28,7 @@ for name in "${@:-nsclc_ct ct_ich nsclc_ct_readings nsclc_ct_paper dicom_ct tcga
           shuffled_pairs: {stages.align.pairing: shuffled}}' ;;
       tcga_lgg) run tcga_lgg mgi-small tcga_lgg tcga_lgg ;;
       tcga_lgg_trimodal) run tcga_lgg_trimodal trimodal tcga_lgg tcga_lgg ;;
-      nsclc_ct_trimodal) run nsclc_ct_trimodal trimodal nsclc_ct_genes nsclc_ct ;;
+      nsclc_ct_trimodal) run nsclc_ct_trimodal trimodal nsclc_ct nsclc_ct ;;
       dicom_ct)
         .venv/bin/medform check "$data/dicom_ct" --json >"$runs/dicom_ct.check.json"
         .venv/bin/medform ingest cohorts/dicom_ct.yaml --root "$data/dicom_ct" -o "$runs/dicom_ct.store"

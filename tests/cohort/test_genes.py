@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,15 @@ def test_patients_who_are_not_in_the_store_are_left_out(tmp_path: Path) -> None:
 def test_a_cohort_without_expression_has_none(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     cohort = make_store(tmp_path / "s", None)
-    assert cohort.genes() is None and not (tmp_path / "s/genes.npy").exists()
+    assert replace(cohort, file=cohort.file.model_copy(update={"genes": None})).genes() is None
+    assert not (tmp_path / "s/genes.npy").exists()
+    with pytest.raises(InputError, match="names gene expression and the store holds none"):
+        cohort.genes()
     with_genes = make_store(tmp_path / "t", record(cohort_file()))
     assert with_genes.genes() is not None
     writer = CohortWriter(tmp_path / "t", cohort_file(), overwrite=True)
     writer.finish([], clinical=with_genes.clinical)
-    assert Cohort.read(tmp_path / "t").genes() is None and not (tmp_path / "t/genes.npy").exists()
+    assert not (tmp_path / "t/genes.npy").exists() and not (tmp_path / "t/genes.json").exists()
 
 
 @pytest.mark.proves("A1.5", "G1.1")

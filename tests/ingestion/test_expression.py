@@ -185,6 +185,20 @@ def test_a_folder_of_gdc_files(tmp_path: Path) -> None:
         read(tmp_path, path="star", samples="sheet.tsv", scale="counts")
 
 
+@pytest.mark.proves("G1.1")
+def test_gdc_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    write_gdc(tmp_path / "star")
+    sheet = (tmp_path / "sheet.tsv").read_text()
+    for at in range(4):
+        name, folder = f"u{at}.rna_seq.augmented_star_gene_counts.tsv", tmp_path / "star" / f"id{at}"
+        folder.mkdir(exist_ok=True)
+        (folder / name if at == 1 else tmp_path / "star" / name).rename(folder / "star_gene_counts.tsv")
+        sheet = sheet.replace(name, "star_gene_counts.tsv")
+    (tmp_path / "sheet.tsv").write_text(sheet)
+    patient, gene = np.mgrid[:3, :5]
+    assert_whole(read(tmp_path, path="star", samples="sheet.tsv", scale="counts"), 10 * patient + gene)
+
+
 def test_gdc_files_with_other_genes_are_refused(tmp_path: Path) -> None:
     write_gdc(tmp_path / "star")
     path = tmp_path / "star/u2.rna_seq.augmented_star_gene_counts.tsv"

@@ -9,7 +9,7 @@ import pytest
 
 from medform.cohort.genes import JoinRow
 from medform.cohort.genes_spec import GenesSpec
-from medform.ingestion.expression_join import Joined, Sample, SampleMatcher
+from medform.ingestion.expression_join import Joined, Sample, SampleMatcher, sample_counts
 from medform.ingestion.sample_sheet import SheetRow
 
 
@@ -50,7 +50,12 @@ def test_tcga_replicates_are_chosen_by_the_stated_rule_whatever_their_order() ->
     assert "11, solid tissue normal" in reasons[TCGA[4]]
     assert "neither images nor a row" in reasons[TCGA[6]]
     assert JoinRow("orphan", "TCGA-DU-7014", "", "", "the matrix has no sample of this patient.") in joined.rows
-    assert joined.counts == {"genes_samples": 7, "genes_matched": 1, "genes_ambiguous": 3, "genes_orphan": 3}
+    assert sample_counts(joined.rows) == {
+        "genes_samples": 7,
+        "genes_matched": 1,
+        "genes_ambiguous": 3,
+        "genes_orphan": 3,
+    }
     for seed in range(5):
         mixed = python_random.Random(seed).sample(TCGA, len(TCGA))
         again = join(mixed, known)
@@ -108,3 +113,21 @@ def test_two_files_of_one_sample_are_ranked_by_name() -> None:
     files = [Sample("TCGA-CS-4943-01A", name, "TCGA-CS-4943", "Primary Tumor") for name in ("b.tsv", "a.tsv")]
     joined = join(files, ["TCGA-CS-4943"])
     assert joined.sample_of == {"TCGA-CS-4943": 1} and not joined.problems
+
+
+@pytest.mark.proves("G1.1")
+def test_the_sheet_says_the_tissue_of_a_barcode_that_ends_before_it() -> None:
+    one = "TCGA-CS-4943"
+    joined = join([Sample(one, "a.tsv", one, "Solid Tissue Normal")], ["P", one, "TCGA-CS"])
+    assert joined.sample_of == {} and "genes.tissue is tumour" in " ".join(row.reason for row in joined.rows)
+
+
+def test_a_patient_with_a_barcode_and_another_id_is_named_not_guessed() -> None:
+    sheet = {one: SheetRow(one, "P1") for one in ("TCGA-CS-4943-01A", "X12")}
+    joined = join(["X12", "TCGA-CS-4943-01A"], ["P1"], sheet)
+    assert "2 samples of patient 'P1'" in str(joined.problems[0])
+
+
+def test_a_map_cannot_give_a_patient_a_second_sample() -> None:
+    joined = join(["x", "P1"], ["P1"], id_map={"x": "P1"})
+    assert "stands in the table itself" in str(joined.problems[0]) and joined.sample_of == {"P1": 1}

@@ -340,9 +340,34 @@ def test_masks_of_an_index_hold_the_declared_values_only(tmp_path: Path) -> None
     assert [(row.patient_id, row.code) for row in cohort.quarantine()] == [("bad", "mask_values")]
 
 
+@pytest.mark.proves("G.input")
+def test_slices_of_an_index_without_a_mask_are_told_and_a_redrawn_mask_is_noticed(tmp_path: Path) -> None:
+    for at in range(2):
+        Image.fromarray(image_values(at, (6, 5)).astype(np.uint8)).save(tmp_path / f"{at}.png")
+    drawn = lesion((6, 5, 5))[..., 1]
+    Image.fromarray(drawn).save(tmp_path / "mask.png", compress_level=0)
+    lines = ["patient_id,slice_index,image,seg", "P1,0,0.png,mask.png", "P1,1,1.png,"]
+    (tmp_path / "slices.csv").write_text("\n".join(lines) + "\n")
+    tree = {
+        "name": "small", "licence": "CC0-1.0", "index": {"mask": "seg"},
+        "images": {"layout": "slices", "index": "slices.csv", "unit": "display"},
+    }  # fmt: skip
+    file, store = parse_cohort_file(tree, "cohort.yaml", tmp_path), tmp_path.parent / f"{tmp_path.name}-store"
+    cohort = ingest(file, store)
+    assert "1 of 2 slices have no mask; they count as slices without a lesion" in str(cohort.series.to_dict())
+    size = (tmp_path / "mask.png").stat().st_size
+    Image.fromarray(drawn[::-1].copy()).save(tmp_path / "mask.png", compress_level=0)
+    assert (tmp_path / "mask.png").stat().st_size == size
+    with pytest.raises(InputError, match="changed since") as raised:
+        ingest(file, store)
+    assert raised.value.problems[0].file == "mask.png"
+
+
 def test_an_id_in_a_name_ends_where_it_ends() -> None:
     people = ["P1", "P10", "P1-2", "a.b"]
     assert owner_by_pattern("P10_seg.nii.gz", "{patient}*.nii.gz", people) == "P10"
+    assert owner_by_pattern("seg17.nii.gz", "seg*{patient}.nii.gz", ["7"]) is None
+    assert owner_by_pattern("seg_7.nii.gz", "seg*{patient}.nii.gz", ["7"]) == "7"
     assert owner_by_pattern("P1-2.nii.gz", "{patient}*.nii.gz", people) == "P1-2"
     assert owner_by_pattern("P1-3.nii.gz", "{patient}*.nii.gz", people) is None
     assert owner_by_pattern("P12.nii.gz", "{patient}*.nii.gz", people) is None

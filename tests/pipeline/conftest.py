@@ -48,6 +48,7 @@ def make_phantom_store(
     spoilt: frozenset[str] = frozenset(),
     masks: bool = False,
     without_genes: int | None = None,
+    tabled: bool = True,
 ) -> Cohort:
     """A store of phantom patients of 48 x 48 pixels; pixels and numbers of the ``spoilt`` ones are far off.
 
@@ -55,6 +56,8 @@ def make_phantom_store(
     """
     stacks = make_stacks(patients, seed, HospitalOptions(size=48))
     file = COHORT if without_genes is None else COHORT | WITH_GENES
+    if not tabled:
+        file = {key: file[key] for key in ("name", "licence", "images", "splits")}
     writer = CohortWriter(root, parse_cohort_file(file, "phantom"), inputs="phantom")
     rows = {}
     for number, patient in enumerate(stacks):
@@ -81,7 +84,7 @@ def make_phantom_store(
     genes = None
     if without_genes is not None:
         genes = _genes({patient.patient_id: float(patient.mask.sum()) for patient in stacks[without_genes:]})
-    writer.finish([f"1.2.{number}" for number in range(len(stacks))], clinical=table, genes=genes)
+    writer.finish([f"1.2.{number}" for number in range(len(stacks))], clinical=table if tabled else None, genes=genes)
     return Cohort.read(root)
 
 
@@ -125,3 +128,9 @@ def gene_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 def masked_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """Patients with masks and without genes."""
     return make_phantom_store(tmp_path_factory.mktemp("masked") / "store", patients=12, masks=True)
+
+
+@pytest.fixture(scope="session")
+def bare_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Patients with masks and nothing else."""
+    return make_phantom_store(tmp_path_factory.mktemp("bare") / "store", patients=12, masks=True, tabled=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,23 @@ def test_survival_is_judged_from_table_image_and_genes_beside_the_table_s_cox_mo
     assert {row.metric for row in rows} >= {"c_index", "c_index_uno"}
 
 
+@pytest.mark.proves("A1.2", "G6.3")
+def test_without_the_extra_survival_is_a_row_that_says_so_and_the_rest_is_judged(
+    mgi_run: RunResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {row.protocol for row in read_scores(mgi_run.run / "scores.json")}
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchsurv"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchsurv", None)
+    evaluating.evaluate(mgi_run.run)
+    rows = read_scores(mgi_run.run / "scores.json")
+    assert {row.protocol for row in rows} == before
+    survival = [row for row in rows if row.protocol == "survival"]
+    assert len(survival) == 1 and survival[0].value is None and "medform[survival]" in (survival[0].note or "")
+    monkeypatch.undo()
+    evaluating.evaluate(mgi_run.run)
+
+
 @pytest.mark.proves("G6.2", "G5")
 def test_test_masks_are_opened_only_after_a_model_was_selected_on_validation(
     mgi_run: RunResult, monkeypatch: pytest.MonkeyPatch
@@ -146,3 +164,11 @@ def test_the_recipe_runs_on_a_cohort_without_genes_and_says_so(masked_store: Coh
     assert any("genes" in note for note in record["notes"])
     models = {row.model for row in read_scores(done.run / "scores.json") if row.protocol == "segmentation"}
     assert {"mgi", "vit_no_genes"} <= models
+
+
+@pytest.mark.proves("G.done")
+def test_images_and_masks_alone_are_enough_for_a_segmentation(bare_store: Cohort, tmp_path: Path) -> None:
+    done = start(bare_store, tmp_path / "run", tiny("variants={}"))
+    rows = read_scores(done.run / "scores.json")
+    assert {row.model for row in rows if row.metric == "dice_patient"} == {"mgi"}
+    assert evaluating.evaluate(done.run) == done.run / "scores.json"

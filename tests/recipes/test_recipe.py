@@ -48,6 +48,7 @@ def test_the_recipes_page_is_up_to_date() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        ("transductive=true", "which no verb does"),
         ("stages.pretrain.optimiser=1", "Did you mean 'optimizer'?"),
         ("stages.pretrian.batch=2", "Did you mean 'pretrain'?"),
         ("stages.pretrain.batch=0", "greater than or equal to 1"),

@@ -187,9 +187,16 @@ class Cohort:
 
     def genes(self) -> Genes | None:
         """Expression of the patients who have it, in the order of the store, its digest checked; None where the
-        cohort file names no ``genes``."""
-        if self.file.genes is None or not (self.root / FACTS).is_file():
+        cohort file names no ``genes``. `InputError` where it names them and the store was made without."""
+        if self.file.genes is None:
             return None
+        if not (self.root / FACTS).is_file():
+            raise InputError(
+                "the cohort file names gene expression and the store holds none.",
+                where=str(self.root / FACTS),
+                consequence="Nothing was done without it.",
+                fix="make the store anew with `medform ingest --overwrite`.",
+            )
         return read_genes(self.root).select(self.patient_ids)
 
     def survival(self) -> pd.DataFrame:

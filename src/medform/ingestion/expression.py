@@ -19,7 +19,7 @@ from medform.ingestion.expression_checks import Numbers, check_scale, uninformat
 from medform.ingestion.expression_formats import read_text_matrix, recognise
 from medform.ingestion.expression_gdc import read_gdc
 from medform.ingestion.expression_h5ad import read_h5ad
-from medform.ingestion.expression_join import Joined, Sample, SampleMatcher
+from medform.ingestion.expression_join import Joined, Sample, SampleMatcher, sample_counts
 from medform.ingestion.expression_matrix import Matrix
 from medform.ingestion.gene_ids import GeneNames, merge_duplicates, name_genes
 from medform.ingestion.identifiers import read_id_map
@@ -48,7 +48,7 @@ class Expression:
             for row in self.record.join
         ]
         left = sum(one in known for one in self.record.patient_ids)
-        counts = {**self.counts, "patients_with_genes": left}
+        counts = {**self.counts, **sample_counts(rows), "patients_with_genes": left}
         return replace(self, record=replace(self.record, join=tuple(rows)), counts=counts)
 
 
@@ -185,20 +185,20 @@ def _expression(
         "suspected_damage": list(names.damaged),
     }
     counts = {
-        **joined.counts,
+        **sample_counts(joined.rows),
         "genes_kept": len(genes),
         "genes_dropped": len(lost),
     }
     record = GenesRecord(patients, genes, values, spec, facts, joined.rows)
     notes = _notes(spec, matrix, joined, names, numbers, facts, len(genes))
-    return Expression(record, (*matrix.notes, *notes, *numbers.notes), counts)
+    return Expression(record, (*notes, *numbers.notes), counts)
 
 
 def _notes(
     spec: GenesSpec, matrix: Matrix, joined: Joined, names: GeneNames, numbers: Numbers, facts: Any, kept: int
 ) -> list[str]:
     """What a person should know; no note names a patient."""
-    counts, without = joined.counts, sum(not row.sample_id for row in joined.rows)
+    counts, without = sample_counts(joined.rows), sum(not row.sample_id for row in joined.rows)
     turned = matrix.orientation.replace("_", " ")
     notes = [
         f"genes: read as {matrix.format}, {turned}, {spec.scale}; {kept} genes of {len(joined.sample_of)} patients, "

@@ -16,23 +16,24 @@ from medform.ingestion.expression_matrix import Matrix
 from medform.ingestion.expression_text import IGNORED, TEXT, Faults, TextMatrix, first_lines, split_line
 from medform.ingestion.sample_sheet import SheetRow
 
-__all__ = ["read_gdc", "star_files"]
+__all__ = ["read_gdc"]
 
 VALUE = {"counts": "unstranded", "tpm": "tpm_unstranded"}
 IDS = {"symbol": "gene_name", "ensembl": "gene_id"}
 
 
-def star_files(folder: Path, sheet: Sequence[SheetRow]) -> dict[str, Path]:
-    """File of each row of the sheet, by its name: in a folder of its File ID, as the GDC client makes it, or
-    directly in ``folder``. Raises `InputError` that lists the missing ones."""
-    found, missing = {}, []
+def _star_files(folder: Path, sheet: Sequence[SheetRow]) -> list[Path]:
+    """File of each row of the sheet: in a folder of its File ID, as the GDC client makes it, or directly in
+    ``folder``. Raises `InputError` that lists the missing ones."""
+    found: list[Path] = []
+    missing: list[Problem] = []
     for row in sheet:
         choices = [folder / row.folder / row.file, folder / row.file]
         path = next((one for one in choices if one.is_file()), None)
         if path is None:
             missing.append(Problem("no such file.", file=row.file, suggestion=f"Row {row.row} of the sheet names it."))
         else:
-            found[row.file] = path
+            found.append(path)
     if missing:
         raise InputError(
             f"{len(missing)} of {len(sheet)} files of the sample sheet are not there.",
@@ -59,14 +60,14 @@ def read_gdc(folder: Path, spec: GenesSpec, sheet: Sequence[SheetRow], wanted: W
         )
     samples = [Sample(row.sample_id, row.file, row.patient_id, row.kind, f"row {row.row}") for row in sheet]
     taken = tuple(number for number, sample in enumerate(samples) if wanted(sample))
-    paths = star_files(folder, [sheet[number] for number in taken])
+    paths = _star_files(folder, [sheet[number] for number in taken])
     genes: tuple[str, ...] = ()
     lines: tuple[int, ...] = ()
     values = np.empty((0, 0), np.float32)
     problems: list[Problem] = []
     for row, number in enumerate(taken):
         name = samples[number].source
-        mine, at, column, faults = _star_file(paths[name], spec)
+        mine, at, column, faults = _star_file(paths[row], spec)
         problems += faults.problems()
         if row == 0:
             genes, lines = mine, at

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medform.cohort.genes import JoinRow
 from medform.cohort.genes_spec import GenesSpec
@@ -14,7 +14,7 @@ from medform.ingestion.barcodes import REPLICATE_RULE, is_wanted_tissue, parse_b
 from medform.ingestion.identifiers import IdMatch, match_ids, normalised
 from medform.ingestion.sample_sheet import SheetRow
 
-__all__ = ["Joined", "Sample", "SampleMatcher"]
+__all__ = ["Joined", "Sample", "SampleMatcher", "sample_counts"]
 
 SHOWN = 5
 KEEP_ONE = "Keep one of them."
@@ -44,16 +44,16 @@ class Joined:
     rows: tuple[JoinRow, ...]
     problems: tuple[Problem, ...]
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Samples by status, and patients without a sample."""
-        found = Counter(row.status for row in self.rows if row.sample_id)
-        return {
-            "genes_samples": sum(found.values()),
-            "genes_matched": found["matched"],
-            "genes_ambiguous": found["ambiguous"],
-            "genes_orphan": found["orphan"],
-        }
+
+def sample_counts(rows: Iterable[JoinRow]) -> dict[str, int]:
+    """How many samples of the matrix a join report calls matched, ambiguous and orphans, for a cohort's flow."""
+    found = Counter(row.status for row in rows if row.sample_id)
+    return {
+        "genes_samples": sum(found.values()),
+        "genes_matched": found["matched"],
+        "genes_ambiguous": found["ambiguous"],
+        "genes_orphan": found["orphan"],
+    }
 
 
 class SampleMatcher:
@@ -102,7 +102,7 @@ class SampleMatcher:
         """Why a sample is not of the wanted tissue; empty where it is, or where nothing says what it is."""
         row = self.sheet.get(sample.sample_id) if self.sheet is not None else None
         barcode, tissue = parse_barcode(sample.sample_id), self.spec.tissue
-        if barcode is not None and sample.sample_id not in self.known:
+        if barcode is not None and barcode.sample is not None and sample.sample_id not in self.known:
             if is_wanted_tissue(barcode, tissue):
                 return ""
             return f"sample code {barcode.sample:02d}, {barcode.tissue}; genes.tissue is {tissue}."
@@ -124,7 +124,7 @@ class SampleMatcher:
             else:
                 claims.setdefault(patient, []).append(number)
         match = match_ids(self.known, claims, self.spec.id_rules, self.id_map)
-        problems = list(match.problems)
+        problems = [replace(one, suggestion="Join them by hand with genes.id_map.") for one in match.problems]
         sample_of: dict[str, int] = {}
         for theirs, numbers in sorted(claims.items()):
             patient = match.matched.get(theirs)
@@ -158,9 +158,9 @@ class SampleMatcher:
 
 
 def _rank(sample: Sample) -> tuple[object, ...]:
-    """Lowest first: by barcode, then id and file."""
+    """Lowest first: by barcode, then id and file; ids that are no barcode come last."""
     barcode = parse_barcode(sample.sample_id)
-    return (*(barcode.rank if barcode else ()), sample.sample_id, sample.source)
+    return (barcode is None, *(barcode.rank if barcode else ()), sample.sample_id, sample.source)
 
 
 def _unruled(patient: str, mine: Sequence[Sample]) -> list[Problem]:

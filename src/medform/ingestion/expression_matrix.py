@@ -34,13 +34,6 @@ class Matrix:
     gene_places: tuple[int, ...]
     values: NDArray[np.float32] = field(repr=False)
     problems: tuple[Problem, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def place(self, gene: int) -> dict[str, int | str]:
-        """Arguments of a `Problem` that address a gene by its number."""
-        if self.orientation == "genes_in_rows":
-            return {"row": self.gene_places[gene]}
-        return {"column": f"{self.gene_ids[gene]} (column {self.gene_places[gene]})"}
 
 
 class GrowingRows:

@@ -90,8 +90,13 @@ def match_ids(
     by_rule: dict[str, str] = {}
     problems: list[Problem] = []
     for one, image in sorted((id_map or {}).items()):
-        if one in set(table) and image in set(images) and one not in matched:
-            by_rule[one] = image
+        if one not in set(table) or image not in set(images) or one in matched:
+            continue
+        if image in matched:
+            text = f"the id map joins it to image id '{image}', which stands in the table itself."
+            problems.append(Problem(text, column="patient_id", value=one, suggestion="Take one of the two out."))
+            continue
+        by_rule[one] = image
     if rules:
         free_table = [one for one in table if one not in matched and one not in by_rule]
         taken = {*matched.values(), *by_rule.values()}

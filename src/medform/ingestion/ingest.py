@@ -293,8 +293,8 @@ def _refuse_changed(cohort: Cohort, sources: _Sources) -> None:
             known = digests.get(source.instance)
             if known and path.stat().st_mtime >= finished and file_sha256(path) != known:
                 changed.append(Problem("changed since the store was made.", file=source.file))
-        if one.mask is not None and _mask_changed(sources.plan.root, one, cohort, finished):
-            changed.append(Problem("changed since the store was made.", file=one.mask.file))
+        for name in _changed_masks(sources.plan.root, one, cohort, finished):
+            changed.append(Problem("changed since the store was made.", file=name))
     if changed:
         raise InputError(
             f"{len(changed)} image files changed since this store was made.",
@@ -305,16 +305,19 @@ def _refuse_changed(cohort: Cohort, sources: _Sources) -> None:
         )
 
 
-def _mask_changed(root: Path, series: FoundSeries, cohort: Cohort, finished: float) -> bool:
-    """Whether a label map was written after the store was finished and now holds something else."""
-    stored = cohort.masks(series.series_id)
-    if series.mask is None or stored is None or (root / series.mask.file).stat().st_mtime < finished:
-        return False
+def _changed_masks(root: Path, series: FoundSeries, cohort: Cohort, finished: float) -> list[str]:
+    """Files of masks that are gone or were written after the store was finished, where the masks are now others."""
+    files = [series.mask.file] if series.mask else [source.mask for source in series.slices if source.mask]
+    paths = {file: root / file for file in files}
+    written = [file for file, path in paths.items() if not path.is_file() or path.stat().st_mtime >= finished]
+    stored = cohort.masks(series.series_id) if written else None
+    if stored is None:
+        return []
     try:
         now = read_masks(root, series)
     except Refused:
-        return True
-    return now is None or not np.array_equal(stored, now)
+        return written
+    return [] if now is not None and np.array_equal(stored, now) else written
 
 
 def _set_aside(sources: _Sources, series: Iterable[FoundSeries]) -> list[Quarantined]:

@@ -1,7 +1,7 @@
 """Whose mask a file is, by its name alone: a declared pattern, or a name that is the patient's.
 
-An id ends where its letters and digits end, and a number behind a separator may still belong to it: ``P1`` is
-named neither by ``P10_seg`` nor by ``P1-2``.
+An id begins and ends where its letters and digits do, and a number behind a separator may still belong to it: ``P1`` is
+named neither by ``P10_seg`` nor by ``P1-2``, and ``7`` not by ``seg17``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["matches", "owner_by_name", "owner_by_pattern"]
 
 _TOKEN = re.compile(r"\{patient\}|\*\*/|\*|\?")
 _WILD = {"**/": r"(?:.*/)?", "*": r"[^/]*", "?": r"[^/]"}
-_ID_ENDS = r"(?![^\W_])(?![\s._-]+\d)"
+_ID_BEGINS, _ID_ENDS = r"(?<![^\W_])", r"(?![^\W_])(?![\s._-]+\d)"
 _MASK_WORDS = re.compile(r"[\s._-]+(masks?|seg|segmentations?|labels?|lesions?|tumou?rs?|roi|gt)$", re.IGNORECASE)
 
 
@@ -60,6 +60,7 @@ def _expression(pattern: str, patient: str | None) -> re.Pattern[str]:
         elif patient is None:
             text += r"[^/]+"
         else:
+            open_ahead = pattern[: token.start()].endswith(("*", "?"))
             open_ended = pattern[at : at + 1] in ("*", "?")
-            text += re.escape(patient) + (_ID_ENDS if open_ended else "")
+            text += (_ID_BEGINS if open_ahead else "") + re.escape(patient) + (_ID_ENDS if open_ended else "")
     return re.compile(text + re.escape(pattern[at:]))

@@ -23,7 +23,8 @@ def judged_masks(root: Path, series: FoundSeries) -> tuple[FoundSeries, NDArray[
     """The series with what its masks hold added to its findings, and the masks (N, H, W); None without usable ones.
 
     A label map that cannot be vouched for is set aside and leaves the series as it is. A picture of an index that
-    cannot be used refuses the series, since the index calls both one slice. An empty mask is a note.
+    cannot be used refuses the series, since the index calls both one slice. An empty mask is a note, and so are
+    slices for which the index names none where it does for others: they count as slices without a lesion.
     """
     try:
         masks = read_masks(root, series)
@@ -36,6 +37,10 @@ def judged_masks(root: Path, series: FoundSeries) -> tuple[FoundSeries, NDArray[
         reason = "no voxel of it is a lesion: an image without one, or an export that failed."
         file = series.mask.file if series.mask else next(one.mask for one in series.slices if one.mask)
         series = series.with_findings([Finding("mask_empty", "note", reason, file)])
+    without = sum(one.mask is None for one in series.slices)
+    if series.mask is None and masks is not None and without:
+        reason = f"{without} of {len(series.slices)} slices have no mask; they count as slices without a lesion."
+        series = series.with_findings([Finding("mask_partial", "note", reason, series.slices[0].file)])
     return series, masks
 
 

@@ -101,6 +101,13 @@ class PatientSlicesConfig(StackInputConfig):
     slices: Annotated[int, Field(ge=1)] = 2
     lesion_weight: Annotated[float, Field(gt=0)] = 1.0
 
+    @model_validator(mode="after")
+    def _slices_stand_alone(self) -> Self:
+        # vectors of single slices are read and monitored without their neighbours
+        if self.channels != 1:
+            raise ValueError("channels: only a segmentation takes neighbouring slices as channels.")
+        return self
+
 
 def stack_table(
     config: StackAugmentConfig | None,

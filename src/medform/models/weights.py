@@ -199,7 +199,7 @@ def _load(tower: ImageTower, tensors: Mapping[str, Tensor], source: str) -> Load
     )
     said = _said_of_the_rest(tower, len(beside))
     report = LoadReport(source, len(matched), len(wanted), prefix, "; ".join(fitted) or None, said, unused)
-    logger.info("%s", report)
+    logger.debug("%s", report)  # callers tell it where it is news
     return report
 
 

@@ -81,7 +81,7 @@ class Companions:
         if GENES in modalities and self.genes is not None:
             genes = self.genes
             parts.append(digest([genes.gene_ids, genes.patient_ids, genes.expression.tobytes().hex()]))
-        return parts[0] if len(parts) == 1 else digest(parts)
+        return digest(parts)
 
 
 def wanted(stage: Stage, companions: Companions) -> list[str]:

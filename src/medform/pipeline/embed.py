@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from medform.pipeline.predict import Model
 
 __all__ = ["embed"]
+
+logger = logging.getLogger(__name__)
 
 DEFAULT = "medform-small"  # whose ImageNet start, layers and size are used without a model
 
@@ -69,7 +72,7 @@ def _features(cohort: Cohort, model: Model | None, device: str, progress: Progre
     config = feature_input(recipe)
     tower_config: Any = image_stage(recipe)[1].towers["image"]
     tower = tower_config.build(generator(0, "embed"))
-    load_imagenet(tower)
+    logger.info("%s", load_imagenet(tower))
     tower.to(choose_device(device).torch)
     told = None if progress is None else lambda done, total: progress(done, total, "embedding slices")
     return slice_features(tower, working_slices(cohort, config.size), config.layers, progress=told)

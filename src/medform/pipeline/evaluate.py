@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from medform.cohort.store import Cohort
+    from medform.evaluation.evaluate import Evaluation
     from medform.evaluation.settings import EvaluationSettings
     from medform.ingestion.workers import Progress
     from medform.recipes.recipe import Recipe
@@ -50,6 +51,7 @@ def evaluate(
     from medform.config import load
     from medform.pipeline.records import open_store
     from medform.pipeline.run import task_labels
+    from medform.pipeline.segmentation import segments
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
 
@@ -70,9 +72,10 @@ def evaluate(
     with folder.lock():
         found = open_store(folder)
         labels = task_labels(found)
-        if not len(labels.columns):
+        recipe = load(Recipe, folder.path / "recipe.yaml")
+        if not len(labels.columns) and not segments(recipe):
             raise InputError("the cohort has no task to be judged on.", where=found.name, fix="declare `tasks`.")
-        evaluate_run(folder, found, load(Recipe, folder.path / "recipe.yaml"), labels, progress)
+        evaluate_run(folder, found, recipe, labels)
     return folder.path / "scores.json"
 
 
@@ -100,14 +103,14 @@ def _given(
     return judge_vectors(Path(embeddings), Path(cohort), Path(out), root, progress) / "scores.json"
 
 
-def evaluate_run(
-    folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataFrame, progress: Progress | None = None
-) -> list[ScoreRow]:
-    """Judge the merged embeddings of a run; writes predictions, cases, curves, scores, and `selected` in run.json."""
+def evaluate_run(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataFrame) -> list[ScoreRow]:
+    """Judge a run: its vectors on every task, its masks, its survival.
+
+    Writes predictions, cases, curves and scores, and `selected` in run.json. A cohort without a task has its masks and
+    survival judged.
+    """
     import pandas as pd
 
-    from medform.evaluation.evaluate import evaluate as judge
-    from medform.evaluation.predictions import PredictionWriter
     from medform.pipeline.survival import judge_survival
     from medform.runs.folder import write_atomically
     from medform.runs.scores import write_scores
@@ -118,14 +121,44 @@ def evaluate_run(
         return []
     primary = next((task.name for task in cohort.tasks if task.primary), None)
     settings = recipe.evaluation.model_copy(update={"primary": primary})
+    notes = _notes(recipe, cohort)
+    rows: list[ScoreRow] = []
+    cases: list[pd.DataFrame] = []
+    folder.update(selected={}, detectable={})
+    if len(labels.columns):
+        found, slices = _probes(folder, cohort, recipe, labels, frame, settings, notes)
+        rows += [*found.rows, *slices]
+        cases.append(found.cases)
+        write_atomically(folder.path / "curves.parquet", lambda path: found.curves.to_parquet(path, index=False))
+        folder.update(selected=found.selected, detectable=found.detectable)
+    drawn, masks = _segmentation(folder, cohort, recipe, settings, notes)
+    survival, risks = judge_survival(frame, cohort, settings, notes)
+    rows += [*drawn, *survival]
+    cases = [one for one in (*cases, masks, pd.DataFrame(risks)) if len(one)]
+    if cases:
+        judged = pd.concat(cases, ignore_index=True)
+        write_atomically(folder.path / "cases.parquet", lambda path: judged.to_parquet(path, index=False))
+    write_scores(folder.path / "scores.json", rows)
+    return rows
+
+
+def _probes(
+    folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataFrame, frame: pd.DataFrame,
+    settings: EvaluationSettings, notes: dict[str, str],
+) -> tuple[Evaluation, list[ScoreRow]]:  # fmt: skip
+    """Every model's vectors on every task, and the slice probes; writes the predictions."""
+    import pandas as pd
+
+    from medform.evaluation.evaluate import evaluate as judge
+    from medform.evaluation.predictions import PredictionWriter
+
     optional = {name: folder.path / f"{name}.parquet" for name in ("direct", "projections", "attention")}
     frames = {name: pd.read_parquet(path) if path.is_file() else None for name, path in optional.items()}
-    split, notes = cohort.split(), _notes(recipe, cohort)
     with PredictionWriter(folder.path / "predictions.parquet") as writer:
         found = judge(
             frame,
             labels,
-            split,
+            cohort.split(),
             settings,
             frames["direct"],
             cohort.name,
@@ -136,17 +169,7 @@ def evaluate_run(
             sink=writer,
             progress=lambda line: logger.debug("%s", line),
         )
-        rows = [*found.rows, *_slice_rows(folder, cohort, settings, writer)]
-    folder.update(selected=found.selected, detectable=found.detectable)
-    drawn, cases = _segmentation(folder, cohort, recipe, settings, notes)
-    survival, risks = judge_survival(frame, cohort, settings, notes)
-    rows += [*drawn, *survival]
-    judged = pd.concat([one for one in (found.cases, cases, pd.DataFrame(risks)) if len(one)] or [found.cases])
-    for name, table in (("cases", judged), ("curves", found.curves)):
-        target = folder.path / f"{name}.parquet"
-        write_atomically(target, lambda path, table=table: table.to_parquet(path, index=False))
-    write_scores(folder.path / "scores.json", rows)
-    return rows
+        return found, _slice_rows(folder, cohort, settings, writer)
 
 
 def _segmentation(
@@ -183,6 +206,7 @@ def _notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
     ``encoder_untrained``: an encoder that took next to no step from a random start is not a trained one.
     ``upstream_transductive``: the publisher of the genes standardised them over all patients, test patients included.
     """
+    from medform.pipeline.segmentation import segmentation_name
     from medform.pipeline.stages import image_stage
 
     said: dict[str, list[str]] = {}
@@ -193,7 +217,7 @@ def _notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
             said.setdefault(model, []).append("encoder_untrained")
     genes = cohort.genes() if any("genes" in one.inputs for one in recipe.stages.values()) else None
     if genes is not None and genes.upstream_transductive:
-        for model in (*SEES_GENES, recipe.name.partition("-")[0]):
+        for model in (*SEES_GENES, segmentation_name(recipe)):
             said.setdefault(model, []).append("upstream_transductive")
     return {model: "; ".join(notes) for model, notes in said.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,21 +12,31 @@ import pandas as pd
 from medform.cohort.split import inner_folds, stratified_share
 from medform.config import digest
 from medform.inputs.features import Joined
-from medform.metrics.linear_maps import pca
 from medform.objectives.classify import ClassifyConfig
 from medform.pipeline.companions import GENES, Companions, encode_companions, wanted
-from medform.pipeline.segmentation import NULL_GENES, keep_masks, segment_stage, segments, train_segmenter
+from medform.pipeline.fold_rows import (
+    attention_rows,
+    gene_rows,
+    prediction_rows,
+    projection_rows,
+    rows_of,
+    table_rows,
+)
+from medform.pipeline.pairing import Pairing, is_alignment, pair
+from medform.pipeline.segmentation import (
+    NULL_GENES,
+    keep_masks,
+    segment_stage,
+    segmentation_name,
+    segments,
+    train_segmenter,
+)
 from medform.pipeline.stages import (
-    Bench,
     Encoder,
-    Group,
     ImageSide,
-    Pairing,
     aligns_slices,
     feature_input,
     image_side,
-    is_alignment,
-    pair,
     pair_stage,
     slice_means,
     train_encoder,
@@ -36,17 +46,14 @@ from medform.runs.folder import write_json
 from medform.training.infer import embeddings
 
 if TYPE_CHECKING:
-    from medform.inputs.clinical import EncodedTable
-    from medform.inputs.genes import EncodedGenes
+    from medform.pipeline.bench import Bench, Group
     from medform.recipes.recipe import Recipe
 
-__all__ = ["FoldResult", "MAIN", "rows_of", "run_fold"]
+__all__ = ["FoldResult", "MAIN", "run_fold"]
 
 MAIN = "main"
 """The recipe as it is, beside its variants; its rows are `aligned` (`image_only` without a second stage)."""
 IMAGE = "image"
-GENE_COMPONENTS = 16
-"""Principal components that stand for the genes where they are probed alone."""
 SUPPORTS = ("out_of_fold", "unseen")
 """Variants that are not a model of their own: they say what the alignment knew of the few-shot supports."""
 
@@ -78,9 +85,9 @@ def run_fold(bench: Bench, group: Group, recipe: Recipe, labels: pd.DataFrame, p
     companions = encode_companions(bench.cohort, group.train, recipe)
     result.notes += companions.notes
     if companions.table is not None:
-        result.embeddings.append(_table_rows(group, companions.table))
+        result.embeddings.append(table_rows(group, companions.table))
     if companions.genes is not None and set(companions.patients(GENES)) & set(group.train):
-        result.embeddings.append(_gene_rows(group, companions.genes))
+        result.embeddings.append(gene_rows(group, companions.genes))
     known: Any = labels[primary] if primary is not None else None
     everybody = bench.imaged(group.everybody)
     statistics = bench.intensity(feature_input(recipe).size)
@@ -119,7 +126,7 @@ def _segment(
     companions: Companions, result: FoldResult,
 ) -> None:  # fmt: skip
     """Train the variant's segmentation and keep its masks; the recipe's own also without the patients' genes."""
-    model = recipe.name.partition("-")[0] if name == MAIN else name
+    model = segmentation_name(recipe) if name == MAIN else name
     segmenter = train_segmenter(bench, group, variant, name, seed, encoder, companions)
     result.steps[f"{name}/{seed}/segment"] = segmenter.result.steps
     keep_masks(bench, group, segmenter, model, seed)
@@ -130,23 +137,26 @@ def _segment(
 def _with_genes(
     bench: Bench, group: Group, seed: int, side: ImageSide, encoder: Encoder, companions: Companions, result: FoldResult
 ) -> None:
-    """Rows of the genes alone, of their aligned vectors, of both together, and both sides of the shared space."""
-    if companions.genes is None or GENES not in encoder.towers:
+    """Rows of the aligned genes, of image and genes together, and both sides of the shared space."""
+    if GENES not in encoder.towers:
         return
-    tower = encoder.towers[GENES]
-    everybody = [patient for patient in group.everybody if patient in set(companions.patients(GENES))]
-    vectors = embeddings(tower, companions.source(GENES).block(companions.codes(everybody)))
+    having = set(companions.patients(GENES))
+    everybody = [patient for patient in group.everybody if patient in having]
+    vectors = embeddings(encoder.towers[GENES], companions.source(GENES).block(companions.codes(everybody)))
+    of_patient = dict(zip(everybody, vectors, strict=True))
+
+    def genes_of(patients: Sequence[str]) -> np.ndarray:
+        return np.stack([of_patient[patient] for patient in patients])
+
     result.embeddings.append(rows_of(group, "aligned_genes", "aligned", seed, everybody, vectors, modality=GENES))
     both = [patient for patient in everybody if bench.has_image(patient)]
-    place_of = {patient: row for row, patient in enumerate(everybody)}
     train = [patient for patient in both if patient in set(group.train)]
-    parts = lambda patients: [side.of(patients), vectors[[place_of[one] for one in patients]]]  # noqa: E731
-    joined = Joined.fit(parts(train)).apply(parts(both))
+    joined = Joined.fit([side.of(train), genes_of(train)]).apply([side.of(both), genes_of(both)])
     result.embeddings.append(rows_of(group, "aligned_both", "aligned", seed, both, joined, modality="both"))
     tested = [patient for patient in both if patient in set(group.test)]
     if len(tested) >= 2:
         image = slice_means(bench, side, encoder, tested)
-        for modality, found in ((IMAGE, image), (GENES, vectors[[place_of[one] for one in tested]])):
+        for modality, found in ((IMAGE, image), (GENES, genes_of(tested))):
             result.projections.append(rows_of(group, "aligned", "aligned", seed, tested, found, "test", modality))
 
 
@@ -220,7 +230,7 @@ def _run_variant(
     pairing = pair(bench, group, variant, name, seed, side, companions, train, labels)
     if not is_alignment(pairing):
         assert labels is not None
-        result.direct.append(_predictions(group, name, seed, side, pairing, labels, everybody))
+        result.direct.append(prediction_rows(group, name, seed, side, pairing, labels, everybody))
         return
     note = pairing.objective.start_note
     if note and group.fold is not None:
@@ -233,9 +243,9 @@ def _run_variant(
     if "aligned" not in variant.embedding:
         return
     if name == MAIN and group.test:
-        result.attention.append(_attention(group, model, seed, side, pairing, bench.imaged(group.test)))
+        result.attention.append(attention_rows(group, model, seed, side, pairing, bench.imaged(group.test)))
     for modality in beside:
-        result.projections += _projections(group, model, seed, side, companions, modality, pairing)
+        result.projections += projection_rows(group, model, seed, side, companions, modality, pairing)
     names = [] if name == MAIN else [name]
     if "out_of_fold" in recipe.variants:
         inner = recipe.variant(*names, "out_of_fold")
@@ -323,101 +333,3 @@ def _unseen(
 
 def _of(labels: pd.Series | None, patients: Sequence[str]) -> pd.Series | None:
     return None if labels is None else labels.reindex(list(patients))
-
-
-def _part_of(group: Group) -> dict[str, str]:
-    parts = (("train", group.train), ("validation", group.validation), ("test", group.test))
-    return {patient: part for part, patients in parts for patient in patients}
-
-
-def rows_of(
-    group: Group, model: str, supports: str, seed: int, patients: Sequence[str], vectors: np.ndarray,
-    part: str | None = None, modality: str = "image",
-) -> pd.DataFrame:  # fmt: skip
-    """Rows of embeddings.parquet."""
-    part_of = _part_of(group)
-    return pd.DataFrame(
-        {
-            "patient_id": list(patients),
-            "fold": -1 if group.fold is None else group.fold,
-            "part": [part or part_of[patient] for patient in patients],
-            "model": model,
-            "supports": supports,
-            "seed": seed,
-            "modality": modality,
-            "vector": [row.astype(np.float32) for row in np.asarray(vectors)],
-        }
-    )
-
-
-def _table_rows(group: Group, table: EncodedTable) -> pd.DataFrame:
-    part_of = _part_of(group)
-    kept = [(row, patient) for row, patient in enumerate(table.patient_ids) if patient in part_of]
-    values = table.values[[row for row, _ in kept]]
-    return rows_of(group, "table", "aligned", 0, [patient for _, patient in kept], values, modality="clinical")
-
-
-def _gene_rows(group: Group, genes: EncodedGenes) -> pd.DataFrame:
-    """The genes alone: their principal components, fitted on the training patients who have them."""
-    part_of = _part_of(group)
-    kept = [(row, patient) for row, patient in enumerate(genes.patient_ids) if patient in part_of]
-    values = genes.expression[[row for row, _ in kept]].astype(np.float64)
-    fitted = pca(values[[part_of[patient] == "train" for _, patient in kept]], GENE_COMPONENTS)
-    vectors = fitted.transform(values)
-    return rows_of(group, "genes_logistic", "aligned", 0, [patient for _, patient in kept], vectors, modality=GENES)
-
-
-def _attention(
-    group: Group, model: str, seed: int, side: ImageSide, pairing: Pairing, patients: Sequence[str]
-) -> pd.DataFrame:
-    """Rows of attention.parquet: the weight of every slice of the test patients."""
-
-    def rows() -> Iterator[pd.DataFrame]:
-        for patient in patients:
-            _, weight = pairing.aligned(side, [patient])
-            slices = side.store.rows([patient])
-            if weight is not None:
-                yield pd.DataFrame(
-                    {"patient_id": patient, "fold": group.fold, "model": model, "seed": seed,
-                     "slice_id": [side.store.slice_ids[row] for row in slices], "weight": weight.astype(np.float32)}
-                )  # fmt: skip
-
-    frames = list(rows())
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _predictions(
-    group: Group,
-    name: str,
-    seed: int,
-    side: ImageSide,
-    pairing: Pairing,
-    labels: pd.Series,
-    patients: Sequence[str],
-) -> pd.DataFrame:
-    """What a supervised model says of validation and test patients: probability of the positive class."""
-    part_of = _part_of(group)
-    scored = [patient for patient in patients if part_of[patient] != "train"]
-    asked = [patient for patient in scored if not np.isnan(labels[patient])]
-    device = next(pairing.objective.parameters()).device
-    probability = pairing.objective.predict(side.block(asked).to(device)).cpu().numpy()
-    return pd.DataFrame(
-        {"patient_id": asked, "task": labels.name, "fold": group.fold, "part": [part_of[patient] for patient in asked],
-         "model": name, "seed": seed, "y_prob": probability}
-    )  # fmt: skip
-
-
-def _projections(
-    group: Group, model: str, seed: int, side: ImageSide, companions: Companions, modality: str, pairing: Pairing
-) -> list[pd.DataFrame]:
-    """Image and companion of the test patients in the shared space, for retrieval."""
-    having = set(companions.patients(modality)) & set(group.test)
-    tested = [patient for patient in side.patients if patient in having]
-    if len(tested) < 2:
-        return []
-    block = companions.source(modality).block(companions.codes(tested))
-    sides = {
-        "image": pairing.aligned(side, tested)[0],
-        modality: embeddings(pairing.objective.towers[modality], block),
-    }
-    return [rows_of(group, model, "aligned", seed, tested, vectors, "test", name) for name, vectors in sides.items()]

@@ -54,7 +54,7 @@ def segmentation_parts(
     """
     from medform.pipeline.companions import GENES
     from medform.pipeline.fold import MAIN
-    from medform.pipeline.segmentation import segment_stage, segments
+    from medform.pipeline.segmentation import segment_stage, segmentation_name, segments
     from medform.recipes.catalog import described
     from medform.runs.arrays import read_arrays
     from medform.runs.folder import read_json
@@ -81,7 +81,7 @@ def segmentation_parts(
         genes = {"encoder": read_json(fitted / "genes.json"), "file": read}
     towers = {key: described(tower) for key, tower in stage.towers.items() if key != GENES or genes is not None}
     config = {
-        "model": recipe.name.partition("-")[0],
+        "model": segmentation_name(recipe),
         "objective": {**described(stage.objective), "ema": None},
         "towers": towers,
         "image": described(stage.inputs["image"]),

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from medform.cohort.store import Cohort
     from medform.ingestion.workers import Progress
+    from medform.pipeline.bench import Group
     from medform.pipeline.fold import FoldResult
-    from medform.pipeline.stages import Group
     from medform.recipes.recipe import Recipe
 
 __all__ = ["GIVEN", "GivenVectors", "judge_vectors", "read_vectors"]
@@ -117,7 +117,7 @@ def _judge(
         result = run_fold(bench, group, recipe, labels, primary)
         keep_fold(folder, group, _beside(result, group, given, by_slice))
     merge_folds(folder, groups)
-    evaluate_run(folder, cohort, recipe, labels, progress)
+    evaluate_run(folder, cohort, recipe, labels)
     write_cohort_pages(folder, cohort, labels, primary)
     spending.finish(folder, _notes(cohort, given, by_slice))
     folder.update(status="complete")
@@ -137,7 +137,7 @@ def _beside(result: FoldResult, group: Group, given: GivenVectors, by_slice: np.
     """The rows of a fold under their names, those of the given vectors with them."""
     from dataclasses import replace
 
-    from medform.pipeline.fold import rows_of
+    from medform.pipeline.fold_rows import rows_of
 
     own = "image_only"  # the recipe's own rows, which are the ImageNet network's
     frames = [frame.assign(model=frame["model"].replace(own, REFERENCE)) for frame in result.embeddings]

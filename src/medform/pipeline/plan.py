@@ -14,17 +14,15 @@ from medform.evaluation.shortcuts import slice_statistics
 from medform.metrics.linear_probe import logistic_scores
 from medform.metrics.power import detectable_difference
 from medform.pipeline.companions import CLINICAL, Companions, wanted
+from medform.pipeline.pairing import pair_task
 from medform.pipeline.segmentation import segment_stage, segment_task, segments
 from medform.pipeline.stages import (
-    Bench,
-    Group,
     ImageSide,
     aligns_slices,
     build_encoder,
     feature_input,
     image_stage,
     pair_stage,
-    pair_task,
     slice_monitor,
     slice_task,
 )
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from medform.inputs.slices import SliceStore
+    from medform.pipeline.bench import Bench, Group
     from medform.recipes.recipe import Recipe
 
 __all__ = ["Plan", "make_plan"]

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from medform.cohort.store import Cohort
     from medform.compute.precision import PrecisionName
     from medform.ingestion.workers import Progress
+    from medform.pipeline.bench import Bench, Group
     from medform.pipeline.fold import FoldResult
-    from medform.pipeline.stages import Bench, Group
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
 
@@ -121,18 +121,18 @@ def run_stages(
         logger.info("%s", line)
     spending.planned(folder, plan)
     primary = next((task.name for task in cohort.tasks if task.primary), None)
-    collapsed = 0
     for group in left:
-        collapsed += _train(bench, group, recipe, labels, primary, folder)
+        _train(bench, group, recipe, labels, primary, folder)
         spending.note(folder)
     merge_folds(folder, [group for group in fold_groups(cohort, None, segments(recipe)) if _is_done(folder, group)])
     if judged and (len(labels.columns) or segments(recipe)):
-        evaluate_run(folder, cohort, recipe, labels, progress)
+        evaluate_run(folder, cohort, recipe, labels)
     model = export_model(folder, cohort, recipe, labels)
     write_cohort_pages(folder, cohort, labels, primary)
     spending.finish(folder, notes)
     page = report(folder.path)
     excluded = len(cohort.quarantine())
+    collapsed = len(folder.record()["collapsed"])  # of all folds, also those of an earlier sitting
     return RunResult(folder.path, page, model, excluded + collapsed, tuple(notes))
 
 
@@ -168,7 +168,7 @@ def make_bench(
 
     from medform.compute.device import choose_device, set_threads
     from medform.compute.precision import choose_precision
-    from medform.pipeline.stages import Bench
+    from medform.pipeline.bench import Bench
 
     chosen = choose_device(device)
     computed = choose_precision(precision, chosen)
@@ -181,7 +181,7 @@ def make_bench(
 
 def fold_groups(cohort: Cohort, folds: Sequence[int] | None, segmented: bool = False) -> list[Group]:
     """The folds to run, and the final model on everybody where all of them are run."""
-    from medform.pipeline.stages import Group
+    from medform.pipeline.bench import Group
 
     split = cohort.split() if cohort.tasks or segmented else None
     if split is None:
@@ -211,8 +211,8 @@ def _is_done(folder: RunFolder, group: Group) -> bool:
 
 def _train(
     bench: Bench, group: Group, recipe: Recipe, labels: pd.DataFrame, primary: str | None, folder: RunFolder
-) -> int:
-    """Train one fold and write its rows; how many trainings collapsed."""
+) -> None:
+    """Train one fold and write its rows."""
     from medform.pipeline.fold import run_fold
 
     started = time.perf_counter()
@@ -226,7 +226,6 @@ def _train(
     logger.info("%s done in %.0f s", what, time.perf_counter() - started)
     for collapse in result.collapsed:
         logger.warning("%s: training of %s collapsed and was stopped", what, collapse["variant"])
-    return len(result.collapsed)
 
 
 def keep_fold(folder: RunFolder, group: Group, result: FoldResult) -> None:

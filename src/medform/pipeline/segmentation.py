@@ -22,16 +22,17 @@ from medform.metrics.overlap import remove_small
 from medform.models.weights import start_from
 from medform.objectives.segment import Segment, SegmentConfig
 from medform.pipeline.companions import GENES, Companions, wanted
-from medform.pipeline.stages import Bench, Encoder, Group, build_beside, place, stage_log
+from medform.pipeline.stages import Encoder, build_beside
 from medform.runs.arrays import read_arrays, write_arrays
 from medform.training.infer import segment_slices, weights_digest
-from medform.training.stage import StageResult, run_stage
 
 if TYPE_CHECKING:
     from medform.cohort.store import Cohort
     from medform.inputs.loader import PairedSource, Source
     from medform.inputs.slices import SliceStore
+    from medform.pipeline.bench import Bench, Group
     from medform.recipes.recipe import Recipe, Stage
+    from medform.training.stage import StageResult
 
 __all__ = [
     "NULL_GENES",
@@ -44,6 +45,7 @@ __all__ = [
     "masks_file",
     "segment_stage",
     "segment_task",
+    "segmentation_name",
     "segments",
     "train_segmenter",
 ]
@@ -58,6 +60,11 @@ Part = Literal["validation", "test"]
 def segment_stage(recipe: Recipe) -> tuple[str, Stage] | None:
     """Name and settings of the stage that draws masks, None where the recipe has none."""
     return next(((name, s) for name, s in recipe.stages.items() if isinstance(s.objective, SegmentConfig)), None)
+
+
+def segmentation_name(recipe: Recipe) -> str:
+    """What the recipe's own masks are called in the rows: the first part of its name, `mgi` of `mgi-small`."""
+    return recipe.name.partition("-")[0]
 
 
 def segments(recipe: Recipe) -> bool:
@@ -156,23 +163,9 @@ def train_segmenter(
     assert found is not None
     name, stage = found
     objective, loader = segment_task(bench, group.train, recipe, seed, encoder, companions)
-    made_from = [stage.model_dump(mode="json"), sorted(group.train), seed, loader.store.digest, loader.masks.digest]
+    made_from = [sorted(group.train), loader.store.digest, loader.masks.digest]
     made_from += [weights_digest(objective), companions.digest(wanted(stage, companions))]
-    result = run_stage(
-        objective,
-        loader,
-        folder=bench.folder.stage(name, variant, seed, group.fold),
-        digest=bench.digest(made_from),
-        optimizer=stage.optimizer,
-        budget=stage.budget,
-        seed=seed,
-        fabric=bench.fabric,
-        log=stage_log(bench, group, variant, seed, name),
-        log_every=stage.log_every,
-        checkpoint_every=stage.checkpoint_every,
-        names=bench.names,
-        progress=bench.telling(f"{place(group)} {variant}: {name}"),
-    )
+    result = bench.train(group, variant, seed, (name, stage), objective, loader, made_from)
     genes = companions.source(GENES) if GENES in wanted(stage, companions) else None
     return Segmenter(objective, loader.config, _given(genes, stage, group, companions, seed), result)
 

@@ -177,4 +177,12 @@ def read_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
         set_key(tree, dotted.strip(), read_yaml(value, f"--set {dotted}"))
     if seed is not None:
         tree["seeds"] = [str(seed)]
-    return parse(Recipe, tree, where=where, text=None if overrides else text)
+    recipe = parse(Recipe, tree, where=where, text=None if overrides else text)
+    if recipe.transductive:
+        raise InputError(
+            "`transductive: true` would train on the patients that are tested, which no verb does.",
+            where=where,
+            consequence="Nothing was started.",
+            fix="leave the key out; `medform pretrain FOLDER` trains one encoder on all patients, and marks it.",
+        )
+    return recipe

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from medform.recipes.recipe import Recipe
 
 __all__ = ["check_starts"]
 
+logger = logging.getLogger(__name__)
+
 
 def check_starts(recipe: Recipe) -> None:
     """Build and start the slice encoders of ``recipe`` and its variants, and let them go again.
 
+    What was used of their weights is logged, each start once.
     Raises `InputError` for a backbone that timm does not know, a module of it that is not there, weights that are
     missing, unreadable or of another architecture.
     """
@@ -30,4 +34,5 @@ def check_starts(recipe: Recipe) -> None:
             if not of_slices or start in variant.stages or key in seen:
                 continue
             seen.add(key)
-            start_from(config.build(generator(0, "check")), start)
+            if (report := start_from(config.build(generator(0, "check")), start)) is not None:
+                logger.info("%s", report)
