@@ -16,7 +16,6 @@ from medform.inputs.augment import (
     augment,
     augment_tensor,
     parameter_table,
-    warp_masks,
 )
 
 HU = (1 / 1400, 1000 / 1400)  # window [-1000, 400]
@@ -147,17 +146,6 @@ def test_a_cut_out_is_a_square_of_air() -> None:
         hole = image == 0
         rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
         assert hole.sum() == len(rows) * len(columns) and 6 <= len(rows) <= 9 and 6 <= len(columns) <= 9
-
-
-def test_masks_move_with_their_images() -> None:
-    masks = np.zeros((16, 64, 64), np.uint8)
-    masks[:, 16:40, 8:32] = 3
-    table = table_of(AugmentConfig(blur=0, noise_sd=0, cutout=0, window_jitter=0, gamma=(1, 1)))
-    moved = warp_masks(masks, table, 48)
-    image = augment(masks * np.uint8(80), np.arange(16), table, (1 / 255, 0.0), 48)[:, 0]
-    assert moved.shape == (16, 48, 48) and set(np.unique(moved)) == {0, 3}
-    clear = abs(image - 120 / 255) > 0.4  # away from the soft edge
-    assert ((image > 0.5) == (moved == 3))[clear].all() and clear.mean() > 0.8
 
 
 @pytest.mark.proves("A.input")

@@ -34,7 +34,6 @@ __all__ = [
     "parameter_table",
     "still_table",
     "uniforms",
-    "warp_masks",
 ]
 
 UInt64Array = NDArray[np.uint64]
@@ -325,15 +324,3 @@ def augment_tensor(
     x0, y0, x1, y1 = tensor(plan.cut)[:, :, None, None].unbind(1)
     inside = (columns >= x0) & (columns < x1) & (columns[:, None] >= y0) & (columns[:, None] < y1)
     return image.masked_fill(inside[:, None], 0.0)
-
-
-def warp_masks(
-    masks: Shaped[np.ndarray, "m side side"], table: Float32[np.ndarray, "m p"], size: int
-) -> Shaped[np.ndarray, "m size size"]:
-    """Label masks moved by the same rows as their images: nearest pixel, so no new label can appear."""
-    source = masks.shape[-1]
-    start_x, along_x, down_x, start_y, along_y, down_y = _affine(table, source, size).T[:, :, None, None]
-    column, row = np.arange(size), np.arange(size)[:, None]
-    x = np.rint(start_x + along_x * column + down_x * row).clip(0, source - 1).astype(np.int64)
-    y = np.rint(start_y + along_y * column + down_y * row).clip(0, source - 1).astype(np.int64)
-    return masks[np.arange(len(masks))[:, None, None], y, x]

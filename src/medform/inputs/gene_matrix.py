@@ -27,11 +27,13 @@ def pieces(rows: Codes, columns: int) -> list[Codes]:
 
 
 def raw_values(genes: Genes, rows: Codes, places: Int[np.ndarray, " g"] | None = None) -> Float[np.ndarray, "n g"]:
-    """Values as they are standardised: log2(x + 1) of counts and abundances, others as they are; NaN is missing.
+    """Values as they are standardised: log2(x + 1) of counts a million and of abundances, others as they are.
 
-    Raises `InputError` for a negative count or abundance.
+    Counts are divided by the patient's sum over all genes of the matrix first, so that how deeply a sample was
+    sequenced is no signal. NaN is missing. Raises `InputError` for a negative count or abundance.
     """
     values = np.asarray(genes.values[rows], np.float64)
+    depth = np.nansum(values, axis=1, keepdims=True)
     values = values if places is None else values[:, places]
     if genes.scale not in LOGGED:
         return values
@@ -44,6 +46,8 @@ def raw_values(genes: Genes, rows: Codes, places: Int[np.ndarray, " g"] | None =
             where="genes.scale",
             fix="declare the scale that the values have (zscore, log2p1).",
         )
+    if genes.scale == "counts":
+        values = values * (1e6 / np.where(depth > 0, depth, 1.0))
     return np.log2(values + 1)
 
 
