@@ -14,17 +14,15 @@ Exit code 1 where a ratio is below its bound.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from rows import options, tell
 from torch import Tensor
 
 from medform.compute.seed import generator
@@ -152,22 +150,10 @@ def measure(rounds: int) -> list[dict[str, Any]]:
 
 def main() -> int:
     """Measure, print, and compare with the bounds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print a JSON array of rows")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="also write the rows to this file")
-    asked = parser.parse_args()
+    asked = options(__doc__).parse_args()
     torch.set_num_threads(1)
     rows = measure(asked.rounds)
-    text = json.dumps(rows, indent=1)
-    if asked.out:
-        asked.out.write_text(text + "\n")
-    if asked.json:
-        print(text)
-    else:
-        for row in rows:
-            print("{item:12} {peer:10} {ratio:6.2f}x  [{low}, {high}]  bound {bound}".format(**row))
-    return int(any(row["ratio"] < row["bound"] for row in rows))
+    return tell(rows, asked)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import options, tell
 
 BOUNDS = {"expression_read": 1.0, "expression_memory": 2.0}
 ORIENTATIONS = {"": "genes_in_rows", "_patients": "patients_in_rows"}
@@ -107,12 +108,9 @@ def measure(suffix: str, path: Path, orientation: str, rounds: int) -> list[dict
 
 def main() -> int:
     """Measure, print, and compare with the bounds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print a JSON array of rows")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = options(__doc__)
     parser.add_argument("--genes", type=int, default=20_000)
     parser.add_argument("--patients", type=int, default=1_000)
-    parser.add_argument("--out", type=Path, help="also write the rows to this file")
     parser.add_argument("--once", choices=["medform", "pandas"], help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--orientation", help=argparse.SUPPRESS)
@@ -126,15 +124,7 @@ def main() -> int:
             path = Path(folder) / f"{orientation}.csv.gz"
             write_matrix(path, asked.genes, asked.patients, orientation)
             rows += measure(suffix, path, orientation, asked.rounds)
-    text = json.dumps(rows, indent=1)
-    if asked.out:
-        asked.out.write_text(text + "\n")
-    if asked.json:
-        print(text)
-    else:
-        for row in rows:
-            print("{item:26} {peer:8} {ratio:6.2f}x  [{low}, {high}]  bound {bound}".format(**row))
-    return int(any(row["ratio"] < row["bound"] for row in rows))
+    return tell(rows, asked)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ Exit code 1 where a ratio is below its bound or a result differs from the peer's
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import time
@@ -23,6 +21,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from rows import options, tell
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
@@ -125,10 +124,7 @@ def check() -> None:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    asked = options(__doc__, rounds=7).parse_args()
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check()
@@ -138,26 +134,20 @@ def main() -> int:
         rows = [
             row(
                 "probes",
-                options.rounds,
+                asked.rounds,
                 lambda: our_probes(x, y, supports),
                 lambda: peer_probes(x, y, supports),
                 share=1.0,
             ),
             row(
                 "bootstrap",
-                options.rounds,
+                asked.rounds,
                 lambda: our_bootstrap(labels, score, counts),
                 lambda: peer_bootstrap(labels, score, chosen),
                 share=PEER_RESAMPLES / RESAMPLES,
             ),
         ]
-    if options.json:
-        print(json.dumps(rows))
-    else:
-        for one in rows:
-            spread = f"[{one['low']}..{one['high']}]"
-            print(f"{one['item']}: {one['ratio']}x scikit-learn {spread}, bound {one['bound']}")
-    return int(any(one["ratio"] < one["bound"] for one in rows))
+    return tell(rows, asked)
 
 
 if __name__ == "__main__":

@@ -15,18 +15,16 @@ All of it takes about ten minutes and 11 GB, nearly all for the peers; the slow 
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import gc
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from rows import options, tell
 from torch import Tensor
 
 from medform.compute.seed import generator
@@ -169,23 +167,12 @@ def measure(item: str, rounds: int) -> dict[str, Any]:
 
 def main() -> int:
     """Measure, print, and compare with the bounds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print a JSON array of rows")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser = options(__doc__, ROUNDS)
     parser.add_argument("--only", nargs="+", choices=ITEMS, default=list(ITEMS), help="measure these items alone")
-    parser.add_argument("--out", type=Path, help="also write the rows to this file")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     rows = [measure(item, asked.rounds) for item in asked.only]
-    text = json.dumps(rows, indent=1)
-    if asked.out:
-        asked.out.write_text(text + "\n")
-    if asked.json:
-        print(text)
-    else:
-        for row in rows:
-            print("{item:22} {peer:12} {ratio:8.2f}x  [{low}, {high}]  bound {bound}".format(**row))
-    return int(any(row["ratio"] < row["bound"] for row in rows))
+    return tell(rows, asked)
 
 
 if __name__ == "__main__":
