@@ -105,6 +105,10 @@ class Bench:
         """Pseudonyms of patient numbers, for messages."""
         return [self._pseudonyms[code] for code in codes]
 
+    def digest(self, made_from: Sequence[Any]) -> str:
+        """Of what a stage is made from, the precision included where it is not plain fp32."""
+        return digest([*made_from] if self.precision == "fp32" else [*made_from, self.precision])
+
     def train(
         self,
         group: Group,
@@ -125,12 +129,11 @@ class Bench:
         """
         name, settings = stage
         where = {"stage": name, "fold": group.fold, "variant": variant, "seed": seed}
-        plain = [] if self.precision == "fp32" else [self.precision]
         return run_stage(
             objective,
             loader,
             folder=self.folder.stage(name, variant, seed, group.fold),
-            digest=digest([settings.model_dump(mode="json"), seed, *made_from, *plain]),
+            digest=self.digest([settings.model_dump(mode="json"), seed, *made_from]),
             optimizer=settings.optimizer,
             budget=settings.budget,
             seed=seed,
