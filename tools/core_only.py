@@ -14,20 +14,22 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = '''"""Hides packages that only extras, tests and documentation bring."""
 import sys
+from importlib.machinery import PathFinder
 
 HIDDEN = frozenset({names!r})
 
 
-class Hidden:
-    """A finder that has none of them."""
+class Visible(PathFinder):
+    """Finds what PathFinder does, except what is hidden: not there, for whoever only asks too."""
 
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in HIDDEN:
-            raise ModuleNotFoundError(f"No module named {{name!r}} (hidden: not in requirements.lock)", name=name)
-        return None
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        if fullname.partition(".")[0] in HIDDEN:
+            return None
+        return super().find_spec(fullname, path, target)
 
 
-sys.meta_path.insert(0, Hidden())
+sys.meta_path[sys.meta_path.index(PathFinder)] = Visible
 '''
 
 
