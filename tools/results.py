@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mask_results import collect_cases, collect_curves, mask_section
+
 from medform.runs.scores import difference_in_words, read_scores, write_scores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,10 +22,12 @@ KEPT = (
     "schema_version", "status", "recipe", "citation", "cohort", "versions", "commit", "seed", "tasks", "planned",
     "spent", "selected", "detectable", "warnings", "folds_run", "collapsed", "notes", "transductive", "device",
 )  # fmt: skip
+PROVES = {"mgi-small": ["G6.1", "G6.2", "G6.3"], "trimodal": ["G3.2", "G6.3"]}
+"""Recipe -> lines that its finished runs show; the others show A9."""
 MODELS = (
-    "aligned", "image_only", "imagenet_encoder", "random_encoder", "intensity_stats", "attention_unaligned",
-    "random_start", "shuffled_pairs", "supervised_mil", "table_logistic", "table_boosting", "fused_unaligned", "fused",
-    "permuted_labels",
+    "aligned", "aligned_genes", "aligned_both", "image_only", "imagenet_encoder", "random_encoder", "intensity_stats",
+    "attention_unaligned", "random_start", "shuffled_pairs", "supervised_mil", "genes_logistic", "table_logistic",
+    "table_boosting", "fused_unaligned", "fused", "permuted_labels",
 )  # fmt: skip
 DIFFERENCES = (
     "aligned - image_only",
@@ -39,9 +43,12 @@ def collect(run: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     kept = {name: record[name] for name in KEPT if name in record}
-    kept["proves"] = ["A9"] if record["status"] == "complete" else []
+    kept["proves"] = PROVES.get(record["recipe"], ["A9"]) if record["status"] == "complete" else []
     (target / "run.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     write_scores(target / "scores.json", read_scores(run / "scores.json"))
+    if (run / "cases.parquet").is_file():
+        collect_cases(run, target)
+    collect_curves(run, target)
 
 
 def collect_scans(runs: Path) -> None:
@@ -140,7 +147,41 @@ def section(folder: Path) -> list[str]:
                 few = found.get((model, "few_shot", 5, supports))
                 if few is not None and few.value is not None and model == "aligned - image_only":
                     text.append(f"- k = 5, supports {supports}: {difference_in_words(few)}")
+    text += ["", *beside_sections(rows), *mask_section(folder, record, rows)]
     return [*text, ""]
+
+
+def beside_sections(rows: list[Any]) -> list[str]:
+    """Retrieval between modalities, and survival."""
+    text: list[str] = []
+    met = [row for row in rows if row.protocol == "retrieval" and row.value is not None]
+    if met:
+        text += [
+            "### Retrieval of held-out patients",
+            "",
+            "| from, to | model | figure | value |",
+            "| --- | --- | --- | --- |",
+        ]
+        for row in met:
+            name = row.metric.replace("_", " ").replace("at k", f"at {_k(row)}")
+            text.append(f"| {(row.task or '').replace('_', ' ')} | `{row.model}` | {name} | {figure(row)} |")
+        text.append("")
+    survival = [row for row in rows if row.protocol == "survival" and row.value is not None]
+    if survival:
+        found = {(row.model, row.metric): row for row in survival}
+        text += ["### Survival (pairs of one fold; Cox on the table is the bar)", ""]
+        text += ["| model | Harrell's C | Uno's C |", "| --- | --- | --- |"]
+        for model in dict.fromkeys(row.model for row in survival):
+            cells = [figure(found.get((model, metric))) for metric in ("c_index", "c_index_uno")]
+            text.append(f"| `{model}` | {' | '.join(cells)} |")
+        text.append("")
+    return text
+
+
+def _k(row: Any) -> str:
+    """The k of a recall, which its note says."""
+    said = [part for part in (row.note or "").split("; ") if part.startswith("k = ")]
+    return said[0].removeprefix("k = ") if said else "k"
 
 
 def benchmarks() -> list[str]:

@@ -1,0 +1,141 @@
+"""The results page of runs that draw masks: cases as CSV, and what the tables of docs/results.md say of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medform.runs.scores import ScoreRow
+
+__all__ = ["collect_cases", "collect_curves", "mask_section"]
+
+FIGURES = ("dice_patient", "iou_patient", "dice_slice", "hd95_mm", "hd95_px", "nsd_mm", "nsd_px", "lesion_voxels")
+SMALLEST = 3000  # voxels of a tumour that is not a small one
+COLUMNS = (
+    ("dice_patient", "mean Dice"),
+    ("dice_patient_median", "median"),
+    ("dice_patient_small", f"under {SMALLEST:,} voxels"),
+    ("dice_patient_large", "above"),
+    ("dice_patient_below_half", "below 0.5"),
+    ("dice_slice", "by slice"),
+    ("nsd", "NSD"),
+)
+BARS = (
+    ("the project's own target", 0.80),
+    ("a U-Net with all slices on a GPU (22 folds, median 0.873)", 0.836),
+    ("two expert readers agree", 0.84),
+    ("what MGI reports, its split unknown", 0.901),
+)
+
+
+def collect_cases(run: Path, target: Path) -> None:
+    """Every patient's figures of every model, one row each, patients by pseudonym: ``cases.csv``."""
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    patients = pd.read_parquet(run / record["store"] / "patients.parquet")
+    names = dict(zip(patients["patient_id"], patients["pseudonym"], strict=True))
+    cases = pd.read_parquet(run / "cases.parquet")
+    cases = cases[cases["protocol"] == "segmentation"]
+    if cases.empty:
+        return
+    cases = cases.assign(
+        patient=cases["patient_id"].map(names),
+        part=["validation" if metric == "validation_dice" else "test" for metric in cases["metric"]],
+        metric=cases["metric"].replace("validation_dice", "dice_patient"),
+    )
+    keys = ["part", "fold", "seed", "model", "patient"]
+    wide = cases.pivot(index=keys, columns="metric", values="value").sort_index().reset_index()
+    wide = wide[[*keys, *(name for name in FIGURES if name in wide)]]
+    wide.to_csv(target / "cases.csv", index=False, float_format="%.5g", lineterminator="\n")
+
+
+def collect_curves(run: Path, target: Path) -> None:
+    """Mean training loss of every tenth of a model's steps, over folds and seeds: ``curves.json``."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    log = [one for one in map(json.loads, lines) if one["stage"] == "segment" and "loss" in one]
+    if not log:
+        return
+    frame = pd.DataFrame(log)[["variant", "fold", "seed", "step", "loss"]].dropna(subset=["fold"])
+    last = frame.groupby("variant")["step"].transform("max")
+    frame["tenth"] = ((frame["step"] - 1) * 10 // last).astype(int)
+    curves = frame.groupby(["variant", "tenth"])["loss"].mean().unstack()
+    found = {str(name): [round(float(value), 4) for value in row] for name, row in zip(curves.index, curves.to_numpy())}
+    (target / "curves.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def mask_section(folder: Path, record: dict[str, Any], rows: list[ScoreRow]) -> list[str]:
+    """Masks of the run in words and tables; nothing where it drew none."""
+    found = {(row.model, row.metric): row for row in rows if row.protocol == "segmentation"}
+    if not found:
+        return []
+    chosen = record["selected"].get("segmentation")
+    models = [model for model, metric in found if metric == "dice_patient" and " - " not in model]
+    text = [
+        f"### Tumour masks (selected on validation: `{chosen}`)",
+        "",
+        "Per patient, over the test patients of all folds; NSD within 2 pixels where the spacing is unknown. Patients "
+        "and slices without lesion in truth and prediction are left out.",
+        "",
+        "| model | " + " | ".join(title for _, title in COLUMNS) + " |",
+        "| --- |" + " --- |" * len(COLUMNS),
+    ]
+    for model in models:
+        cells = [_cell(found.get((model, metric)), metric) for metric, _ in COLUMNS]
+        text.append(f"| `{model}` | " + " | ".join(cells) + " |")
+    text.append("")
+    best = found.get((str(chosen), "dice_patient"))
+    if best is not None and best.value is not None:
+        for title, bar in BARS:
+            text.append(f"- `{chosen}` against {bar:.3f} ({title}): {best.value - bar:+.3f}")
+    text += ["", *_differences(found), "", *_folds(folder, models), "", *_curves(folder)]
+    return text
+
+
+def _cell(row: ScoreRow | None, metric: str) -> str:
+    if row is None or row.value is None:
+        return "-"
+    if metric.endswith("below_half"):
+        return f"{row.value:.0f} of {row.n_patients}"
+    counted = f" (n = {row.n_patients})" if metric.endswith(("_small", "_large")) else ""
+    interval = f" [{row.ci_low:.3f}, {row.ci_high:.3f}]" if row.ci_low is not None else ""
+    return f"{row.value:.3f}{interval}{counted}"
+
+
+def _differences(found: dict[tuple[str, str], ScoreRow]) -> list[str]:
+    wanted = [row for (model, metric), row in found.items() if " - " in model and metric == "dice_patient"]
+    text = ["Paired differences of Dice, patient by patient:", ""]
+    for row in wanted:
+        if row.value is not None and row.ci_low is not None:
+            said = [part for part in (row.note or "").split("; ") if part.startswith(("detectable", "higher"))]
+            text.append(f"- `{row.model}`: {row.value:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}], {'; '.join(said)}")
+    return text
+
+
+def _folds(folder: Path, models: list[str]) -> list[str]:
+    """Mean Dice of each fold, from the cases."""
+    cases = pd.read_csv(folder / "cases.csv")
+    means = cases.groupby(["part", "model", "fold"])["dice_patient"].mean()
+    folds = sorted(cases["fold"].unique())
+    text = ["Mean Dice by fold, of test (validation) patients, from `cases.csv`:", ""]
+    text += ["| model | " + " | ".join(f"fold {fold}" for fold in folds) + " |", "| --- |" + " --- |" * len(folds)]
+    for model in models:
+        cells = [f"{means['test', model, k]:.3f} ({means['validation', model, k]:.3f})" for k in folds]
+        text.append(f"| `{model}` | " + " | ".join(cells) + " |")
+    return text
+
+
+def _curves(folder: Path) -> list[str]:
+    """What the training loss still did at the end."""
+    curves = json.loads((folder / "curves.json").read_text(encoding="utf-8"))
+    text = [
+        "Mean training loss (BCE + half of two Dice losses) by tenths of the steps, and what the curve promises:",
+        "",
+    ]
+    for model, values in curves.items():
+        fall = values[-2] - values[-1]
+        share = fall / max(values[0] - values[-1], 1e-9)
+        said = "flat" if abs(share) < 0.02 else "still falling, with the learning rate near zero"
+        text.append(f"- `{model}`: {values[0]:.2f} at first, {values[-2]:.3f}, then {values[-1]:.3f}: {said}")
+    return text
