@@ -61,7 +61,7 @@ def collect_curves(run: Path, target: Path) -> None:
     last = frame.groupby("variant")["step"].transform("max")
     frame["tenth"] = ((frame["step"] - 1) * 10 // last).astype(int)
     curves = frame.groupby(["variant", "tenth"])["loss"].mean().unstack()
-    found = {str(name): [round(float(value), 4) for value in row] for name, row in zip(curves.index, curves.to_numpy())}
+    found = {str(name): [round(float(value), 4) for value in curves.loc[name]] for name in curves.index}
     (target / "curves.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
@@ -136,6 +136,6 @@ def _curves(folder: Path) -> list[str]:
     for model, values in curves.items():
         fall = values[-2] - values[-1]
         share = fall / max(values[0] - values[-1], 1e-9)
-        said = "flat" if abs(share) < 0.02 else "still falling, with the learning rate near zero"
+        said = "still falling, with the learning rate near zero" if share > FLAT else "flat: more steps promise little"
         text.append(f"- `{model}`: {values[0]:.2f} at first, {values[-2]:.3f}, then {values[-1]:.3f}: {said}")
     return text

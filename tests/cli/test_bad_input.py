@@ -433,3 +433,22 @@ def test_ctrl_c_during_training_is_130_and_going_on_ends_with_the_same_results(
     assert "nterrupted" in told and "--resume" in told and "Traceback" not in told
     assert invoke(run_of(original, out, "--resume")) == 0
     assert same_results(out, calm)
+
+
+@pytest.mark.proves("A.input", "G.input")
+def test_a_step_that_finds_no_memory_says_what_to_lower_and_the_run_goes_on_later(
+    calm: Path, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(calm / "store", tmp_path / "run" / "store")).parent
+
+    def exhausted(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4398046511104 bytes.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Simclr, "forward", exhausted)
+        assert invoke(run_of(original, out)) == 2
+    told = capsys.readouterr().err
+    assert "not enough memory" in told and "stage pretrain" in told and "--set stages.pretrain.batch=" in told
+    assert "Traceback" not in told and not (out / "scores.json").exists()
+    assert invoke(run_of(original, out, "--resume")) == 0
+    assert same_results(out, calm)

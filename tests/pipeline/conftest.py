@@ -125,6 +125,13 @@ def gene_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 
 
 @pytest.fixture(scope="session")
+def other_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Other patients than those of `gene_store`, of the same kind."""
+    root = tmp_path_factory.mktemp("other_genes") / "store"
+    return make_phantom_store(root, patients=6, seed=5, masks=True, without_genes=1)
+
+
+@pytest.fixture(scope="session")
 def masked_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """Patients with masks and without genes."""
     return make_phantom_store(tmp_path_factory.mktemp("masked") / "store", patients=12, masks=True)

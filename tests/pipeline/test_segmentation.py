@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from lightning_fabric import Fabric
 
 from medform.cohort.store import Cohort
+from medform.errors import InputError
 from medform.pipeline import evaluate as evaluating
+from medform.pipeline.bench import Bench
+from medform.pipeline.companions import encode_companions
 from medform.pipeline.run import RunResult, run_stages
+from medform.pipeline.segmentation import segment_task
+from medform.pipeline.stages import build_encoder
 from medform.recipes.recipe import Recipe, read_recipe
 from medform.runs.arrays import read_arrays
 from medform.runs.folder import RunFolder
@@ -172,3 +180,50 @@ def test_images_and_masks_alone_are_enough_for_a_segmentation(bare_store: Cohort
     rows = read_scores(done.run / "scores.json")
     assert {row.model for row in rows if row.metric == "dice_patient"} == {"mgi"}
     assert evaluating.evaluate(done.run) == done.run / "scores.json"
+
+
+@pytest.mark.proves("G5", "G6.1")
+def test_ablations_and_seeds_are_added_to_a_finished_run_and_what_is_there_is_kept(
+    mgi_run: RunResult, gene_store: Cohort, tmp_path: Path
+) -> None:
+    shutil.copytree(mgi_run.run, tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
+    RunFolder(tmp_path / "run").update(store=str(gene_store.root))
+    masks = tmp_path / "run" / "folds" / "0" / "masks"
+    kept = {path: path.stat().st_mtime_ns for path in masks.iterdir()}
+    planned = RunFolder(tmp_path / "run").record()["planned"]["cpu_minutes"]
+    before = {row.model: row.value for row in read_scores(mgi_run.run / "scores.json") if row.metric == "dice_patient"}
+    start(gene_store, tmp_path / "run", tiny("seeds=[0, 1]").with_ablations(["mgi_film"]), resume=True)
+    found = {row.model: row for row in read_scores(tmp_path / "run" / "scores.json") if row.metric == "dice_patient"}
+    assert {"mgi_film", "mgi - mgi_film"} <= set(found)
+    assert {row.seeds for row in found.values() if row.value is not None} == {2}
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list(masks.iterdir())) == 2 * len(kept) + 2
+    assert RunFolder(tmp_path / "run").record()["planned"]["cpu_minutes"] > planned
+    assert set(before) < set(found)
+    whole = (tmp_path / "run" / "recipe.yaml").read_text()
+    start(gene_store, tmp_path / "run", tiny(), resume=True)  # asked for less: what is there stays
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == whole
+    with pytest.raises(InputError, match="another configuration"):
+        start(gene_store, tmp_path / "run", tiny("stages.segment.batch=5"), resume=True)
+
+
+@pytest.mark.proves("G5")
+def test_every_shipped_ablation_trains_and_an_unknown_one_is_refused_with_the_known(gene_store: Cohort) -> None:
+    recipe = tiny()
+    assert {"mgi_scratch", "mgi_pure_vit", "mgi_gene_mlp", "mgi_gene_transformer", "mgi_film"} < set(recipe.ablations)
+    whole = recipe.with_ablations(list(recipe.ablations))
+    train = gene_store.split().folds[0].train
+    companions = encode_companions(gene_store, train, recipe)
+    bench = Bench(gene_store, RunFolder(gene_store.root.parent / "ablations"), Fabric(accelerator="cpu"), 1, None)
+    for name in recipe.ablations:
+        variant = whole.variant(name)
+        encoder, _ = build_encoder(variant, 0, companions)
+        objective, loader = segment_task(bench, train, variant, 0, encoder, companions)
+        loss, _ = objective(loader.batch(0), 0, torch.Generator().manual_seed(0))
+        loss.backward()
+        assert loss.isfinite() and all(
+            value.grad is not None for name, value in objective.decoder.named_parameters() if "null" not in name
+        )
+    with pytest.raises(InputError, match="mgi_fi1m") as caught:
+        recipe.with_ablations(["mgi_fi1m"])
+    assert "mgi_film" in (caught.value.fix or "")

@@ -26,7 +26,7 @@ def recipes_page() -> ModuleType:
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_recipe_reads_back_and_each_variant_resolves(name: str) -> None:
     recipe = read_recipe(name)
-    assert parse(Recipe, read_yaml(dump(recipe)), name) == recipe
+    assert parse(Recipe, read_yaml(dump(recipe)), name) == recipe.model_copy(update={"ablations": {}})
     for variant in recipe.variants:
         assert recipe.variant(variant).variants == {}
 

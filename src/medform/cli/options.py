@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 __all__ = [
+    "Ablations",
     "CohortFiles",
     "Debug",
     "Device",
@@ -50,7 +51,21 @@ Set = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
-Resume = Annotated[bool, Option("--resume", help="Go on with what lies in the output folder.")]
+Ablations = Annotated[
+    list[str] | None,
+    Option(
+        "--ablation",
+        help="Train this ablation of the recipe, too; may be repeated, and later with --resume.",
+        metavar="NAME",
+        show_default="none",
+    ),
+]
+Resume = Annotated[
+    bool,
+    Option(
+        "--resume", help="Go on with what lies in the output folder; further seeds, variants and ablations are added."
+    ),
+]
 Overwrite = Annotated[bool, Option("--overwrite", help="Start anew in the output folder.")]
 Strict = Annotated[bool, Option("--strict", help="Exit 3 if anything was left out.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON object; messages go to stderr.")]

@@ -19,6 +19,7 @@ __all__ = [
     "cpu_flags",
     "gpu_is_visible",
     "measured_gflops",
+    "out_of_memory",
     "set_threads",
     "usable_cores",
 ]
@@ -135,3 +136,9 @@ def measured_gflops(seconds: float = 0.3, size: int = 768) -> float:
     finally:
         torch.set_num_threads(threads)
     return 2 * size**3 / best / 1e9
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch, CUDA or numpy asked for more memory than there is."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medform.compute.device import out_of_memory
 from medform.compute.precision import PrecisionName
 from medform.config import digest
+from medform.errors import MedformError
 from medform.evaluation.shortcuts import intensity_statistics
 from medform.inputs.masks import MaskStore, working_masks
 from medform.inputs.slices import SliceStore, working_slices
@@ -26,7 +29,25 @@ if TYPE_CHECKING:
     from medform.runs.folder import RunFolder
     from medform.training.fit import Monitor
 
-__all__ = ["Bench", "Group"]
+__all__ = ["Bench", "Group", "enough_memory"]
+
+
+@contextmanager
+def enough_memory(stage: str, batch: int) -> Iterator[None]:
+    """Turn a lack of memory while ``stage`` steps into a `MedformError` that says what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        smaller = max(1, batch // 2)
+        raise MedformError(
+            f"not enough memory for a step of {batch}.",
+            where=f"stage {stage}",
+            consequence="What was trained before is kept.",
+            fix=f"close other programs and go on with --resume; or start in a new folder with smaller batches "
+            f"(--set stages.{stage}.batch={smaller}).",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -129,22 +150,23 @@ class Bench:
         """
         name, settings = stage
         where = {"stage": name, "fold": group.fold, "variant": variant, "seed": seed}
-        return run_stage(
-            objective,
-            loader,
-            folder=self.folder.stage(name, variant, seed, group.fold),
-            digest=self.digest([settings.model_dump(mode="json"), seed, *made_from]),
-            optimizer=settings.optimizer,
-            budget=settings.budget,
-            seed=seed,
-            fabric=self.fabric,
-            log=StageLog(self.folder.metrics, where),
-            log_every=settings.log_every,
-            checkpoint_every=settings.checkpoint_every,
-            monitor=monitor,
-            names=self.names,
-            progress=self.telling(f"{group.place} {variant}: {name}") if told else None,
-        )
+        with enough_memory(name, settings.batch):
+            return run_stage(
+                objective,
+                loader,
+                folder=self.folder.stage(name, variant, seed, group.fold),
+                digest=self.digest([settings.model_dump(mode="json"), seed, *made_from]),
+                optimizer=settings.optimizer,
+                budget=settings.budget,
+                seed=seed,
+                fabric=self.fabric,
+                log=StageLog(self.folder.metrics, where),
+                log_every=settings.log_every,
+                checkpoint_every=settings.checkpoint_every,
+                monitor=monitor,
+                names=self.names,
+                progress=self.telling(f"{group.place} {variant}: {name}") if told else None,
+            )
 
     def telling(self, what: str) -> Callable[[int, int], None] | None:
         """``progress`` for one piece of work."""

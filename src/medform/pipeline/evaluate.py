@@ -44,10 +44,13 @@ def evaluate(
 
     ``run``: a run folder, judged in place by the split it was trained with. ``embeddings``: vectors of any encoder,
     judged on the tasks of the cohort file ``cohort`` (its paths below ``root``) in the new run folder ``out``; see
-    `medform.pipeline.judge`. Raises `InputError` for a combination that is neither.
+    `medform.pipeline.judge`. ``model``: a frozen segmentation, judged on the masks of that cohort; see
+    `medform.pipeline.external`. Raises `InputError` for a combination that is none of these.
     """
+    if model is not None:
+        return _frozen(model, cohort, out, {"RUN": run, "--embeddings": embeddings}, root, progress)
     if embeddings is not None:
-        return _given(embeddings, cohort, out, {"RUN": run, "--model": model}, root, progress)
+        return _given(embeddings, cohort, out, {"RUN": run}, root, progress)
     from medform.config import load
     from medform.pipeline.records import open_store
     from medform.pipeline.run import task_labels
@@ -55,18 +58,17 @@ def evaluate(
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
 
-    later = {"-o": out, "--model": model, "--cohort": cohort, "--root": root}
+    later = {"-o": out, "--cohort": cohort, "--root": root}
     if given := [name for name, value in later.items() if value is not None]:
         raise InputError(
             f"{', '.join(given)}: a run is judged in its own folder, by the split it was trained with.",
             consequence="Nothing was judged.",
-            fix="`medform evaluate RUN`, or --embeddings with --cohort and -o; a frozen model on another cohort comes "
-            "with a later version.",
+            fix="`medform evaluate RUN`; or --model (a frozen segmentation) or --embeddings, with --cohort and -o.",
         )
     if run is None:
         raise InputError(
             "give a run folder: `medform evaluate RUN`.",
-            fix="or vectors of another encoder: --embeddings FILE --cohort FILE -o RUN.",
+            fix="or, with --cohort FILE -o RUN, vectors of another encoder (--embeddings) or a frozen model (--model).",
         )
     folder = RunFolder(Path(run))
     with folder.lock():
@@ -90,17 +92,38 @@ def _given(
     """Judge vectors that were handed over; refuses what has no meaning with them."""
     from medform.pipeline.judge import judge_vectors
 
+    file, target = _needed("--embeddings", cohort, out, beside)
+    return judge_vectors(Path(embeddings), file, target, root, progress) / "scores.json"
+
+
+def _frozen(
+    model: Path,
+    cohort: Path | None,
+    out: Path | None,
+    beside: dict[str, Path | None],
+    root: Path | None,
+    progress: Progress | None,
+) -> Path:
+    """Judge a frozen segmentation; refuses what has no meaning with it."""
+    from medform.pipeline.external import judge_frozen
+
+    file, target = _needed("--model", cohort, out, beside)
+    return judge_frozen(Path(model), file, target, root, progress) / "scores.json"
+
+
+def _needed(option: str, cohort: Path | None, out: Path | None, beside: dict[str, Path | None]) -> tuple[Path, Path]:
+    """Cohort file and run folder, which ``option`` needs; none of ``beside`` can go with it."""
     odd = [name for name, value in beside.items() if value is not None]
     missing = [name for name, value in (("--cohort", cohort), ("-o", out)) if value is None]
     if odd or cohort is None or out is None:
-        said = [f"{', '.join(odd)} cannot go with --embeddings"] if odd else []
-        said += [f"--embeddings needs {' and '.join(missing)}"] if missing else []
+        said = [f"{', '.join(odd)} cannot go with {option}"] if odd else []
+        said += [f"{option} needs {' and '.join(missing)}"] if missing else []
         raise InputError(
             f"{'; '.join(said)}.",
             consequence="Nothing was judged.",
-            fix="medform evaluate --embeddings FILE --cohort FILE -o RUN.",
+            fix=f"medform evaluate {option} {option.removeprefix('--').upper()} --cohort FILE -o RUN.",
         )
-    return judge_vectors(Path(embeddings), Path(cohort), Path(out), root, progress) / "scores.json"
+    return Path(cohort), Path(out)
 
 
 def evaluate_run(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataFrame) -> list[ScoreRow]:

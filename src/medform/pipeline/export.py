@@ -115,6 +115,7 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
         "medform": medform.__version__,
         "recipe": recipe.name,
         "citation": recipe.citation,
+        "cohort": {"name": cohort.name, "digest": cohort.digest},
         "trained_on": "all patients" if fold is None else f"the training patients of fold {fold}",
         "seed": seed,
         "tower": described(stage.towers["image"]),

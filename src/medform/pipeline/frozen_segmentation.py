@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,7 @@ def segmentation_parts(
         "objective": {**described(stage.objective), "ema": None},
         "towers": towers,
         "image": described(stage.inputs["image"]),
+        "mask_values": getattr(stage.inputs.get("mask"), "values", None),
     }
     return SegmentationParts(weights, config, genes)
 
@@ -125,6 +126,7 @@ class FrozenSegmenter:
 
         Raises `MedformError` where memory does not suffice for a single slice at a time.
         """
+        from medform.compute.device import out_of_memory
         from medform.inputs.genes import GeneSource
         from medform.pipeline.segmentation import draw_lesion
 
@@ -137,7 +139,7 @@ class FrozenSegmenter:
                     self.objective, self.config, cohort, store, series, source, threads=threads, batch=batch
                 )
             except (MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
         rows = cohort.series.iloc[series]
         raise MedformError(
@@ -288,9 +290,3 @@ def _plain_store(values: np.ndarray, window: tuple[float, float], size: int) -> 
         key=places,
         digest="selftest",
     )
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether torch, CUDA or numpy asked for more memory than there is."""
-    words: Sequence[str] = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)

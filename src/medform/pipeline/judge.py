@@ -115,7 +115,7 @@ def _judge(
     groups = [group for group in fold_groups(cohort, None) if group.fold is not None]
     for group in groups:
         result = run_fold(bench, group, recipe, labels, primary)
-        keep_fold(folder, group, _beside(result, group, given, by_slice))
+        keep_fold(folder, group, _beside(result, group, given, by_slice), recipe)
     merge_folds(folder, groups)
     evaluate_run(folder, cohort, recipe, labels)
     write_cohort_pages(folder, cohort, labels, primary)

@@ -13,6 +13,7 @@ from medform.config import digest
 from medform.evaluation.shortcuts import slice_statistics
 from medform.metrics.linear_probe import logistic_scores
 from medform.metrics.power import detectable_difference
+from medform.pipeline.bench import enough_memory
 from medform.pipeline.companions import CLINICAL, Companions, wanted
 from medform.pipeline.pairing import pair_task
 from medform.pipeline.segmentation import segment_stage, segment_task, segments
@@ -136,7 +137,8 @@ def _plan_slices(
     models = 0
     if not aligns_slices(recipe) or sources:
         objective, loader = slice_task(bench, groups[0].train, recipe, 0, encoder, sources)
-        per_step = seconds_per_step(objective, loader, bench.folder.cache, stage.optimizer, 0, bench.fabric)
+        with enough_memory(name, stage.batch):
+            per_step = seconds_per_step(objective, loader, bench.folder.cache, stage.optimizer, 0, bench.fabric)
         seen = stage.batch * getattr(config, "slices", 1)
         per_epoch = [loader.steps_per_epoch if aligns_slices(recipe) else max(1, -(-n // seen)) for n in slices]
         steps = [stage.budget.count(epoch, per_step) for epoch in per_epoch]
@@ -204,7 +206,8 @@ def _plan_segments(
             encoder, _ = build_encoder(one, 0, companions)
             objective, loader = segment_task(bench, groups[0].train, one, 0, encoder, companions)
             cache, optimizer = bench.folder.cache, stage[1].optimizer
-            per_step = seconds_per_step(objective, loader, cache, optimizer, 0, bench.fabric)
+            with enough_memory(stage[0], stage[1].batch):
+                per_step = seconds_per_step(objective, loader, cache, optimizer, 0, bench.fabric)
             steps = stage[1].budget.count(loader.steps_per_epoch, per_step)
             # drawing a slice, mirrored too, costs about two forward passes: two thirds of a step's share
             timed[kind] = per_step, 0.7 * per_step / stage[1].batch, steps
@@ -267,7 +270,8 @@ def _pair_seconds(
     start = time.process_time() - started
     if stage.budget.steps == 0:
         return start, 0
-    per_step = seconds_per_step(objective, loader, bench.folder.cache, stage.optimizer, 0, bench.fabric)
+    with enough_memory(second[0], stage.batch):
+        per_step = seconds_per_step(objective, loader, bench.folder.cache, stage.optimizer, 0, bench.fabric)
     steps = stage.budget.count(loader.steps_per_epoch, per_step)
     return start + per_step * steps, steps
 

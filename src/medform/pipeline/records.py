@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import medform
-from medform.config import dump
+from medform.config import dump, load
+from medform.errors import InputError
 from medform.runs.folder import RunFolder, RunIdentity
 
 if TYPE_CHECKING:
@@ -24,18 +26,23 @@ if TYPE_CHECKING:
     from medform.pipeline.plan import Plan
     from medform.recipes.recipe import Recipe
 
-__all__ = ["Spending", "begin", "open_store", "write_cohort_pages"]
+__all__ = ["Spending", "begin", "begin_external", "open_store", "write_cohort_pages"]
 
 PACKAGES = ("torch", "timm", "lightning-fabric", "numpy", "pandas", "scikit-learn", "pydicom")
 
 
 def begin(
     folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataFrame, *, resume: bool, overwrite: bool
-) -> None:
-    """Start or go on with the run: refuses another configuration, writes run.json and recipe.yaml."""
-    identity = RunIdentity(dump(recipe), {cohort.name: cohort.digest}, medform.__version__)
-    versions = {"medform": medform.__version__, "python": platform.python_version()}
-    versions |= {name: metadata.version(name) for name in PACKAGES}
+) -> tuple[Recipe | None, Recipe]:
+    """Start or go on with the run: refuses another configuration, writes run.json and recipe.yaml.
+
+    Returns what the run was before where variants or seeds were added to it, else None; and what it is now: all that
+    is there with all that is asked for.
+    """
+    stored = _stored(folder) if resume and not overwrite else None
+    whole = stored.joined(recipe) if stored is not None else None
+    asked = stored if stored is not None and whole is not None else recipe
+    identity = RunIdentity(dump(asked), {cohort.name: cohort.digest}, medform.__version__)
     counts: dict[str, Any] = {name: labels[name].dropna() for name in labels.columns}
     tasks = [
         {
@@ -54,23 +61,54 @@ def begin(
         status="running",
         recipe=recipe.name,
         citation=recipe.citation,
-        cohort={
-            "name": cohort.name,
-            "digest": cohort.digest,
-            "licence": cohort.licence,
-            "n_patients": len(cohort.patient_ids),
-        },
-        store=_store_place(folder, cohort),
-        versions=versions,
-        commit=_commit(),
-        argv=list(sys.argv),
         seed=recipe.seeds[0],
-        started=_now(),
         tasks=tasks,
         transductive=recipe.transductive,
         precision=recipe.precision,
         folds=len(cohort.split().folds) if cohort.tasks else None,
+        **_circumstances(folder, cohort),
     )
+    if stored is None or whole is None:
+        return None, recipe
+    if dump(whole) == dump(stored):
+        return None, stored
+    folder.extend(dump(whole))
+    return stored, whole
+
+
+def begin_external(folder: RunFolder, cohort: Cohort, model: Mapping[str, Any]) -> None:
+    """Start or repeat judging a frozen model on a cohort; ``model`` is its config.json, with the digest of its weights.
+
+    Raises `InputError` where another run lies in the folder.
+    """
+    text = json.dumps({"model": model}, indent=1, sort_keys=True) + "\n"
+    identity = RunIdentity(text, {cohort.name: cohort.digest}, medform.__version__)
+    told = {"recipe": model["recipe"], "citation": model["citation"], "seed": model["seed"], "tasks": []}
+    folder.begin(identity, resume=True, status="running", **told, **_circumstances(folder, cohort))
+
+
+def _circumstances(folder: RunFolder, cohort: Cohort) -> dict[str, Any]:
+    """What run.json says of cohort, versions and call, whatever is run."""
+    versions = {"medform": medform.__version__, "python": platform.python_version()}
+    facts = {"digest": cohort.digest, "licence": cohort.licence, "n_patients": len(cohort.patient_ids)}
+    return {
+        "cohort": {"name": cohort.name, **facts},
+        "store": _store_place(folder, cohort),
+        "versions": versions | {name: metadata.version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "argv": list(sys.argv),
+        "started": _now(),
+    }
+
+
+def _stored(folder: RunFolder) -> Recipe | None:
+    """The recipe of the run that lies in ``folder``, None where there is none that this version reads."""
+    from medform.recipes.recipe import Recipe
+
+    try:
+        return load(Recipe, folder.path / "recipe.yaml") if folder.exists() else None
+    except InputError:
+        return None
 
 
 def _store_place(folder: RunFolder, cohort: Cohort) -> str:
@@ -124,8 +162,11 @@ class Spending:
     wall: float = field(default_factory=time.perf_counter)
     cpu: float = field(default_factory=time.process_time)
 
-    def planned(self, folder: RunFolder, plan: Plan) -> None:
-        """Store the plan of a new run; one that goes on keeps the plan it began with."""
+    def planned(self, folder: RunFolder, plan: Plan, was: Plan | None = None) -> None:
+        """Store the plan of a new run; one that goes on keeps the plan it began with.
+
+        ``was``: the plan without what is now added, where something is: the difference is planned beside.
+        """
         record = folder.record()
         update: dict[str, Any] = {"detectable": plan.detectable, "warnings": list(plan.warnings)}
         if "planned" not in record:
@@ -134,6 +175,10 @@ class Spending:
             update["planned"] = (
                 {"cpu_minutes": round(plan.cpu_minutes, 2), "disk_gb": round(plan.disk_gb, 2)} | steps | passes
             )
+        elif was is not None:
+            more = {"cpu_minutes": plan.cpu_minutes - was.cpu_minutes, "disk_gb": plan.disk_gb - was.disk_gb}
+            kept = record["planned"]
+            update["planned"] = kept | {key: round(kept[key] + max(0.0, one), 2) for key, one in more.items()}
         folder.update(**update)
 
     def note(self, folder: RunFolder) -> None:

@@ -54,6 +54,7 @@ def run(
     device: str = "auto",
     seed: int | None = None,
     overrides: Sequence[str] = (),
+    ablations: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
     workers: int = 1,
@@ -61,8 +62,9 @@ def run(
 ) -> RunResult:
     """From a cohort file to ``out/report.html``: ingest, train every fold, evaluate, export, report.
 
-    ``folds``: only these (default: all, then a final model on all patients). A killed run goes on with ``resume``;
-    another configuration in the same folder is refused with the difference. Raises `MedformError`.
+    ``folds``: only these (default: all, then a final model on all patients). ``ablations``: names of the recipe's that
+    are trained, too. A killed run goes on with ``resume``, which also adds seeds, variants and ablations to a finished
+    one; another configuration in the same folder is refused with the difference. Raises `MedformError`.
     """
     from medform.cohort.cohort_file import read_cohort_file
     from medform.ingestion.ingest import ingest
@@ -70,7 +72,7 @@ def run(
     from medform.recipes.starts import check_starts
     from medform.runs.folder import RunFolder
 
-    chosen = read_recipe(recipe, overrides, seed)
+    chosen = read_recipe(recipe, overrides, seed).with_ablations(ablations)
     file = read_cohort_file(Path(cohort), root)
     folder = RunFolder(Path(out))
     with folder.lock():
@@ -111,20 +113,22 @@ def run_stages(
     groups = fold_groups(cohort, folds, segments(recipe))
     spending = Spending()
     bench = make_bench(cohort, folder, device, progress, recipe.precision)  # refuses what this machine cannot do
-    begin(folder, cohort, recipe, labels, resume=resume, overwrite=overwrite)
+    before, recipe = begin(folder, cohort, recipe, labels, resume=resume, overwrite=overwrite)
     if encoders is not None:
         _take_over(encoders, folder)
-    left = [group for group in groups if not _is_done(folder, group)]
+    left = [group for group in groups if not _is_done(folder, group, recipe)]
     companions = encode_companions(cohort, groups[0].train, recipe)
     plan = make_plan(bench, recipe, left, labels, companions, judged)
     for line in plan.lines():
         logger.info("%s", line)
-    spending.planned(folder, plan)
+    was = make_plan(bench, before, left, labels, companions, judged) if before is not None else None
+    spending.planned(folder, plan, was)
     primary = next((task.name for task in cohort.tasks if task.primary), None)
     for group in left:
         _train(bench, group, recipe, labels, primary, folder)
         spending.note(folder)
-    merge_folds(folder, [group for group in fold_groups(cohort, None, segments(recipe)) if _is_done(folder, group)])
+    every = fold_groups(cohort, None, segments(recipe))
+    merge_folds(folder, [group for group in every if _is_done(folder, group, recipe)])
     if judged and (len(labels.columns) or segments(recipe)):
         evaluate_run(folder, cohort, recipe, labels)
     model = export_model(folder, cohort, recipe, labels)
@@ -205,8 +209,27 @@ def _place(folder: RunFolder, group: Group) -> Path:
     return folder.path / "final" if group.fold is None else folder.path / "folds" / str(group.fold)
 
 
-def _is_done(folder: RunFolder, group: Group) -> bool:
-    return (_place(folder, group) / "embeddings.parquet").is_file()
+def _is_done(folder: RunFolder, group: Group, recipe: Recipe) -> bool:
+    """Whether every variant and seed of the recipe is in the fold's tables; some may have been added since."""
+    from medform.runs.folder import read_json
+
+    place = _place(folder, group)
+    if not (place / "embeddings.parquet").is_file():
+        return False
+    facts = read_json(place / "facts.json")
+    wanted = _of_group(recipe, group)
+    return set(wanted.variants) <= set(facts["variants"]) and set(wanted.seeds) <= set(facts["seeds"])
+
+
+def _of_group(recipe: Recipe, group: Group) -> Recipe:
+    """What is trained of a recipe in one group: all of it in a fold.
+
+    On everybody nothing is judged, but readouts are fitted on vectors of alignments that saw other patients.
+    """
+    if group.fold is not None:
+        return recipe
+    kept = {name: recipe.variants[name] for name in ("out_of_fold",) if name in recipe.variants}
+    return recipe.model_copy(update={"variants": kept})
 
 
 def _train(
@@ -216,20 +239,17 @@ def _train(
     from medform.pipeline.fold import run_fold
 
     started = time.perf_counter()
-    chosen = recipe
-    if group.fold is None:  # nothing is judged here, but readouts are fitted on vectors of alignments that saw others
-        kept = {name: recipe.variants[name] for name in ("out_of_fold",) if name in recipe.variants}
-        chosen = recipe.model_copy(update={"variants": kept})
+    chosen = _of_group(recipe, group)
     result = run_fold(bench, group, chosen, labels, primary)
-    keep_fold(folder, group, result)
+    keep_fold(folder, group, result, chosen)
     what = "final model" if group.fold is None else f"fold {group.fold}"
     logger.info("%s done in %.0f s", what, time.perf_counter() - started)
     for collapse in result.collapsed:
         logger.warning("%s: training of %s collapsed and was stopped", what, collapse["variant"])
 
 
-def keep_fold(folder: RunFolder, group: Group, result: FoldResult) -> None:
-    """Write what a fold left into its place; its embeddings come last, so that a fold is done or not."""
+def keep_fold(folder: RunFolder, group: Group, result: FoldResult, recipe: Recipe) -> None:
+    """Write what a fold left of ``recipe`` into its place; its embeddings come last, so that a fold is done or not."""
     import pandas as pd
 
     from medform.runs.arrays import write_arrays
@@ -247,7 +267,13 @@ def keep_fold(folder: RunFolder, group: Group, result: FoldResult) -> None:
         if name == "embeddings":
             write_json(
                 place / "facts.json",
-                {"collapsed": result.collapsed, "steps": result.steps, "notes": result.notes},
+                {
+                    "variants": list(recipe.variants),
+                    "seeds": recipe.seeds,
+                    "collapsed": result.collapsed,
+                    "steps": result.steps,
+                    "notes": result.notes,
+                },
             )
         if frames:
             frame = pd.concat(frames, ignore_index=True)

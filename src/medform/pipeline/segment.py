@@ -206,7 +206,7 @@ def _genes(
         if rows.problems:
             return None, [], list(rows.problems)
         owned, said = _owned(rows.genes, rows.named, cohort)
-        if far := _far(encoder, owned):
+        if far := far_from_training(encoder, owned):
             return None, [], [Problem(far, file=path.name, suggestion=f"Give the values as {encoder.scale}.")]
         encoded = encoder.encode(owned)
     except InputError as error:
@@ -238,7 +238,7 @@ def _owned(genes: Any, named: bool, cohort: Cohort) -> tuple[Any, list[str]]:
     return genes.select(match.matched), []
 
 
-def _far(encoder: GeneEncoder, genes: Any) -> str | None:
+def far_from_training(encoder: GeneEncoder, genes: Any) -> str | None:
     """Why these values cannot be of the scale of training: too far from its mean throughout. None where they can."""
     from medform.inputs.gene_matrix import raw_values
 

@@ -24,6 +24,7 @@ from medform.objectives.segment import Segment, SegmentConfig
 from medform.pipeline.companions import GENES, Companions, wanted
 from medform.pipeline.stages import Encoder, build_beside
 from medform.runs.arrays import read_arrays, write_arrays
+from medform.runs.folder import read_json
 from medform.training.infer import segment_slices, weights_digest
 
 if TYPE_CHECKING:
@@ -212,15 +213,22 @@ def _given(
 def keep_masks(
     bench: Bench, group: Group, segmenter: Segmenter, model: str, seed: int, with_genes: bool = True
 ) -> None:
-    """Write the masks of validation and test patients, packed to bits: ``masks/MODEL.SEED.safetensors`` of the fold."""
+    """Write the masks of validation and test patients, packed to bits: ``masks/MODEL.SEED.safetensors`` of the fold.
+
+    Masks that this very stage drew before are kept.
+    """
     if group.fold is None:
+        return
+    path = masks_file(bench.folder.path, group.fold, model, seed)
+    digest = read_json(segmenter.result.folder / "stage.json")["digest"]
+    if path.is_file() and read_arrays(path)[1].get("stage") == digest:
         return
     arrays, shapes = {}, {}
     for part, patients in (("validation", group.validation), ("test", group.test)):
         for series, mask in segmenter.masks(bench, bench.imaged(patients), with_genes):
             arrays[f"{part}.{series}"] = np.packbits(mask)
             shapes[f"{part}.{series}"] = list(mask.shape)
-    write_arrays(masks_file(bench.folder.path, group.fold, model, seed), arrays, {"shapes": shapes})
+    write_arrays(path, arrays, {"shapes": shapes, "stage": digest})
 
 
 def masks_file(run: Path, fold: int, model: str, seed: int) -> Path:

@@ -93,6 +93,8 @@ class ImageOnly(Config):
 class Recipe(Config):
     """A method. ``variants`` are names with overrides: a control or an ablation is never a second code path.
 
+    ``ablations`` are variants that are trained only where they are named (`with_ablations`); a run's own recipe.yaml
+    holds none, since those that were named are its variants.
     ``precision``: of the arithmetic of training steps; weights, optimizer and all reading of vectors stay fp32.
     """
 
@@ -106,22 +108,24 @@ class Recipe(Config):
     image_only: ImageOnly = ImageOnly()
     embedding: list[EmbeddingPart] = Field(default=["aligned"], min_length=1)
     variants: dict[str, dict[str, Any]] = {}
+    ablations: dict[str, dict[str, Any]] = {}
     evaluation: EvaluationSettings = EvaluationSettings()
     sources: dict[str, Source] = {}
 
     @model_serializer(mode="wrap")
-    def _plain_precision_is_not_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _what_is_not_run_is_not_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A run's recipe.yaml is its identity: runs of before there was a choice stay runs of the same recipe."""
         tree = write(self)
+        tree.pop("ablations", None)
         if self.precision == "fp32":
             tree.pop("precision", None)
         return tree
 
-    @field_validator("variants")
+    @field_validator("variants", "ablations")
     @classmethod
     def _variants_are_mappings(cls, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name, overrides in variants.items():
-            for key in ("variants", "precision", "seeds"):
+            for key in ("variants", "ablations", "precision", "seeds"):
                 if key in overrides:
                     raise ValueError(f"variant '{name}' may not change `{key}`: it is the run's.")
         return variants
@@ -135,6 +139,29 @@ class Recipe(Config):
                 if source is not None and source not in names[:index]:
                     raise ValueError(f"stages.{name}.inputs.{modality}: `of: {source}` names no earlier stage.")
         return self
+
+    def with_ablations(self, names: Sequence[str]) -> Recipe:
+        """The recipe with some of its ablations among its variants. Raises `InputError` for names that it lacks."""
+        unknown = [name for name in names if name not in self.ablations]
+        if unknown:
+            raise InputError(
+                f"recipe '{self.name}' has no ablation {', '.join(unknown)}.",
+                where="--ablation",
+                consequence="Nothing was started.",
+                fix=f"use one of {', '.join(self.ablations)}." if self.ablations else "leave the option out.",
+            )
+        added = {name: self.ablations[name] for name in names}
+        return self.model_copy(update={"variants": self.variants | added})
+
+    def joined(self, other: Recipe) -> Recipe | None:
+        """This recipe with the variants and seeds that ``other`` has beside; None where they differ in more."""
+        shared = {"variants": {}, "seeds": [0]}
+        mine, theirs = (one.model_copy(update=shared).model_dump(mode="json") for one in (self, other))
+        both = set(self.variants) & set(other.variants)
+        if mine != theirs or any(self.variants[name] != other.variants[name] for name in both):
+            return None
+        seeds = [*self.seeds, *(seed for seed in other.seeds if seed not in self.seeds)]
+        return self.model_copy(update={"variants": self.variants | other.variants, "seeds": seeds})
 
     def variant(self, *names: str) -> Recipe:
         """The recipe with the overrides of one or more variants applied in order, and without variants of its own."""

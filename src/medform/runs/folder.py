@@ -193,6 +193,10 @@ class RunFolder:
         write_json(self.path / "run.json", {"schema_version": SCHEMA_VERSION, "identity": stored, **fields})
         return False
 
+    def extend(self, recipe: str) -> None:
+        """Let the run be of a recipe that holds more than its own did. Call it after `begin`, holding the lock."""
+        write_atomically(self.path / "recipe.yaml", recipe)
+
     def _refuse_other(self, identity: RunIdentity) -> None:
         changed = self.identity().difference(identity)
         if changed:
