@@ -33,13 +33,14 @@ def join(out: Path, runs: list[Path]) -> None:
     for folder in folders[1:]:
         if changed := folders[0].identity().difference(folder.identity()):
             raise InputError("the runs are not of one configuration:\n" + "\n".join(changed), where=str(folder.path))
-    folds = [path for run in runs for path in sorted((run / "folds").iterdir())]
+    folds = [path for run in runs for path in sorted((run / "folds").glob("*"))]
+    folds += [run / "final" for run in runs if (run / "final").is_dir()]
     twice = sorted({path.name for path in folds if [other.name for other in folds].count(path.name) > 1})
     if twice or out.exists():
-        said = f"more than one run holds fold {', '.join(twice)}." if twice else "something lies here already."
+        said = f"more than one run holds {', '.join(twice)}." if twice else "something lies here already."
         raise InputError(said, where=str(out), consequence="Nothing was joined.")
     for path in folds:
-        shutil.copytree(path, out / "folds" / path.name)
+        shutil.copytree(path, out / ("final" if path.name == "final" else f"folds/{path.name}"))
     shutil.copytree(folders[0].cache, out / "cache")
     shutil.copy(runs[0] / "recipe.yaml", out / "recipe.yaml")
     write_atomically(out / "metrics.jsonl", "".join((run / "metrics.jsonl").read_text("utf-8") for run in runs))

@@ -60,6 +60,9 @@ def page() -> str:
             text += ["| setting | value |", "| --- | --- |"]
             text += [f"| `{key}` | {brief(value)} |" for key, value in settings(recipe).items()]
         text += ["", "Variants: " + ", ".join(f"`{variant}`" for variant in recipe.variants) + "."]
+        if recipe.ablations:
+            named = ", ".join(f"`{name}`" for name in recipe.ablations)
+            text += ["", f"Ablations, trained where `--ablation NAME` names them: {named}."]
     return "\n".join(text) + "\n"
 
 
