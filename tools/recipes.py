@@ -62,7 +62,7 @@ def page() -> str:
         text += ["", "Variants: " + ", ".join(f"`{variant}`" for variant in recipe.variants) + "."]
         if recipe.ablations:
             named = ", ".join(f"`{name}`" for name in recipe.ablations)
-            text += ["", f"Ablations, trained where `--ablation NAME` names them: {named}."]
+            text += ["", f"Ablations, trained where `--set 'ablate=[NAME]'` names them: {named}."]
     return "\n".join(text) + "\n"
 
 

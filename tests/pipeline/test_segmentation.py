@@ -192,7 +192,7 @@ def test_ablations_and_seeds_are_added_to_a_finished_run_and_what_is_there_is_ke
     kept = {path: path.stat().st_mtime_ns for path in masks.iterdir()}
     planned = RunFolder(tmp_path / "run").record()["planned"]["cpu_minutes"]
     before = {row.model: row.value for row in read_scores(mgi_run.run / "scores.json") if row.metric == "dice_patient"}
-    start(gene_store, tmp_path / "run", tiny("seeds=[0, 1]").with_ablations(["mgi_film"]), resume=True)
+    start(gene_store, tmp_path / "run", tiny("seeds=[0, 1]", "ablate=[mgi_film]"), resume=True)
     found = {row.model: row for row in read_scores(tmp_path / "run" / "scores.json") if row.metric == "dice_patient"}
     assert {"mgi_film", "mgi - mgi_film"} <= set(found)
     assert {row.seeds for row in found.values() if row.value is not None} == {2}
@@ -225,5 +225,5 @@ def test_every_shipped_ablation_trains_and_an_unknown_one_is_refused_with_the_kn
             value.grad is not None for name, value in objective.decoder.named_parameters() if "null" not in name
         )
     with pytest.raises(InputError, match="mgi_fi1m") as caught:
-        recipe.with_ablations(["mgi_fi1m"])
+        tiny("ablate=[mgi_fi1m]")
     assert "mgi_film" in (caught.value.fix or "")

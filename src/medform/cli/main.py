@@ -340,7 +340,6 @@ def run(
     device: o.Device = "auto",
     seed: o.Seed = None,
     set_: o.Set = None,
-    ablations: o.Ablations = None,
     resume: o.Resume = False,
     overwrite: o.Overwrite = False,
     strict: o.Strict = False,
@@ -351,8 +350,7 @@ def run(
     with Reporter() as progress:
         result = medform.run(
             recipe, cohort, root=root, out=out, folds=folds, store=store, workers=workers, device=device,
-            seed=seed, overrides=set_ or (), ablations=ablations or (), resume=resume, overwrite=overwrite,
-            progress=progress,
+            seed=seed, overrides=set_ or (), resume=resume, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     finish(result, json, strict)
 

@@ -8,7 +8,6 @@ from typing import Annotated
 from typer import Argument, Option
 
 __all__ = [
-    "Ablations",
     "CohortFiles",
     "Debug",
     "Device",
@@ -51,20 +50,8 @@ Set = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
-Ablations = Annotated[
-    list[str] | None,
-    Option(
-        "--ablation",
-        help="Train this ablation of the recipe, too; may be repeated, and later with --resume.",
-        metavar="NAME",
-        show_default="none",
-    ),
-]
 Resume = Annotated[
-    bool,
-    Option(
-        "--resume", help="Go on with what lies in the output folder; further seeds, variants and ablations are added."
-    ),
+    bool, Option("--resume", help="Go on with what lies in the output folder; further seeds and variants are added.")
 ]
 Overwrite = Annotated[bool, Option("--overwrite", help="Start anew in the output folder.")]
 Strict = Annotated[bool, Option("--strict", help="Exit 3 if anything was left out.")]

@@ -54,7 +54,6 @@ def run(
     device: str = "auto",
     seed: int | None = None,
     overrides: Sequence[str] = (),
-    ablations: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
     workers: int = 1,
@@ -62,9 +61,9 @@ def run(
 ) -> RunResult:
     """From a cohort file to ``out/report.html``: ingest, train every fold, evaluate, export, report.
 
-    ``folds``: only these (default: all, then a final model on all patients). ``ablations``: names of the recipe's that
-    are trained, too. A killed run goes on with ``resume``, which also adds seeds, variants and ablations to a finished
-    one; another configuration in the same folder is refused with the difference. Raises `MedformError`.
+    ``folds``: only these (default: all, then a final model on all patients). A killed run goes on with ``resume``,
+    which also adds seeds, variants and ablations to a finished one; another configuration in the same folder is refused
+    with the difference. Raises `MedformError`.
     """
     from medform.cohort.cohort_file import read_cohort_file
     from medform.ingestion.ingest import ingest
@@ -72,7 +71,7 @@ def run(
     from medform.recipes.starts import check_starts
     from medform.runs.folder import RunFolder
 
-    chosen = read_recipe(recipe, overrides, seed).with_ablations(ablations)
+    chosen = read_recipe(recipe, overrides, seed)
     file = read_cohort_file(Path(cohort), root)
     folder = RunFolder(Path(out))
     with folder.lock():
@@ -218,7 +217,7 @@ def _is_done(folder: RunFolder, group: Group, recipe: Recipe) -> bool:
         return False
     facts = read_json(place / "facts.json")
     wanted = _of_group(recipe, group)
-    return set(wanted.variants) <= set(facts["variants"]) and set(wanted.seeds) <= set(facts["seeds"])
+    return set(wanted.variants) <= set(facts.get("variants", ())) and set(wanted.seeds) <= set(facts.get("seeds", ()))
 
 
 def _of_group(recipe: Recipe, group: Group) -> Recipe:

@@ -93,8 +93,8 @@ class ImageOnly(Config):
 class Recipe(Config):
     """A method. ``variants`` are names with overrides: a control or an ablation is never a second code path.
 
-    ``ablations`` are variants that are trained only where they are named (`with_ablations`); a run's own recipe.yaml
-    holds none, since those that were named are its variants.
+    ``ablations`` are variants that are trained only where ``ablate`` names them; a run's own recipe.yaml holds neither,
+    since those that were named are its variants.
     ``precision``: of the arithmetic of training steps; weights, optimizer and all reading of vectors stay fp32.
     """
 
@@ -109,6 +109,7 @@ class Recipe(Config):
     embedding: list[EmbeddingPart] = Field(default=["aligned"], min_length=1)
     variants: dict[str, dict[str, Any]] = {}
     ablations: dict[str, dict[str, Any]] = {}
+    ablate: list[str] = []
     evaluation: EvaluationSettings = EvaluationSettings()
     sources: dict[str, Source] = {}
 
@@ -116,7 +117,8 @@ class Recipe(Config):
     def _what_is_not_run_is_not_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A run's recipe.yaml is its identity: runs of before there was a choice stay runs of the same recipe."""
         tree = write(self)
-        tree.pop("ablations", None)
+        for key in ("ablations", "ablate"):
+            tree.pop(key, None)
         if self.precision == "fp32":
             tree.pop("precision", None)
         return tree
@@ -125,7 +127,7 @@ class Recipe(Config):
     @classmethod
     def _variants_are_mappings(cls, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name, overrides in variants.items():
-            for key in ("variants", "ablations", "precision", "seeds"):
+            for key in ("variants", "ablations", "ablate", "precision", "seeds"):
                 if key in overrides:
                     raise ValueError(f"variant '{name}' may not change `{key}`: it is the run's.")
         return variants
@@ -146,12 +148,12 @@ class Recipe(Config):
         if unknown:
             raise InputError(
                 f"recipe '{self.name}' has no ablation {', '.join(unknown)}.",
-                where="--ablation",
+                where="ablate",
                 consequence="Nothing was started.",
-                fix=f"use one of {', '.join(self.ablations)}." if self.ablations else "leave the option out.",
+                fix=f"use one of {', '.join(self.ablations)}." if self.ablations else "leave the key out.",
             )
         added = {name: self.ablations[name] for name in names}
-        return self.model_copy(update={"variants": self.variants | added})
+        return self.model_copy(update={"variants": self.variants | added, "ablate": []})
 
     def joined(self, other: Recipe) -> Recipe | None:
         """This recipe with the variants and seeds that ``other`` has beside; None where they differ in more."""
@@ -212,4 +214,4 @@ def read_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
             consequence="Nothing was started.",
             fix="leave the key out; `medform pretrain FOLDER` trains one encoder on all patients, and marks it.",
         )
-    return recipe
+    return recipe.with_ablations(recipe.ablate)
