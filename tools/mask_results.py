@@ -14,6 +14,7 @@ __all__ = ["collect_cases", "collect_curves", "mask_section"]
 
 FIGURES = ("dice_patient", "iou_patient", "dice_slice", "hd95_mm", "hd95_px", "nsd_mm", "nsd_px", "lesion_voxels")
 SMALLEST = 3000  # voxels of a tumour that is not a small one
+FLAT = 0.02  # share of all that a loss fell, below which its last tenth was flat
 COLUMNS = (
     ("dice_patient", "mean Dice"),
     ("dice_patient_median", "median"),
@@ -61,6 +62,8 @@ def collect_curves(run: Path, target: Path) -> None:
     last = frame.groupby("variant")["step"].transform("max")
     frame["tenth"] = ((frame["step"] - 1) * 10 // last).astype(int)
     curves = frame.groupby(["variant", "tenth"])["loss"].mean().unstack()
+    own = json.loads((run / "run.json").read_text(encoding="utf-8"))["recipe"].partition("-")[0]
+    curves = curves.rename(index={"main": own})  # as its masks are called
     found = {str(name): [round(float(value), 4) for value in curves.loc[name]] for name in curves.index}
     (target / "curves.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

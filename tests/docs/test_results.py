@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+
+from medform.runs.scores import read_scores
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 TOLERANCE = 0.3
@@ -28,3 +31,28 @@ def test_a_finished_run_spent_what_was_planned_within_thirty_per_cent(name: str)
     record = finished()[name]
     planned, spent = record["planned"]["cpu_minutes"], record["spent"]["cpu_minutes"]
     assert abs(spent - planned) <= TOLERANCE * planned, f"{name}: planned {planned}, spent {spent} CPU-minutes"
+
+
+@pytest.mark.proves("G6.1", "G6.2")
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/cases.csv")), ids=lambda path: path.parent.name)
+def test_the_scores_of_masks_are_those_of_the_committed_cases(path: Path) -> None:
+    cases = pd.read_csv(path)
+    tested = cases[cases["part"] == "test"]
+    rows = {(row.model, row.metric): row for row in read_scores(path.with_name("scores.json"))}
+    means = tested.groupby(["model", "patient"])["dice_patient"].mean().groupby("model")
+    for model, mean in means.mean().items():
+        row = rows[str(model), "dice_patient"]
+        assert row.value == pytest.approx(mean, abs=1e-4)
+        assert row.n_patients == means.size()[model]
+        assert rows[str(model), "dice_patient_median"].value == pytest.approx(means.median()[model], abs=1e-4)
+    assert not cases["patient"].str.startswith("TCGA").any()  # pseudonyms alone
+
+
+@pytest.mark.proves("G6.2")
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/cases.csv")), ids=lambda path: path.parent.name)
+def test_the_selected_model_is_the_best_on_validation_patients_of_the_committed_cases(path: Path) -> None:
+    cases = pd.read_csv(path)
+    controls = cases["model"].str.contains("shuffled|null|random|permuted")
+    validation = cases[(cases["part"] == "validation") & ~controls]
+    best = validation.groupby(["model", "fold", "patient"])["dice_patient"].mean().groupby("model").mean().idxmax()
+    assert json.loads(path.with_name("run.json").read_text())["selected"]["segmentation"] == best
