@@ -8,17 +8,17 @@ from typing import Any
 
 import pandas as pd
 
+from medform.evaluation.segmentation import SMALL_TUMOUR
 from medform.runs.scores import ScoreRow
 
 __all__ = ["collect_cases", "collect_curves", "mask_section"]
 
 FIGURES = ("dice_patient", "iou_patient", "dice_slice", "hd95_mm", "hd95_px", "nsd_mm", "nsd_px", "lesion_voxels")
-SMALLEST = 3000  # voxels of a tumour that is not a small one
 FLAT = 0.02  # share of all that a loss fell, below which its last tenth was flat
 COLUMNS = (
     ("dice_patient", "mean Dice"),
     ("dice_patient_median", "median"),
-    ("dice_patient_small", f"under {SMALLEST:,} voxels"),
+    ("dice_patient_small", f"under {SMALL_TUMOUR:,} voxels"),
     ("dice_patient_large", "above"),
     ("dice_patient_below_half", "below 0.5"),
     ("dice_slice", "by slice"),

@@ -15,6 +15,9 @@ from medform.cohort.genes import GenesRecord
 from medform.cohort.genes_spec import GenesSpec
 from medform.cohort.quarantine import Verdict
 from medform.cohort.store import Cohort, CohortWriter, SeriesRecord, SliceRecord
+from medform.pipeline.run import run_stages
+from medform.recipes.recipe import read_recipe
+from medform.runs.folder import RunFolder
 from medform.synthetic.hospital import make_stacks
 from medform.synthetic.options import HospitalOptions
 
@@ -39,6 +42,20 @@ WITH_GENES = {
     "columns": COHORT["columns"]
     | {"months": {"role": "time", "type": "number"}, "died": {"role": "outcome", "type": "boolean"}},
 }
+
+
+SEGMENTING = (
+    "stages.align.inputs.image={kind: patient_slices, size: 48, source: 48, slices: 2}",
+    "stages.align.towers.genes={kind: mamba, width: 16, layers: 1, state: 4, patch: 8}",
+    "stages.align.budget={steps: 1}",
+    "stages.segment.inputs.image={kind: segmentation, size: 48, source: 48}",
+    "stages.segment.towers.genes={kind: mamba, width: 16, layers: 1, state: 4, patch: 8}",
+    "stages.segment.objective.smallest=0",
+    "stages.segment.batch=4",
+    "stages.segment.budget={steps: 1}",
+    "evaluation={draws: 2, shots: [1], permutations: 2, bootstrap: 100}",
+    "variants={}",
+)
 
 
 def make_phantom_store(
@@ -122,6 +139,15 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 def gene_store(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """Patients with masks; all but three have genes."""
     return make_phantom_store(tmp_path_factory.mktemp("genes") / "store", masks=True, without_genes=3)
+
+
+@pytest.fixture(scope="session")
+def segmenting_run(gene_store: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fold 0 of mgi-small on `gene_store`, a step a stage: a segmentation to export."""
+    folder = RunFolder(tmp_path_factory.mktemp("segmenting") / "run")
+    with folder.lock():
+        run_stages(folder, gene_store, read_recipe("mgi-small", SEGMENTING), [0], "cpu", False, False, None)
+    return folder.path
 
 
 @pytest.fixture(scope="session")

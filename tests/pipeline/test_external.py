@@ -15,31 +15,13 @@ from medform.pipeline.evaluate import evaluate
 from medform.pipeline.export import export
 from medform.pipeline.frozen_segmentation import load_segmenter
 from medform.pipeline.phantom import phantom
-from medform.pipeline.run import run_stages
-from medform.recipes.recipe import read_recipe
-from medform.runs.folder import RunFolder, read_json
+from medform.runs.folder import read_json
 from medform.runs.scores import read_scores
-
-TINY = (
-    "stages.align.inputs.image={kind: patient_slices, size: 48, source: 48, slices: 2}",
-    "stages.align.towers.genes={kind: mamba, width: 16, layers: 1, state: 4, patch: 8}",
-    "stages.align.budget={steps: 1}",
-    "stages.segment.inputs.image={kind: segmentation, size: 48, source: 48}",
-    "stages.segment.towers.genes={kind: mamba, width: 16, layers: 1, state: 4, patch: 8}",
-    "stages.segment.objective.smallest=0",
-    "stages.segment.batch=4",
-    "stages.segment.budget={steps: 1}",
-    "evaluation={draws: 2, shots: [1], permutations: 2, bootstrap: 100}",
-    "variants={}",
-)
 
 
 @pytest.fixture(scope="module")
-def model(gene_store: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = RunFolder(tmp_path_factory.mktemp("external") / "run")
-    with folder.lock():
-        run_stages(folder, gene_store, read_recipe("mgi-small", TINY), [0], "cpu", False, False, None)
-    return export(folder.path, folder.path.parent / "model", fold=0)
+def model(segmenting_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(segmenting_run, tmp_path_factory.mktemp("external") / "model", fold=0)
 
 
 @pytest.fixture(scope="module")

@@ -23,24 +23,9 @@ from medform.ingestion.ingest import ingest_scan
 from medform.pipeline.export import export
 from medform.pipeline.frozen_segmentation import FrozenSegmenter, load_segmenter
 from medform.pipeline.phantom import phantom
-from medform.pipeline.run import run_stages
 from medform.pipeline.segment import segment
-from medform.recipes.recipe import read_recipe
 from medform.runs.arrays import read_arrays
-from medform.runs.folder import RunFolder
 
-TINY = (
-    "stages.align.inputs.image={kind: patient_slices, size: 48, source: 48, slices: 2}",
-    "stages.align.towers.genes={kind: mamba, width: 16, layers: 1, state: 4, patch: 8}",
-    "stages.align.budget={steps: 1}",
-    "stages.segment.inputs.image={kind: segmentation, size: 48, source: 48}",
-    "stages.segment.towers.genes={kind: mamba, width: 16, layers: 1, state: 4, patch: 8}",
-    "stages.segment.objective.smallest=0",
-    "stages.segment.batch=4",
-    "stages.segment.budget={steps: 1}",
-    "evaluation={draws: 2, shots: [1], permutations: 2, bootstrap: 100}",
-    "variants={}",
-)
 HOSPITAL = {"size": 48, "defects": False, "follow_ups": 0, "second_kernels": 0, "localizers": 0}
 LEVEL = 0.5503
 """What the stand-in for a network calls lesion: window values above it."""
@@ -48,12 +33,9 @@ RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @pytest.fixture(scope="module")
-def model(gene_store: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(segmenting_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with a threshold in the middle of its probabilities: masks are neither empty nor full."""
-    folder = RunFolder(tmp_path_factory.mktemp("segment") / "run")
-    with folder.lock():
-        run_stages(folder, gene_store, read_recipe("mgi-small", TINY), [0], "cpu", False, False, None)
-    path = export(folder.path, folder.path.parent / "model", fold=0)
+    path = export(segmenting_run, tmp_path_factory.mktemp("segment") / "model", fold=0)
     config = json.loads((path / "config.json").read_text())
     middle = float(np.median(read_arrays(path / "selftest.safetensors")[0]["lesion"].astype(np.float32)))
     config["segmentation"]["objective"]["threshold"] = middle
@@ -227,12 +209,12 @@ def test_genes_are_read_by_name_whatever_their_order_and_what_is_missing_is_said
 
 @pytest.mark.proves("G4.1", "G.tests")
 def test_without_genes_the_mask_is_that_of_the_run_s_stand_in_for_genes(
-    model: Path, gene_store: Cohort, segmenter: FrozenSegmenter
+    segmenting_run: Path, gene_store: Cohort, segmenter: FrozenSegmenter
 ) -> None:
     """The frozen model draws what the run kept, with the patients' genes and without."""
-    kept, notes = read_arrays(model.parent / "run" / "folds" / "0" / "masks" / "mgi.0.safetensors")
-    null, _ = read_arrays(model.parent / "run" / "folds" / "0" / "masks" / "mgi_null_genes.0.safetensors")
-    plain = load_segmenter(model.parent / "run")
+    kept, notes = read_arrays(segmenting_run / "folds" / "0" / "masks" / "mgi.0.safetensors")
+    null, _ = read_arrays(segmenting_run / "folds" / "0" / "masks" / "mgi_null_genes.0.safetensors")
+    plain = load_segmenter(segmenting_run)
     store = plain.slices(gene_store)
     assert plain.genes is not None and (genes := gene_store.genes()) is not None
     encoded = plain.genes.encode(genes)
@@ -393,8 +375,8 @@ def test_exit_codes_and_output_of_the_verb(
 
 
 @pytest.mark.proves("G4.2", "A7")
-def test_the_report_shows_masks_of_best_median_and_worst_by_pseudonym(model: Path, gene_store: Cohort) -> None:
-    run = model.parent / "run"
+def test_the_report_shows_masks_of_best_median_and_worst_by_pseudonym(segmenting_run: Path, gene_store: Cohort) -> None:
+    run = segmenting_run
     tree = json.loads((run / "overlays.json").read_text())
     assert tree["model"] == "mgi" and [one["place"] for one in tree["patients"]] == ["best", "median", "worst"]
     dice = [one["dice"] for one in tree["patients"]]

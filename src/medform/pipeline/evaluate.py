@@ -48,9 +48,15 @@ def evaluate(
     `medform.pipeline.external`. Raises `InputError` for a combination that is none of these.
     """
     if model is not None:
-        return _frozen(model, cohort, out, {"RUN": run, "--embeddings": embeddings}, root, progress)
+        from medform.pipeline.external import judge_frozen
+
+        file, target = _needed("--model", cohort, out, {"RUN": run, "--embeddings": embeddings})
+        return judge_frozen(Path(model), file, target, root, progress) / "scores.json"
     if embeddings is not None:
-        return _given(embeddings, cohort, out, {"RUN": run}, root, progress)
+        from medform.pipeline.judge import judge_vectors
+
+        file, target = _needed("--embeddings", cohort, out, {"RUN": run})
+        return judge_vectors(Path(embeddings), file, target, root, progress) / "scores.json"
     from medform.config import load
     from medform.pipeline.records import open_store
     from medform.pipeline.run import task_labels
@@ -79,36 +85,6 @@ def evaluate(
             raise InputError("the cohort has no task to be judged on.", where=found.name, fix="declare `tasks`.")
         evaluate_run(folder, found, recipe, labels)
     return folder.path / "scores.json"
-
-
-def _given(
-    embeddings: Path,
-    cohort: Path | None,
-    out: Path | None,
-    beside: dict[str, Path | None],
-    root: Path | None,
-    progress: Progress | None,
-) -> Path:
-    """Judge vectors that were handed over; refuses what has no meaning with them."""
-    from medform.pipeline.judge import judge_vectors
-
-    file, target = _needed("--embeddings", cohort, out, beside)
-    return judge_vectors(Path(embeddings), file, target, root, progress) / "scores.json"
-
-
-def _frozen(
-    model: Path,
-    cohort: Path | None,
-    out: Path | None,
-    beside: dict[str, Path | None],
-    root: Path | None,
-    progress: Progress | None,
-) -> Path:
-    """Judge a frozen segmentation; refuses what has no meaning with it."""
-    from medform.pipeline.external import judge_frozen
-
-    file, target = _needed("--model", cohort, out, beside)
-    return judge_frozen(Path(model), file, target, root, progress) / "scores.json"
 
 
 def _needed(option: str, cohort: Path | None, out: Path | None, beside: dict[str, Path | None]) -> tuple[Path, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["judge_frozen"]
 
-logger = logging.getLogger(__name__)
 SEED, FOLD = 0, 0
 """Of the cases: a frozen model has one set of weights, and everybody is a test patient."""
 

@@ -75,9 +75,7 @@ def segmentation_parts(
     if GENES in stage.towers and (fitted / "genes.json").is_file():
         weights |= {f"{FITTED}{key}": value for key, value in read_arrays(fitted / "genes.safetensors")[0].items()}
         spec = cohort.file.genes
-        read = (
-            None if spec is None else spec.model_dump(mode="json", include={"id_kind", "missing", "decimal", "ignore"})
-        )
+        read = None if spec is None else spec.model_dump(mode="json", include=set(LAYOUT))
         genes = {"encoder": read_json(fitted / "genes.json"), "file": read}
     towers = {key: described(tower) for key, tower in stage.towers.items() if key != GENES or genes is not None}
     config = {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from medform.inputs.genes import EncodedGenes, GeneEncoder
     from medform.pipeline.frozen_segmentation import FrozenSegmenter
 
-__all__ = ["FORMATS", "SegmentResult", "SegmentedSeries", "segment"]
+__all__ = ["FORMATS", "SegmentResult", "SegmentedSeries", "far_from_training", "segment"]
 
 FORMATS = ("nifti", "nrrd", "dicomseg", "png")
 PLACED = ("nifti", "nrrd", "dicomseg")
