@@ -20,6 +20,9 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pyright
+	$(BIN)/pyright -p pyright-strict.json
+	$(BIN)/deptry src
+	$(BIN)/typos
 	$(BIN)/python tools/proofs.py --check
 
 docs: .venv/dev

@@ -1,5 +1,4 @@
-"""One alignment step at MEDFORM's published width: packed bags beside resampled and padded ones, on one
-thread.
+"""One alignment step at MEDFORM's published width, on one thread: packed bags beside resampled and padded ones.
 
 The step: image side 2048 -> (Linear, LayerNorm, GELU) x 2 -> gated attention 768 -> bag, symmetric InfoNCE
 with a clinical MLP, backward, AdamW. Peers get the same weights: ``resampled`` draws 2,048 slices a patient

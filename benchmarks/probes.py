@@ -44,7 +44,7 @@ def probe_data() -> tuple[Array, Array, dict[int, NDArray[np.intp]]]:
         random.normal(size=(400, 768)) + 0.1 * y[:, None]
     )
     supports = {
-        k: np.stack([np.concatenate([random.choice(np.flatnonzero(y == c), k, False) for c in (0, 1)])
+        k: np.stack([np.concatenate([random.choice(np.flatnonzero(y == c), k, replace=False) for c in (0, 1)])
                      for _ in range(REPEATS)])
         for k in SHOTS
     }  # fmt: skip

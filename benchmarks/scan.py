@@ -78,7 +78,7 @@ def by_transformers(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, s
     return mamba_selective_scan(x, delta, a, b, c, skip).transpose(1, 2)
 
 
-def scan_step(scan: Callable[..., Tensor], length: int, backward: bool) -> Callable[[], object]:
+def scan_step(scan: Callable[..., Tensor], length: int, *, backward: bool) -> Callable[[], object]:
     """One scan with fixed inputs."""
     *given, dy = inputs(length)
 
@@ -115,7 +115,10 @@ def variants(item: str) -> dict[str, Callable[[], object]]:
     length = LONGEST if item == "scan_memory" else int(item.split("_")[1])
     backward = not item.endswith("forward")
     theirs = {"mambapy": by_mambapy, "transformers": by_transformers}[peer]
-    return {"medform": scan_step(selective_scan, length, backward), peer: scan_step(theirs, length, backward)}
+    return {
+        "medform": scan_step(selective_scan, length, backward=backward),
+        peer: scan_step(theirs, length, backward=backward),
+    }
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -146,7 +149,7 @@ def measure(item: str, rounds: int) -> dict[str, Any]:
     peer, bound, most = ITEMS[item]
     runs = variants(item)
     if item == "scan_memory":
-        scan_step(selective_scan, 64, True)()  # code is loaded before memory is measured
+        scan_step(selective_scan, 64, backward=True)()  # code is loaded before memory is measured
         cost = peak_kilobytes
     else:
         runs["medform"]()

@@ -6,6 +6,8 @@ In this folder (`python -m` finds its modules): python -m medform pretrain SCANS
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 
@@ -18,9 +20,10 @@ class Net(nn.Module):
         channels = (1, 16, 32, width)
         blocks = [
             nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(4, after), nn.GELU())
-            for before, after in zip(channels, channels[1:], strict=False)
+            for before, after in pairwise(channels)
         ]
         self.layers = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def forward(self, image: Tensor) -> Tensor:
+        """Vectors (M, width) of images (M, 1, H, W)."""
         return self.layers(image)

@@ -25,7 +25,7 @@ print(json.dumps([bare, sorted(sys.modules)]))
 
 @pytest.mark.proves("A1.5")
 def test_medform_alone_loads_nothing_and_the_light_parts_load_no_torch() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *LIGHT], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *LIGHT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     bare, everything = json.loads(done.stdout)
     assert not (HEAVY | {"numpy", "pandas", "pydantic"}) & set(bare)

@@ -1,4 +1,6 @@
-"""Join runs of different folds, trained side by side: `python tools/join_folds.py OUT RUN RUN ...`
+"""Join runs of different folds, trained side by side.
+
+    python tools/join_folds.py OUT RUN RUN ...
 
 The runs must be of one recipe, cohort and version and share no fold. Afterwards `medform run ... -o OUT --resume` finds
 every fold trained, makes the final model and judges them together. Plans and spending are added up.

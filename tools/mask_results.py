@@ -8,10 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from medform.evaluation.segmentation import SMALL_TUMOUR
+from medform.evaluation.segmentation import (
+    SMALL_TUMOUR,
+    VALIDATION_DICE,
+    segmentation_rows,
+    select_segmentation,
+)
 from medform.runs.scores import ScoreRow
 
-__all__ = ["collect_cases", "collect_curves", "mask_section"]
+__all__ = ["collect_cases", "collect_curves", "mask_section", "pooled_cases", "pooled_section"]
 
 FIGURES = ("dice_patient", "iou_patient", "dice_slice", "hd95_mm", "hd95_px", "nsd_mm", "nsd_px", "lesion_voxels")
 FLAT = 0.02  # share of all that a loss fell, below which its last tenth was flat
@@ -75,9 +80,57 @@ def mask_section(folder: Path, record: dict[str, Any], rows: list[ScoreRow]) -> 
         return []
     chosen = record["selected"].get("segmentation")
     models = [model for model, metric in found if metric == "dice_patient" and " - " not in model]
-    text = [
-        f"### Tumour masks (selected on validation: `{chosen}`)",
+    text = [f"### Tumour masks (selected on validation: `{chosen}`)", "", *_figures(found, models, str(chosen))]
+    text += ["", *_differences(found), "", *_folds(pd.read_csv(folder / "cases.csv"), models), "", *_curves(folder)]
+    return text
+
+
+def pooled_cases(folders: list[Path]) -> pd.DataFrame:
+    """The committed cases of runs of one recipe on one cohort as rows of ``cases.parquet``; patients by pseudonym.
+
+    Raises `ValueError` where two runs hold the same model, fold and seed, or a patient lies in another fold.
+    """
+    wide = pd.concat([pd.read_csv(folder / "cases.csv") for folder in folders])
+    keys = ["part", "fold", "seed", "model", "patient"]
+    if wide.duplicated(keys).any():
+        raise ValueError(f"{', '.join(one.name for one in folders)}: the same model, fold and seed stands in two runs.")
+    if (wide[wide["part"] == "test"].groupby("patient")["fold"].nunique() > 1).any():
+        raise ValueError(f"{', '.join(one.name for one in folders)}: the runs split the patients differently.")
+    long = wide.melt(id_vars=keys, var_name="metric").dropna(subset="value").rename(columns={"patient": "patient_id"})
+    validation = long["part"] == "validation"
+    long.loc[validation, "metric"] = VALIDATION_DICE
+    return long.assign(cohort="cohort", task="segmentation", protocol="segmentation").drop(columns="part")
+
+
+def pooled_section(title: str, folders: list[Path]) -> list[str]:
+    """Runs that differ in seeds and variants only, judged together: a patient counts once, by the mean over seeds."""
+    cases = pooled_cases(folders)
+    found = {(row.model, row.metric): row for row in segmentation_rows(cases)}
+    seeds = cases.groupby("model")["seed"].unique()
+    whole = seeds.map(len).max()
+    most = [model for model in seeds.index if len(seeds[model]) == whole]
+    chosen = select_segmentation(cases[cases["model"].isin(most)])["segmentation"]
+    said = "; ".join(f"`{model}` seeds {', '.join(map(str, sorted(seeds[model])))}" for model in seeds.index)
+    names = ", ".join(f"`{folder.name}`" for folder in folders)
+    models = [str(model) for model in seeds.index]
+    return [
+        f"## {title}",
         "",
+        f"The cases of {names} together ({said}). A patient counts once, by the mean over seeds; differences are of "
+        f"the folds and seeds that both models have. Selected on validation among models of all seeds: `{chosen}`.",
+        "",
+        *_figures(found, models, chosen),
+        "",
+        *_differences(found),
+        "",
+        *_seeds(cases, most),
+        "",
+    ]
+
+
+def _figures(found: dict[tuple[str, str], ScoreRow], models: list[str], chosen: str) -> list[str]:
+    """The table of all models, and how far the selected one is from the bars."""
+    text = [
         "Per patient, over the test patients of all folds; NSD within 2 pixels where the spacing is unknown. Patients "
         "and slices without lesion in truth and prediction are left out.",
         "",
@@ -88,11 +141,23 @@ def mask_section(folder: Path, record: dict[str, Any], rows: list[ScoreRow]) -> 
         cells = [_cell(found.get((model, metric)), metric) for metric, _ in COLUMNS]
         text.append(f"| `{model}` | " + " | ".join(cells) + " |")
     text.append("")
-    best = found.get((str(chosen), "dice_patient"))
+    best = found.get((chosen, "dice_patient"))
     if best is not None and best.value is not None:
         for title, bar in BARS:
             text.append(f"- `{chosen}` against {bar:.3f} ({title}): {best.value - bar:+.3f}")
-    text += ["", *_differences(found), "", *_folds(folder, models), "", *_curves(folder)]
+    return text
+
+
+def _seeds(cases: pd.DataFrame, models: list[str]) -> list[str]:
+    """Mean Dice of each seed: how much of a difference is chance of training."""
+    tested = cases[cases["metric"] == "dice_patient"]
+    means = tested.groupby(["model", "seed"])["value"].mean().unstack()
+    seeds = [int(seed) for seed in means.columns]
+    text = ["Mean Dice of the test patients by seed:", ""]
+    text += ["| model | " + " | ".join(f"seed {seed}" for seed in seeds) + " |", "| --- |" + " --- |" * len(seeds)]
+    text += [
+        f"| `{model}` | " + " | ".join(f"{means.loc[model, seed]:.3f}" for seed in seeds) + " |" for model in models
+    ]
     return text
 
 
@@ -116,17 +181,21 @@ def _differences(found: dict[tuple[str, str], ScoreRow]) -> list[str]:
     return text
 
 
-def _folds(folder: Path, models: list[str]) -> list[str]:
+def _folds(cases: pd.DataFrame, models: list[str]) -> list[str]:
     """Mean Dice of each fold, from the cases."""
-    cases = pd.read_csv(folder / "cases.csv")
     means = cases.groupby(["part", "model", "fold"])["dice_patient"].mean()
     folds = sorted(cases["fold"].unique())
     text = ["Mean Dice by fold, of test (validation) patients, from `cases.csv`:", ""]
     text += ["| model | " + " | ".join(f"fold {fold}" for fold in folds) + " |", "| --- |" + " --- |" * len(folds)]
     for model in models:
-        cells = [f"{means['test', model, k]:.3f} ({means['validation', model, k]:.3f})" for k in folds]
+        cells = [f"{_mean(means, 'test', model, k)} ({_mean(means, 'validation', model, k)})" for k in folds]
         text.append(f"| `{model}` | " + " | ".join(cells) + " |")
     return text
+
+
+def _mean(means: Any, *key: Any) -> str:
+    """A mean as text; a dash where the model drew no such masks, as one split by slices of validation patients."""
+    return f"{means[key]:.3f}" if key in means.index else "-"
 
 
 def _curves(folder: Path) -> list[str]:

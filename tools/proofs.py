@@ -45,6 +45,18 @@ def marked(path: Path) -> Iterator[tuple[str, str]]:
                 yield from ((line, name) for line in lines(value))
 
 
+def measured() -> Iterator[tuple[str, Path]]:
+    """Promises that benchmark rows and result files prove."""
+    results = ROOT / "docs" / "results"
+    for name, promise in BENCHMARKS.items():
+        if (path := results / "benchmarks" / f"{name}.json").is_file():
+            yield promise, path
+    for path in sorted(results.rglob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            yield from ((line, path) for line in content.get("proves", []))
+
+
 def collect() -> dict[str, list[str]]:
     """Promise -> what proves it, sorted."""
     proofs: dict[str, set[str]] = defaultdict(set)
@@ -55,15 +67,8 @@ def collect() -> dict[str, list[str]]:
         if line.startswith("# proves: "):
             for promise in line.removeprefix("# proves: ").split(", "):
                 proofs[promise].add(".ci/run")
-    for name, promise in BENCHMARKS.items():
-        path = ROOT / "docs" / "results" / "benchmarks" / f"{name}.json"
-        if path.is_file():
-            proofs[promise].add(path.relative_to(ROOT).as_posix())
-    for path in sorted((ROOT / "docs" / "results").rglob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            for line in content.get("proves", []):
-                proofs[line].add(path.relative_to(ROOT).as_posix())
+    for line, path in measured():
+        proofs[line].add(path.relative_to(ROOT).as_posix())
     return {line: sorted(found) for line, found in proofs.items()}
 
 

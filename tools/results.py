@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mask_results import collect_cases, collect_curves, mask_section
+from mask_results import collect_cases, collect_curves, mask_section, pooled_section
 
 from medform.runs.scores import difference_in_words, read_scores, write_scores
 
@@ -184,6 +184,15 @@ def _k(row: Any) -> str:
     return said[0].removeprefix("k = ") if said else "k"
 
 
+def beside() -> dict[tuple[str, str], list[Path]]:
+    """(cohort, recipe) -> folders of the runs that drew masks, where there are several."""
+    found: dict[tuple[str, str], list[Path]] = {}
+    for path in sorted(RESULTS.glob("*/cases.csv")):
+        record = json.loads(path.with_name("run.json").read_text(encoding="utf-8"))
+        found.setdefault((record["cohort"]["name"], record["recipe"]), []).append(path.parent)
+    return {key: folders for key, folders in found.items() if len(folders) > 1}
+
+
 def benchmarks() -> list[str]:
     """Ratios beside peers, as `benchmarks/NAME.py --json` printed them."""
     text = [
@@ -223,6 +232,8 @@ def main() -> None:
             text += section(folder)
         elif (folder / "scans.json").is_file():
             text += scan_section(folder / "scans.json")
+    for (cohort, recipe), folders in beside().items():
+        text += pooled_section(f"{cohort}: all runs of {recipe} together", folders)
     text += benchmarks()
     PAGE.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
 

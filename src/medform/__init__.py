@@ -30,7 +30,7 @@ _HOME = {
     "Cohort": "medform.cohort.store",
     "MedformError": "medform.errors",
 }
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names of _HOME are text
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ class _TextLoader(yaml.SafeLoader):
     }
 
 
-def _refuse_duplicates(loader: _TextLoader, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+def _refuse_duplicates(loader: _TextLoader, node: yaml.MappingNode) -> dict[str, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
         key = str(key_node.value)
@@ -57,7 +57,7 @@ _TextLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _ref
 def read_yaml(text: str, where: str = "<text>") -> Any:
     """Parse YAML with every scalar as text; raises `InputError` with the line of a syntax error."""
     try:
-        return yaml.load(text, Loader=_TextLoader)  # a SafeLoader: builds text, lists and mappings only
+        return yaml.load(text, Loader=_TextLoader)  # noqa: S506 - a SafeLoader: builds text, lists and mappings only
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f"{where}:{mark.line + 1}" if mark else where

@@ -80,6 +80,7 @@ class Tower(nn.Module):
     width: int
 
     def forward(self, block: Block) -> Encoded:
+        """Vectors (M, d) of the block's items, and tokens, maps or weights where the tower has them."""
         raise NotImplementedError  # abstract: every tower of models/ says how
 
 
@@ -91,6 +92,7 @@ class Pool(nn.Module):
     def forward(
         self, feature: Float[Tensor, "t d"], offset: Int[Tensor, " m1"], z: Int[Tensor, " t"] | None = None
     ) -> tuple[Float[Tensor, "m e"], Tensor]:
+        """Bags (M, e) and the weights (T,) of their slices; ``offset``: where each begins, ``z``: slice indices."""
         raise NotImplementedError  # abstract: every pool of models/pooling.py says how
 
 
@@ -106,6 +108,7 @@ class Objective(nn.Module):
         """Closed-form starting point; called once, before step 0, with all the fold's training patients."""
 
     def forward(self, batch: Batch, step: int, random: torch.Generator) -> tuple[Float[Tensor, ""], dict[str, float]]:
+        """Loss of ``batch`` at ``step`` (from 0), and what is logged by name; ``random`` is for all that is drawn."""
         raise NotImplementedError  # abstract: every objective of objectives/ says how
 
     def after_step(self) -> None:

@@ -178,7 +178,7 @@ def test_labels_are_one_zero_or_missing() -> None:
         binary_label(*_swap(_task(type="number"), numbers))
     with pytest.raises(InputError, match="'t2' is spelt 'T2'"):
         binary_label(*_swap(_task(type="category", positive=["t2"]), words))
-    with pytest.raises(InputError, match="no positive value .T8. occurs"):
+    with pytest.raises(InputError, match=r"no positive value .T8. occurs"):
         binary_label(*_swap(_task(type="category", positive=["T8"]), words))
 
 

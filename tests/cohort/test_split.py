@@ -109,9 +109,9 @@ def test_rows_of_one_patient_never_stand_on_both_sides_for_any_of_100_seeds() ->
 
 @pytest.mark.proves("A.tests", "R32", "A.input")
 def test_a_poisoned_split_is_refused_at_construction_and_at_reading(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="P2.*train and test"):
+    with pytest.raises(InputError, match=r"P2.*train and test"):
         Fold(("P1", "P2"), (), ("P2", "P3"))
-    with pytest.raises(InputError, match="P1.*tested in fold 0 and 1"):
+    with pytest.raises(InputError, match=r"P1.*tested in fold 0 and 1"):
         Split("main", (Fold(("P2",), (), ("P1",)), Fold(("P3",), (), ("P1",))))
     good = make_split([f"P{number}" for number in range(6)], None, 2, 0.2, 0)
     assert Split.from_json(good.to_json()) == good

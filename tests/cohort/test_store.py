@@ -262,7 +262,7 @@ def test_one_person_under_two_ids_is_found_by_a_near_copy_and_an_own_split_that_
 
     poisoned = Split("main", (Fold(("00000", "00001"), (), ("00002", "00003")),))
     (cohort.root / "splits/main.json").write_text(poisoned.to_json())
-    with pytest.raises(InputError, match="00000, 00003.*near-duplicates.*test and train"):
+    with pytest.raises(InputError, match=r"00000, 00003.*near-duplicates.*test and train"):
         cohort.split()
 
     (tmp_path / "mine.csv").write_text("patient_id,fold,part\n00000,0,train\n00003,0,test\n")

@@ -104,5 +104,5 @@ def test_bf16_on_a_silent_cpu_or_an_old_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.proves("A.input")
 def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="no device 'gpu'.*\n.*auto, cpu, cuda"):
+    with pytest.raises(InputError, match=r"no device 'gpu'.*\n.*auto, cpu, cuda"):
         choose_device("gpu")

@@ -148,7 +148,7 @@ def test_draws_are_nested_without_repeats_and_depend_on_their_names_only() -> No
 @pytest.mark.parametrize("name", ["fused_unaligned", "fused"])
 def test_fusion_equals_a_plain_loop(name: str, example: Example, vectors: Vectors, target: Target) -> None:
     model, supports = ("aligned", "out_of_fold") if name == "fused" else ("image_only", "aligned")
-    outcome = fuse(name, model, name == "fused", vectors, target, example.settings)
+    outcome = fuse(name, model, vectors, target, example.settings, out_of_fold=name == "fused")
     frame = concat_predictions(outcome.predictions)
     labels = example.labels["histology"]
     for fold in range(3):
@@ -178,7 +178,9 @@ def test_fusion_takes_patients_with_both_sides_only(example: Example, target: Ta
     gone = example.split.folds[0].test[0]
     frame = example.embeddings
     frame = frame[~((frame["patient_id"] == gone) & (frame["model"] == "table"))]
-    outcome = fuse("fused_unaligned", "image_only", False, Vectors(frame, example.split), target, example.settings)
+    outcome = fuse(
+        "fused_unaligned", "image_only", Vectors(frame, example.split), target, example.settings, out_of_fold=False
+    )
     scored = set(concat_predictions(outcome.predictions)["patient_id"])
     assert scored == set(example.labels.index) - {gone}
 

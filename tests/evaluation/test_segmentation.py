@@ -10,6 +10,7 @@ import pytest
 from medform.evaluation.predictions import case_frame
 from medform.evaluation.segmentation import (
     PredictedScan,
+    on_slices_of,
     segmentation_cases,
     segmentation_pairs,
     segmentation_rows,
@@ -202,3 +203,22 @@ def test_the_selected_model_has_the_best_validation_score_and_is_no_control() ->
 def test_pairs_follow_the_models_that_are_there() -> None:
     assert segmentation_pairs(["unet", "vit_no_genes"]) == [("vit_no_genes", "unet")]
     assert segmentation_pairs(["unet", "mgi", "mgi_mlp"]) == [("mgi", "unet"), ("mgi", "mgi_mlp")]
+
+
+@pytest.mark.proves("G5")
+def test_a_split_by_slices_is_compared_with_its_like_on_the_same_slices_alone_and_never_selected() -> None:
+    like = on_slices_of("mgi", "mgi_slice_split")
+    assert like == "mgi_on_slice_split" and on_slices_of("unet", "leaky") == "unet_on_leaky"
+    pairs = segmentation_pairs(["mgi", like, "mgi_slice_split", "unet"])
+    assert pairs == [("mgi", "unet"), ("mgi_slice_split", like)]
+    cases = validation({"unet": [0.7] * 3, "mgi_slice_split": [0.9] * 3, like: [0.9] * 3})
+    assert select_segmentation(case_frame(cases)) == {"tumour": "unet"}
+
+
+@pytest.mark.proves("G5")
+def test_a_tumour_is_as_large_as_in_all_slices_where_some_are_judged() -> None:
+    part = PredictedScan(volume((4, 4)), volume((4, 4)), lesion_voxels=4000)
+    whole = PredictedScan(volume((4, 4)), volume((4, 4)))
+    for scans, size in (([part], 4000), ([part, whole], 4016)):
+        found = {c["metric"]: c["value"] for c in segmentation_cases(scans, model="mgi_slice_split", **WHERE)}
+        assert found["lesion_voxels"] == size and found["dice_patient"] == 1

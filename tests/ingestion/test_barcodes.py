@@ -40,4 +40,5 @@ def test_the_lowest_sample_vial_portion_and_plate_counts() -> None:
         "TCGA-CS-4943-02A-11R-0001-07",
     ]
     barcodes = [parse_barcode(text) for text in texts]
-    assert sorted(reversed(barcodes), key=lambda one: one.rank) == barcodes
+    backwards = barcodes[::-1]
+    assert sorted(backwards, key=lambda one: one.rank) == barcodes

@@ -203,7 +203,7 @@ def test_gdc_files_with_other_genes_are_refused(tmp_path: Path) -> None:
     write_gdc(tmp_path / "star")
     path = tmp_path / "star/u2.rna_seq.augmented_star_gene_counts.tsv"
     path.write_text(path.read_text().replace("TP53", "TP73"))
-    with pytest.raises(InputError, match="other genes than 'u0.rna_seq"):
+    with pytest.raises(InputError, match=r"other genes than 'u0.rna_seq"):
         read(tmp_path, path="star", samples="sheet.tsv", scale="counts")
 
 
@@ -242,7 +242,7 @@ def test_h5ad(tmp_path: Path, kind: str) -> None:
 @pytest.mark.proves("G.input")
 def test_a_broken_h5ad_and_a_missing_h5py_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.h5ad").write_bytes(b"\x89HDF\r\n\x1a\nnothing")
-    with pytest.raises(InputError, match="not a readable .h5ad"):
+    with pytest.raises(InputError, match=r"not a readable .h5ad"):
         read(tmp_path, path="m.h5ad")
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     with pytest.raises(ExtraMissing) as caught:

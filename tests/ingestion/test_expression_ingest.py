@@ -110,7 +110,7 @@ def test_bad_expression_leaves_nothing_behind_and_a_stopped_ingest_goes_on(
     clinic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = content(ingest(cohort_file(clinic), tmp_path / "whole").root)
-    with pytest.raises(InputError, match="negative under genes.scale: counts"):
+    with pytest.raises(InputError, match=r"negative under genes.scale: counts"):
         ingest(cohort_file(clinic, scale="counts"), tmp_path / "store")
     assert not (tmp_path / "store").exists()
 

@@ -17,5 +17,5 @@ def test_ingestion_imports_neither_torch_nor_timm() -> None:
         "loaded = {name.partition('.')[0] for name in sys.modules}\n"
         "sys.exit(', '.join(sorted(loaded & {'torch', 'timm', 'lightning_fabric', 'torchvision'})) or 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

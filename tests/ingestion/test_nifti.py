@@ -101,7 +101,7 @@ def test_more_than_one_volume_a_file_is_refused(tmp_path: Path, shape: tuple[int
 def test_a_colour_volume_is_refused(tmp_path: Path) -> None:
     values = np.zeros((2, 2, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     nibabel.Nifti1Image(values, np.eye(4)).to_filename(tmp_path / "rgb.nii")
-    with pytest.raises(Refused, match="rgb.nii"):
+    with pytest.raises(Refused, match=r"rgb.nii"):
         read(tmp_path / "rgb.nii")
 
 

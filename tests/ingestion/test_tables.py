@@ -277,7 +277,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="2 sheets hold data: Sheet, labs"):
         read_table(two)
     assert read_table(two, "labs").frame["id"].tolist() == ["b"]
-    with pytest.raises(InputError, match="no sheet 'Labs'.*\n.*Sheet, labs"):
+    with pytest.raises(InputError, match=r"no sheet 'Labs'.*\n.*Sheet, labs"):
         read_table(two, "Labs")
     for name, content in (
         ("e.csv", b""),

@@ -95,7 +95,7 @@ def test_parameters_have_their_declared_ranges_and_are_independent() -> None:
     assert height.min() > 0, "no up-down flip: a patient does not lie on the head"
     assert abs((table["extent_x"] < 0).mean() - 0.5) < 0.03
     assert np.rad2deg(np.arctan2(table["sine"], table["cosine"])).max() <= 15.001
-    assert 0.5**1.25 <= 0.5 + table["bend"].min() / 4 and 0.5 + table["bend"].max() / 4 <= 0.5**0.8 + 1e-6
+    assert 0.5 + table["bend"].min() / 4 >= 0.5**1.25 and 0.5 + table["bend"].max() / 4 <= 0.5**0.8 + 1e-6
     assert table["noise"].max() <= 0.02 and abs((table["blur"] > 0).mean() - 0.5) < 0.03
     correlations = np.corrcoef(np.stack([area, table["centre_x"], table["sine"], table["bend"], table["noise"]]))
     assert abs(correlations - np.eye(5)).max() < 0.06

@@ -113,7 +113,7 @@ def test_joined_parts_weigh_the_same_on_training_patients() -> None:
 @pytest.mark.proves("A5.3")
 @pytest.mark.parametrize("patients", [1, 2, 3])
 def test_one_two_or_three_training_patients_are_enough(patients: int) -> None:
-    raw, training = raw_vectors(), SERIES < patients
+    raw, training = raw_vectors(), patients > SERIES
     features = FeatureMap.fit(raw, SERIES, training, config(pca=128)).apply(raw, SERIES)
     bags = mean_bags(features, SERIES, np.arange(5))
     image_only = ImageOnly.fit(bags[:patients]).apply(bags)

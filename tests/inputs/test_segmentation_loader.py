@@ -51,7 +51,7 @@ def loader(
     batch: int = 16, seed: int = 0, config: SegmentationInputConfig = CONFIG, **more: object
 ) -> SegmentationLoader:
     store, masks = stores()
-    return SegmentationLoader(store, masks, np.arange(len(store)), config, batch, seed, **more)  # pyright: ignore
+    return SegmentationLoader(store, masks, np.arange(len(store)), config, batch, seed, **more)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.proves("G4.1")

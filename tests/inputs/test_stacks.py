@@ -110,7 +110,7 @@ def test_a_mask_follows_its_lesion_and_stays_soft(store: SliceStore) -> None:
     image = stack_views(bright, rows, table, 1, 64)
     mask = mask_views(masks, rows, table, 64)
     assert mask.shape == image.shape and np.array_equal(mask, image)
-    assert 0 <= mask.min() and mask.max() <= 1 and ((mask > 0.01) & (mask < 0.99)).any()
+    assert mask.min() >= 0 and mask.max() <= 1 and ((mask > 0.01) & (mask < 0.99)).any()
     assert abs(mask.sum(axis=(1, 2, 3)) / 320 - 1).max() < 0.1
 
 
@@ -155,10 +155,14 @@ def test_rows_of_the_spine_are_the_very_ones_they_were() -> None:
     """Drawn before masks existed: a run that goes on must see the same views."""
     table = parameter_table(AugmentConfig(), np.array([7, 977]), np.array([0, 1]), 3, 11)
     before = [
-        [0.55530256, 0.52502173, -0.7890593, 0.814904, 0.9987164, 0.05065104, 0.9521046, 0.11774603]
-        + [0.22730576, 0.0, 0.010363425, 8123386.0, 0.20992725, 0.157014, 0.40965712, 0.35674387],
-        [0.5523692, 0.49619517, -0.715644, 0.7741156, 0.9802827, 0.19760019, 1.0659403, 0.019348916]
-        + [0.21148019, 0.49061632, 0.009508794, 11561705.0, 0.5916639, 0.26304793, 0.9061355, 0.57751954],
+        [
+            *(0.55530256, 0.52502173, -0.7890593, 0.814904, 0.9987164, 0.05065104, 0.9521046, 0.11774603),
+            *(0.22730576, 0.0, 0.010363425, 8123386.0, 0.20992725, 0.157014, 0.40965712, 0.35674387),
+        ],
+        [
+            *(0.5523692, 0.49619517, -0.715644, 0.7741156, 0.9802827, 0.19760019, 1.0659403, 0.019348916),
+            *(0.21148019, 0.49061632, 0.009508794, 11561705.0, 0.5916639, 0.26304793, 0.9061355, 0.57751954),
+        ],
     ]
     assert np.allclose(table, before, rtol=1e-6, atol=0)
 

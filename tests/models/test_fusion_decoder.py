@@ -58,9 +58,9 @@ def decoder(genes: str = "film", tower: MapTower | None = None, **options: Any) 
     model = config.build(tower or image_tower(), GeneTower(), generator(1))
     with torch.no_grad():  # the gene path begins at zero; here it is to matter
         if genes == "film":
-            model.fusion.mlp[-1].weight.normal_(std=100, generator=generator(2))  # pyright: ignore
+            model.fusion.mlp[-1].weight.normal_(std=100, generator=generator(2))  # pyright: ignore[reportAttributeAccessIssue]
         elif genes == "cross_attention":
-            model.fusion.attention.out_proj.weight.normal_(generator=generator(2))  # pyright: ignore
+            model.fusion.attention.out_proj.weight.normal_(generator=generator(2))  # pyright: ignore[reportAttributeAccessIssue]
     return model.eval()
 
 
@@ -118,7 +118,7 @@ def test_every_weight_of_the_path_in_use_learns(genes: str) -> None:
     model(image, vectors, torch.tensor([0, 1, -1, -1])).square().sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
     if genes != "none":
-        assert float(model.fusion.null.grad.abs().sum()) > 0  # pyright: ignore
+        assert float(model.fusion.null.grad.abs().sum()) > 0  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.proves("G4.1")

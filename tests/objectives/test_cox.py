@@ -111,7 +111,7 @@ def test_the_objective_learns_from_all_patients_with_a_follow_up() -> None:
     model.start(whole)
     loss, logs = model(whole, 0, generator(0))
     risk = model.risk(whole["clinical"])[:9]
-    x, time, event = follow_up(12)
+    _, time, event = follow_up(12)
     assert float(loss.detach()) == pytest.approx(
         by_loop(risk.tolist(), time[:9].tolist(), event[:9].tolist(), "efron"), rel=1e-4
     )

@@ -212,7 +212,7 @@ def test_a_mirrored_slice_gets_the_mirrored_mask() -> None:
     model, image = objective(), batch()["image"]
     mirrored = Block({"image": image.value["image"].flip(-1)}, image.patient, image.item)
     found = model.predict(image)
-    assert found.shape == (5, 1, SIDE, SIDE) and 0 <= float(found.min()) and float(found.max()) <= 1
+    assert found.shape == (5, 1, SIDE, SIDE) and float(found.min()) >= 0 and float(found.max()) <= 1
     torch.testing.assert_close(model.predict(mirrored).flip(-1), found)
     assert not torch.allclose(model.predict(image, flip=False), found)
 

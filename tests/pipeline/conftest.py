@@ -146,7 +146,16 @@ def segmenting_run(gene_store: Cohort, tmp_path_factory: pytest.TempPathFactory)
     """Fold 0 of mgi-small on `gene_store`, a step a stage: a segmentation to export."""
     folder = RunFolder(tmp_path_factory.mktemp("segmenting") / "run")
     with folder.lock():
-        run_stages(folder, gene_store, read_recipe("mgi-small", SEGMENTING), [0], "cpu", False, False, None)
+        run_stages(
+            folder,
+            gene_store,
+            read_recipe("mgi-small", SEGMENTING),
+            [0],
+            "cpu",
+            resume=False,
+            overwrite=False,
+            progress=None,
+        )
     return folder.path
 
 

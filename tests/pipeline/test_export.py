@@ -35,7 +35,16 @@ def exported(phantom_store: Cohort, tmp_path_factory: pytest.TempPathFactory) ->
     """The model of fold 0, exported into a folder of its own."""
     folder = RunFolder(tmp_path_factory.mktemp("export") / "run")
     with folder.lock():
-        run_stages(folder, phantom_store, read_recipe("medform-small", TINY), [0], "cpu", False, False, None)
+        run_stages(
+            folder,
+            phantom_store,
+            read_recipe("medform-small", TINY),
+            [0],
+            "cpu",
+            resume=False,
+            overwrite=False,
+            progress=None,
+        )
     return export(folder.path, folder.path.parent / "elsewhere", fold=0)
 
 

@@ -70,9 +70,9 @@ def test_a_frozen_model_is_scored_on_other_patients_as_a_count_of_its_own_masks_
 def test_the_model_s_own_cohort_one_of_another_scale_and_one_without_masks_are_refused(
     model: Path, hospital: Path, tmp_path: Path, gene_store: Cohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import medform.pipeline.external as external
+    from medform.pipeline import external
 
-    with pytest.raises(InputError, match="log2.*zscore"):
+    with pytest.raises(InputError, match=r"log2.*zscore"):
         external.judge_frozen(model, hospital, tmp_path / "scale")
     monkeypatch.setattr("medform.ingestion.ingest.ingest", lambda *_, **__: gene_store)
     with pytest.raises(InputError) as caught:

@@ -58,7 +58,7 @@ def test_the_same_cohort_file_serves_another_root(hospital: Path, tmp_path: Path
     shutil.copytree(hospital, moved)
     cohort_file = tmp_path / "cohort.yaml"
     shutil.move(moved / "cohort.yaml", cohort_file)
-    with pytest.raises(InputError, match="images.path"):
+    with pytest.raises(InputError, match=r"images.path"):
         medform.ingest(cohort_file, out=tmp_path / "store")
     found = medform.ingest(cohort_file, root=moved, out=tmp_path / "store").cohort
     again = medform.ingest(hospital / "cohort.yaml", out=tmp_path / "other").cohort

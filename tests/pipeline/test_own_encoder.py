@@ -56,7 +56,16 @@ def model(phantom_store: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Pa
         cohort = Cohort.read(Path(shutil.copytree(phantom_store.root, place / "store")))
         folder = RunFolder(place / "run")
         with folder.lock():
-            run_stages(folder, cohort, read_recipe("medform-small", ALIGNED), [0], "cpu", False, False, None)
+            run_stages(
+                folder,
+                cohort,
+                read_recipe("medform-small", ALIGNED),
+                [0],
+                "cpu",
+                resume=False,
+                overwrite=False,
+                progress=None,
+            )
         assert invoke(["export", str(place / "run"), "-o", str(place / "model"), "--fold", "0"]) == 0
     for gone in ("run", "store"):
         shutil.rmtree(place / gone)

@@ -31,7 +31,7 @@ def plan_of(cohort: Cohort, place: Path, *more: str, folds: list[int] | None = N
     bench = make_bench(cohort, RunFolder(place), "cpu", None)
     groups = fold_groups(cohort, folds)
     return make_plan(
-        bench, recipe, groups, task_labels(cohort), encode_companions(cohort, groups[0].train, recipe), judged
+        bench, recipe, groups, task_labels(cohort), encode_companions(cohort, groups[0].train, recipe), judged=judged
     )
 
 

@@ -84,7 +84,16 @@ def test_where_the_cpu_lacks_it_nothing_is_started(
     monkeypatch.setattr("medform.compute.precision.cpu_flags", lambda: frozenset({"avx2"}))
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(InputError, match="no bf16 arithmetic") as refused, folder.lock():
-        run_stages(folder, small_store, read_recipe("medform-small", (*TINY, BF16)), [0], "cpu", False, False, None)
+        run_stages(
+            folder,
+            small_store,
+            read_recipe("medform-small", (*TINY, BF16)),
+            [0],
+            "cpu",
+            resume=False,
+            overwrite=False,
+            progress=None,
+        )
     assert "fp32" in str(refused.value.fix) and not folder.path.exists()
 
 

@@ -34,7 +34,16 @@ TINY = (
 def run(phantom_store: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = RunFolder(tmp_path_factory.mktemp("predict") / "run")
     with folder.lock():
-        run_stages(folder, phantom_store, read_recipe("medform-small", TINY), None, "cpu", False, False, None)
+        run_stages(
+            folder,
+            phantom_store,
+            read_recipe("medform-small", TINY),
+            None,
+            "cpu",
+            resume=False,
+            overwrite=False,
+            progress=None,
+        )
     return folder.path
 
 

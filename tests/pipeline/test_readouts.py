@@ -30,7 +30,7 @@ def test_scores_of_test_patients_equal_the_run_s_predictions(phantom_store: Coho
     folder = RunFolder(tmp_path / "run")
     recipe = read_recipe("medform-small", TINY)
     with folder.lock():
-        run_stages(folder, phantom_store, recipe, [0], "cpu", False, False, None)
+        run_stages(folder, phantom_store, recipe, [0], "cpu", resume=False, overwrite=False, progress=None)
     frame = pd.read_parquet(folder.path / "folds" / "0" / "embeddings.parquet")
     made = fit_readouts(frame, task_labels(phantom_store), recipe.evaluation, 0, 0)
     readouts = from_files(*to_files(made))["malignant"]

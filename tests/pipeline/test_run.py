@@ -39,10 +39,8 @@ def tiny(*overrides: str) -> Recipe:
 def start(cohort: Cohort, out: Path, recipe: Recipe, folds: list[int] | None = None, **options: Any) -> RunResult:
     folder = RunFolder(out)
     with folder.lock():
-        return run_stages(
-            folder, cohort, recipe, folds, "cpu", options.get("resume", False), options.get("overwrite", False),
-            options.get("progress"),
-        )  # fmt: skip
+        given = {"resume": False, "overwrite": False, "progress": None} | options
+        return run_stages(folder, cohort, recipe, folds, "cpu", **given)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +149,7 @@ def test_another_configuration_in_the_same_folder_is_refused_with_the_difference
     whole_run: RunResult, phantom_store: Cohort
 ) -> None:
     before = (whole_run.run / "run.json").read_bytes()
-    with pytest.raises(InputError, match="lr: 0.0002"):
+    with pytest.raises(InputError, match=r"lr: 0.0002"):
         start(phantom_store, whole_run.run, tiny("stages.pretrain.optimizer.lr=0.0002"), folds=[0], resume=True)
     with pytest.raises(InputError, match="--resume goes on"):
         start(phantom_store, whole_run.run, tiny(), folds=[0])

@@ -216,7 +216,8 @@ def test_without_genes_the_mask_is_that_of_the_run_s_stand_in_for_genes(
     null, _ = read_arrays(segmenting_run / "folds" / "0" / "masks" / "mgi_null_genes.0.safetensors")
     plain = load_segmenter(segmenting_run)
     store = plain.slices(gene_store)
-    assert plain.genes is not None and (genes := gene_store.genes()) is not None
+    genes = gene_store.genes()
+    assert plain.genes is not None and genes is not None
     encoded = plain.genes.encode(genes)
     for key, shape in list(notes["shapes"].items())[:2]:
         series = int(key.partition(".")[2])
@@ -346,7 +347,7 @@ def test_a_model_is_checked_by_the_map_of_the_phantom_and_one_without_masks_is_r
     save_file(
         {**test, "lesion_with_genes": test["lesion_with_genes"] + np.float16(0.1)}, changed / "selftest.safetensors"
     )
-    with pytest.raises(InputError, match="the self-test fails: a probability of lesion is off by 0.1"):
+    with pytest.raises(InputError, match=r"the self-test fails: a probability of lesion is off by 0.1"):
         load_segmenter(changed)
     weights = load_file(changed / "model.safetensors")
     key = next(name for name in weights if name.startswith("segment.decoder."))

@@ -48,7 +48,9 @@ def tiny(*overrides: str) -> Recipe:
 def start(cohort: Cohort, out: Path, recipe: Recipe, **options: Any) -> RunResult:
     folder = RunFolder(out)
     with folder.lock():
-        return run_stages(folder, cohort, recipe, [0], "cpu", options.get("resume", False), False, None)
+        return run_stages(
+            folder, cohort, recipe, [0], "cpu", resume=options.get("resume", False), overwrite=False, progress=None
+        )
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def mgi_run(gene_store: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Run
 def test_every_model_of_the_segmentation_has_rows_with_interval_and_paired_differences(mgi_run: RunResult) -> None:
     rows = [row for row in read_scores(mgi_run.run / "scores.json") if row.protocol == "segmentation"]
     dice = {row.model: row for row in rows if row.metric == "dice_patient"}
-    assert MODELS <= set(dice)
+    assert set(dice) >= MODELS
     assert {"mgi - vit_no_genes", "mgi - mgi_shuffled_genes", "mgi - unet"} <= set(dice)
     tested = len({row.n_patients for row in rows if row.model in MODELS and row.metric == "dice_patient"})
     assert tested >= 1 and all(row.n_patients for row in rows if row.value is not None)

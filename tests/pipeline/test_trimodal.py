@@ -29,7 +29,9 @@ TINY = (
 def test_three_modalities_are_aligned_and_each_patient_brings_what_it_has(gene_store: Cohort, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with folder.lock():
-        done = run_stages(folder, gene_store, read_recipe("trimodal", TINY), [0], "cpu", False, False, None)
+        done = run_stages(
+            folder, gene_store, read_recipe("trimodal", TINY), [0], "cpu", resume=False, overwrite=False, progress=None
+        )
     found = pd.read_parquet(done.run / "embeddings.parquet")
     aligned = found[(found["model"] == "aligned") & (found["supports"] == "aligned")]
     assert set(aligned["patient_id"]) == set(gene_store.patient_ids)

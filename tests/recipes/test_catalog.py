@@ -58,13 +58,13 @@ def test_a_misspelt_kind_shows_the_kind_that_was_meant(family: str, kind: str) -
 @pytest.mark.proves("A.input")
 @pytest.mark.parametrize("value", [None, "simclr", {"temperature": 0.1}])
 def test_a_part_without_a_kind_shows_the_known_kinds(value: Any) -> None:
-    with pytest.raises(ValueError, match="a mapping with a `kind`. Known kinds: simclr, align, classify"):
+    with pytest.raises(ValueError, match=r"a mapping with a `kind`. Known kinds: simclr, align, classify"):
         part("objective", value)
 
 
 @pytest.mark.proves("A.input")
 def test_all_faults_of_a_part_are_named_at_once() -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="unknown key") as caught:
         part("input", {"kind": "slices", "sise": 128, "size": -1})
     assert "sise: unknown key, did you mean 'size'?" in str(caught.value)
     assert "size: Input should be greater than" in str(caught.value)
@@ -79,7 +79,7 @@ def test_an_own_configuration_needs_no_registration(own_module: str) -> None:
 
 @pytest.mark.proves("A.input")
 def test_an_own_part_that_is_not_found_says_which_half_is_wrong(own_module: str) -> None:
-    with pytest.raises(InputError, match="has no class 'OwnConfg'. Did you mean 'OwnConfig'"):
+    with pytest.raises(InputError, match=r"has no class 'OwnConfg'. Did you mean 'OwnConfig'"):
         own_class(f"{own_module}:OwnConfg")
     with pytest.raises(InputError, match="module 'own_part_s' cannot be imported"):
         own_class("own_part_s:OwnConfig")

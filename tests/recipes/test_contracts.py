@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
@@ -185,12 +185,11 @@ def example(family: str, kind: str) -> Example:
 
 
 @pytest.fixture(autouse=True)
-def own_net(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_net(monkeypatch: pytest.MonkeyPatch) -> None:
     """The module that a user's encoder lies in."""
     module = ModuleType("own_net")
     vars(module).update(OwnNet=OwnNet)
     monkeypatch.setitem(sys.modules, "own_net", module)
-    yield
 
 
 def of_family(*families: str) -> Any:
@@ -231,7 +230,7 @@ def leave_the_start(module: nn.Module) -> None:
     random = generator(0, "push")
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=random)
+            parameter.add_(torch.randn(parameter.shape, generator=random), alpha=0.05)
 
 
 def without_gradient(module: nn.Module) -> list[str]:
@@ -253,7 +252,7 @@ def test_no_example_is_left_of_a_kind_that_is_gone() -> None:
 
 @pytest.mark.proves("A1.5")
 def test_a_new_kind_without_an_example_is_told_where_to_put_one() -> None:
-    with pytest.raises(pytest.fail.Exception, match="the tower kind 'new' .* EXAMPLES of tests/recipes"):
+    with pytest.raises(pytest.fail.Exception, match=r"the tower kind 'new' .* EXAMPLES of tests/recipes"):
         example("tower", "new")
 
 

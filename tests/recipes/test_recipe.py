@@ -79,3 +79,33 @@ def test_the_laptop_recipe_stays_within_its_parameters() -> None:
     tower = stage.towers["image"].build(generator(0, "t"))  # type: ignore[attr-defined]
     objective = stage.objective.build({"image": tower}, generator(0, "o"))  # type: ignore[attr-defined]
     assert sum(parameter.numel() for parameter in objective.parameters()) <= 5_000_000
+
+
+@pytest.mark.proves("G5")
+def test_a_split_by_slices_is_a_variant_of_a_segmentation_with_its_like_beside_it() -> None:
+    recipe = read_recipe("mgi-small", ["ablate=[mgi_slice_split]"])
+    assert recipe.slice_splits() == {"mgi_slice_split": None} and recipe.variant("mgi_slice_split").name == recipe.name
+    without = "stages.segment.objective.gene_dropout: 1.0"
+    both = f"variants={{a: {{{without}, stages.segment.patients: {{split: slice}}}}, b: {{{without}}}}}"
+    assert read_recipe("mgi-small", [both]).slice_splits() == {"a": "b"}
+    assert "split" not in dump(read_recipe("mgi-small")), "a recipe of before stays the same recipe"
+
+
+@pytest.mark.proves("G5", "G.input")
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("stages.segment.patients={split: slice}", "train on patients that are tested"),
+        ("stages.align.patients={split: slice}", "learns no masks"),
+        ("stages.segment.patients={split: slice, share: 0.5}", "they are of patients"),
+        ("stages.segment.patients={split: series}", "'patient' or 'slice'"),
+        (
+            "variants={leaky: {stages.segment.patients: {split: slice}, stages.segment.batch: 3}}",
+            "none differs from it in that alone",
+        ),
+    ],
+)
+def test_a_leak_that_measures_nothing_is_refused(override: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_recipe("mgi-small", [override])
+    assert said in str(caught.value)

@@ -47,7 +47,7 @@ def test_the_outline_is_where_the_mask_ends_and_the_slice_is_seen_inside(size: t
     assert (columns[0], columns[-1]) == (round(5 * scale), round(15 * scale) - 1)
     assert not outline[rows[0] + 1 : rows[-1], columns[0] + 1 : columns[-1]].any()
     assert not (predicted == PREDICTED).all(axis=2).any(), "an empty mask has no outline"
-    assert (predicted[..., 0] == predicted[..., 1]).all() and predicted[0, 0, 0] < 5 < 250 < predicted[-1, -1, 0]
+    assert (predicted[..., 0] == predicted[..., 1]).all() and predicted[0, 0, 0] < 5 and predicted[-1, -1, 0] > 250
 
 
 @pytest.mark.proves("G4.2", "A7")

@@ -134,3 +134,22 @@ def test_a_difference_keeps_its_sign_whatever_its_digits() -> None:
     ]
     assert [signed(one) for one in (-0.004, -0.006, 0.004, 0.1)] == ["0.00", "−0.01", "0.00", "+0.10"]
     assert signed(None) == "–"
+
+
+@pytest.mark.proves("G5", "A7")
+def test_a_leak_on_purpose_stands_in_the_table_with_its_remark_and_what_it_is_worth(make_run: Any) -> None:
+    leaks = {"mgi_slice_split": 0.09, "mgi_on_slice_split": 0.05}
+    run = make_run(small=True, montage=False, selected={"tumour": "mgi"})
+    frame = case_frame(cases(GAINS | leaks))
+    notes = {"mgi": "upstream_transductive"} | {name: f"remark on {name}" for name in leaks}
+    write_scores(run / "scores.json", segmentation_rows(frame, EvaluationSettings(bootstrap=400), notes=notes))
+    soup = BeautifulSoup(make_report(run).read_text(encoding="utf-8"), "html.parser")
+    section = soup.select_one("#segmentation")
+    assert section is not None
+    text = " ".join(section.get_text().split())
+    for said in ("MGI, split by slices", "remark on mgi_slice_split", "What does it gain to have seen other slices"):
+        assert said in text
+    assert "MGI − MGI, split by slices" not in text, "they are judged on other slices"
+    marks = [one.get_text() for one in section.select(".notes sup")]
+    assert len(marks) > 26
+    assert len(set(marks)) == len(marks), "each remark has its own mark"

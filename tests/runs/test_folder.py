@@ -65,7 +65,7 @@ def test_json_is_read_back_and_damage_is_named(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"ä": [1, None]})
     assert read_json(tmp_path / "a.json") == {"ä": [1, None]}
     (tmp_path / "a.json").write_text('{"ä": [1')
-    with pytest.raises(InputError, match="a.json: damaged JSON"):
+    with pytest.raises(InputError, match=r"a.json: damaged JSON"):
         read_json(tmp_path / "a.json")
 
 
@@ -138,7 +138,7 @@ def test_killed_while_overwriting_a_run_can_only_be_overwritten_again(
         patched.setattr(folder_module.shutil, "rmtree", kill)
         with pytest.raises(KeyboardInterrupt):
             run.begin(IDENTITY, overwrite=True)
-    with pytest.raises(InputError, match="half overwritten -> 0.1.0"):
+    with pytest.raises(InputError, match=r"half overwritten -> 0.1.0"):
         run.begin(IDENTITY, resume=True)
     assert run.begin(IDENTITY, overwrite=True) is False
     assert set(everything(tmp_path)) == {"run.json", "recipe.yaml"}
@@ -165,7 +165,7 @@ def test_a_run_of_a_later_format_is_refused_by_name(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {"schema_version": 2})
     with pytest.raises(InputError, match="schema_version 2; this medform reads 1"):
         RunFolder(tmp_path).record()
-    with pytest.raises(InputError, match="no run.json here"):
+    with pytest.raises(InputError, match=r"no run.json here"):
         RunFolder(tmp_path / "elsewhere").record()
 
 
@@ -183,9 +183,9 @@ def test_a_second_process_on_the_same_folder_stops_and_names_the_first(tmp_path:
     first.start()
     try:
         assert ready.wait(20)
-        with pytest.raises(InputError, match=f"another process is writing here: process {first.pid} on "):
-            with RunFolder(tmp_path).lock():
-                pytest.fail("two processes hold one folder")
+        said = f"another process is writing here: process {first.pid} on "
+        with pytest.raises(InputError, match=said), RunFolder(tmp_path).lock():
+            pytest.fail("two processes hold one folder")
     finally:
         first.kill()  # a killed holder must not block the next run
         first.join()

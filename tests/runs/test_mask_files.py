@@ -315,7 +315,7 @@ def test_what_is_no_mask_or_lies_elsewhere_is_refused(tmp_path: Path) -> None:
     moved = affine.copy()
     moved[:3, 3] += 9
     for grid in (Grid((6, 5, 4), moved), Grid((5, 6, 9), affine), Grid((5, 6, 4), None)):
-        with pytest.raises(ValueError, match="grid|affine"):
+        with pytest.raises(ValueError, match=r"grid|affine"):
             write_nifti(mask, affine, tmp_path / "m.nii", grid=grid)
     assert list(tmp_path.iterdir()) == []
 
@@ -326,7 +326,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name.split(".")[0] == module:
+        if name.split(".", maxsplit=1)[0] == module:
             raise ImportError(f"No module named '{module}'")
         return real(name, *rest, **more)
 

@@ -11,10 +11,25 @@ import pytest
 from medform.errors import InputError
 from medform.runs.scores import ScoreRow, detectable_of, difference_in_words, read_scores, write_scores
 
-KEYS = (
-    "cohort train_cohorts task protocol shots supports model readout metric value ci_low ci_high p_value "
-    "n_patients n_draws seeds note"
-).split()
+KEYS = [
+    "cohort",
+    "train_cohorts",
+    "task",
+    "protocol",
+    "shots",
+    "supports",
+    "model",
+    "readout",
+    "metric",
+    "value",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    "n_patients",
+    "n_draws",
+    "seeds",
+    "note",
+]
 
 DIFFERENCE = ScoreRow(
     cohort="a", task="t", protocol="cross_validation", model="aligned - image_only", metric="auroc",

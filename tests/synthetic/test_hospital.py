@@ -66,7 +66,7 @@ def test_truth_reads_back_and_refuses_another_version(hospital, tmp_path):
     path = hospital.root / "truth.json"
     assert Truth.read(path) == hospital.truth
     other = tmp_path / "truth.json"
-    other.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 9'))
+    other.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 9'))
     with pytest.raises(InputError, match="schema_version 9"):
         Truth.read(other)
 

@@ -24,8 +24,10 @@ CLEAN = HospitalOptions(defects=False, size=32)
 def image_auroc(patients: list[PhantomPatient]) -> float:
     """Cross-validated AUROC of the label from eleven plain statistics of the HU values."""
     statistics = [
-        [one.stack.mean(), one.stack.std(), (one.stack > 100).mean(), len(one.stack)]
-        + list(np.quantile(one.stack, [0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99]))
+        [
+            *(one.stack.mean(), one.stack.std(), (one.stack > 100).mean(), len(one.stack)),
+            *np.quantile(one.stack, [0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99]),
+        ]
         for one in patients
     ]
     label = [one.malignant for one in patients]
@@ -63,7 +65,7 @@ def correlations(options: HospitalOptions, patients: int = 2000) -> dict[str, fl
         "module": float(spearmanr(size, genes[:, module].mean(axis=1))[0]),
         "other genes": float(spearmanr(size, genes[:, ~module].mean(axis=1))[0]),
         "label": float(spearmanr(size, [one.malignant for one in people])[0]),
-        "stage": float(spearmanr(size, ["I II III IV".split().index(one.stage) for one in people])[0]),
+        "stage": float(spearmanr(size, [["I", "II", "III", "IV"].index(one.stage) for one in people])[0]),
         "survival": float(spearmanr(size, hazard)[0]),
         "age": float(spearmanr(size, [one.age_years for one in people])[0]),
     }

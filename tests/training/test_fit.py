@@ -122,7 +122,7 @@ def test_a_full_disk_stops_with_the_earlier_checkpoint_whole(
 
     with monkeypatch.context() as patched:
         patched.setattr("medform.runs.folder.os.replace", full)
-        with pytest.raises(MedformError, match="(?s)the disk is full.*free some space.*--resume"):
+        with pytest.raises(MedformError, match=r"(?s)the disk is full.*free some space.*--resume"):
             bench.run(simclr())
     assert [path.name for path in (bench.folder / "a").glob("*step*")] == ["step-000000004.safetensors"]
     resumed, whole = simclr(seed=99), simclr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -63,8 +64,8 @@ def test_the_rate_rises_to_its_peak_and_ends_at_its_declared_end(total: int, sha
     peak = max(warmup - 1, 0)
     assert rates[0] == (1e-4 / warmup if warmup else 1e-4) and rates[0] > 0
     assert rates[peak] == max(rates) and math.isclose(rates[peak], 1e-4)
-    assert all(a <= b for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
-    assert all(a >= b for a, b in zip(rates[peak:], rates[peak + 1 :], strict=False))
+    assert all(a <= b for a, b in pairwise(rates[: peak + 1]))
+    assert all(a >= b for a, b in pairwise(rates[peak:]))
     if total > peak + 1:
         assert math.isclose(rates[-1], final, abs_tol=1e-20)
 

@@ -186,14 +186,14 @@ def test_budgets_become_steps() -> None:
 @pytest.mark.proves("A.input")
 @pytest.mark.parametrize("tree", [{}, {"steps": 1, "epochs": 1}, {"steps": -1}, {"cpu_minutes": 0}])
 def test_a_budget_is_exactly_one_of_its_kinds(tree: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="exactly one of|greater than"):
+    with pytest.raises(InputError, match=r"exactly one of|greater than"):
         parse(Budget, tree)
 
 
 def test_minutes_are_measured_once_on_a_copy_and_stored(
     bench: Any, simclr: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import medform.training.stage as stage
+    from medform.training import stage
 
     clock = iter(range(0, 10**6, 2))
     monkeypatch.setattr(stage.time, "process_time", lambda: float(next(clock)))

@@ -1,5 +1,4 @@
-"""What a verb shows of its result: lines for people, or one JSON object; and the exit code that follows from
-it.
+"""What a verb shows of its result: lines for people, or one JSON object; and the exit code that follows from it.
 
 A public verb returns any of: a path; a list of mappings (the checks of `doctor`); or an object. An object may
 have ``as_json()`` (a JSON-able mapping; a dataclass needs none), ``lines()`` (what a person is told),
@@ -12,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +48,7 @@ def simple(value: Any) -> Any:
     if isinstance(value, str | bool | int | None):
         return value
     if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
+        return value if math.isfinite(value) else None
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "to_dict"):  # a pandas frame

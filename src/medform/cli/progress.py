@@ -16,8 +16,7 @@ EVERY_SECONDS = 15.0  # between two plain lines of one piece of work
 
 
 class Reporter:
-    """``reporter(done, total, label)`` from anywhere in a verb; a context manager that leaves the terminal
-    clean.
+    """``reporter(done, total, label)`` from anywhere in a verb; a context manager that leaves the terminal clean.
 
     One piece of work has one label; its first call starts it, the call with ``done == total`` ends it.
     """

@@ -1,5 +1,7 @@
-"""What the parts of a split share: patients, studies, images, files, near-copies. And who is one person
-under two ids."""
+"""What the parts of a split share: patients, studies, images, files, near-copies.
+
+And who is one person under two ids.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +49,7 @@ def _carriers(series: pd.DataFrame, slices: pd.DataFrame) -> Carriers:
 
 
 def linked_patients(series: pd.DataFrame, slices: pd.DataFrame) -> dict[str, str]:
-    """Patient id -> name of its group, for ids that look like one person: a study, file, image or near-copy
-    in common.
+    """Patient id -> name of its group, for ids that look like one person: a study, file, image or near-copy in common.
 
     ``series`` needs patient_id, series_id, study, person, sha256; ``slices`` patient_id, series_id, source,
     file_digest, fingerprint. Ids that stand alone are left out; a group is named by its first id.
@@ -106,8 +107,7 @@ def _shared(carriers: Carriers, part_of: Mapping[str, Part], left: Part, right: 
 
 
 def refuse_leaking(split: Split, series: pd.DataFrame, slices: pd.DataFrame, where: str) -> None:
-    """Raise `InputError` naming the patients where two parts of a fold share a study, file, image or
-    near-copy."""
+    """Raise `InputError` naming the patients where two parts of a fold share a study, file, image or near-copy."""
     carriers = _carriers(series, slices)
     problems: dict[str, Problem] = {}
     for number, fold in enumerate(split.folds):

@@ -1,5 +1,4 @@
-"""Schema of the cohort file: what a hospital's files are, which column means what, which questions are
-asked."""
+"""Schema of the cohort file: what a hospital's files are, which column means what, which questions are asked."""
 
 from __future__ import annotations
 
@@ -15,12 +14,12 @@ from medform.config import Config, load, parse
 from medform.errors import InputError, Problem
 
 __all__ = [
+    "MOMENTS",
     "CohortFile",
     "ColumnSpec",
     "ColumnType",
     "Images",
     "Index",
-    "MOMENTS",
     "Moment",
     "Role",
     "Select",
@@ -44,8 +43,7 @@ DEFAULT_WINDOW: dict[Unit, tuple[float, float]] = {"HU": (-1000.0, 400.0), "disp
 
 
 class Select(Config):
-    """Which series is the patient's image. Patterns are regular expressions, searched without regard to
-    case."""
+    """Which series is the patient's image. Patterns are regular expressions, searched without regard to case."""
 
     modality: str | None = None
     description: Pattern | None = None
@@ -214,8 +212,10 @@ class SliceTask(Config):
 
 
 class Splits(Config):
-    """How patients are divided. ``validation`` is a share of each fold's training patients; ``file``
-    brings an own split."""
+    """How patients are divided.
+
+    ``validation`` is a share of each fold's training patients; ``file`` brings an own split.
+    """
 
     name: str = Field(default="main", pattern=r"^[A-Za-z0-9_.-]+$")
     folds: int = Field(default=5, ge=2)
@@ -244,8 +244,7 @@ class Reports(Config):
 
 
 class CohortFile(Config):
-    """A cohort. Only ``name``, ``licence`` and ``images`` are required; every path is relative to
-    ``root``."""
+    """A cohort. Only ``name``, ``licence`` and ``images`` are required; every path is relative to ``root``."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     licence: str = Field(min_length=1)
@@ -289,8 +288,7 @@ class CohortFile(Config):
 
     @property
     def window(self) -> tuple[float, float] | None:
-        """Range mapped to [0, 1], in the unit of the images; None for ``raw`` images without a declared
-        one."""
+        """Range mapped to [0, 1], in the unit of the images; None for ``raw`` images without a declared one."""
         return self.images.window_hu or DEFAULT_WINDOW.get(self.images.unit)
 
     def task(self, name: str) -> Task:

@@ -35,8 +35,7 @@ def feature_columns(file: CohortFile, task: str | None = None) -> list[str]:
 
 
 def rule_problems(file: CohortFile, where: str) -> list[Problem]:
-    """Every contradiction between the keys of a cohort file; each names the column or task and the key to
-    set."""
+    """Every contradiction between the keys of a cohort file; each names the column or task and the key to set."""
     problems = [*_table_problems(file), *_task_problems(file), *_survival_problems(file), *_mask_problems(file)]
     for name, column in file.columns.items():
         if column.role == "feature":

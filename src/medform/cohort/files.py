@@ -1,5 +1,4 @@
-"""How a store's files are written and read: whole or not at all, with digests, the same bytes from the
-same content."""
+"""How a store's files are written and read: whole or not at all, with digests, the same bytes from the same content."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -47,9 +46,8 @@ def file_stem(identifier: str) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
-    """Write ``path`` through a temporary name beside it: flushed, fsynced and renamed at the end, removed on
-    failure.
+def writing(path: Path) -> Generator[IO[bytes]]:
+    """Write ``path`` through a temporary name beside it: flushed, fsynced and renamed at the end, removed on failure.
 
     A full disk or a forbidden folder becomes an `InputError` that says so; what stood under ``path`` before
     is untouched.
@@ -96,8 +94,7 @@ def write_json(path: Path, tree: Any) -> str:
 
 
 def write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> str:
-    """Write a frame as parquet with exactly ``schema`` (no index, no pandas metadata); returns the SHA-256
-    of the file."""
+    """Write a frame as parquet with exactly ``schema`` (no index, no pandas metadata); returns the file's SHA-256."""
     arrays = [
         pa.array(frame[name], type=kind, from_pandas=True)
         for name, kind in zip(schema.names, schema.types, strict=True)
@@ -108,8 +105,7 @@ def write_frame(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> str:
 
 
 def read_frame(path: Path) -> pd.DataFrame:
-    """Read a parquet file: text as ``string``, truth values as ``boolean`` (both with NA), numbers as
-    float64 / int64."""
+    """Read a parquet file: text as ``string``, truth values as ``boolean`` (both with NA), numbers as float64/int64."""
     return pq.read_table(path).to_pandas(types_mapper=DTYPES.get)
 
 

@@ -42,8 +42,7 @@ def fingerprint(values: NDArray[np.generic]) -> str:
 
 
 def near_pairs(prints: list[str], near_bits: int = NEAR_BITS) -> Iterator[tuple[int, int]]:
-    """Positions (i < j) of all pairs of hashes that differ in at most ``near_bits`` bits, empty slices left
-    out.
+    """Positions (i < j) of all pairs of hashes that differ in at most ``near_bits`` bits, empty slices left out.
 
     Bits are dealt into ``near_bits + 1`` bands; such a pair agrees in at least one band, so only equal bands
     are compared.

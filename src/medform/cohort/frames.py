@@ -78,8 +78,10 @@ class StoreFrames:
         undeclared: Sequence[str],
         notes: Sequence[str],
     ) -> None:
-        """Write the tables and lists, then the manifest that makes the folder a store; ``written`` are digests of
-        files that are there already."""
+        """Write the tables and lists, then the manifest that makes the folder a store.
+
+        ``written`` are digests of files that are there already.
+        """
         digests = {
             **written,
             "patients.parquet": write_frame(root / "patients.parquet", self.patients, PATIENTS),

@@ -1,5 +1,8 @@
-"""Gene expression of a store: ``genes.npy`` (patient, gene), what it holds in ``genes.json``, and who was joined
-to which sample in ``genes_join.csv``."""
+"""Gene expression of a store.
+
+``genes.npy`` holds the values (patient, gene), ``genes.json`` says what they are, ``genes_join.csv`` who was joined
+to which sample.
+"""
 
 from __future__ import annotations
 
@@ -144,8 +147,10 @@ def _pieces(values: NDArray[np.float32], rows: Sequence[int]) -> Iterable[bytes]
 
 
 def read_genes(root: Path) -> Genes:
-    """The expression of a store, its digest checked; raises `InputError` where a file is damaged or of another
-    version."""
+    """The expression of a store, its digest checked.
+
+    Raises `InputError` where a file is damaged or of another version.
+    """
     facts = read_facts(root)
     path = root / VALUES
     if not path.is_file() or file_sha256(path) != facts["sha256"]:
@@ -166,8 +171,7 @@ def read_genes(root: Path) -> Genes:
 
 
 def read_facts(root: Path) -> dict[str, Any]:
-    """``genes.json``: ids in the order of the matrix, scale, dropped genes, suspected damage, merged
-    duplicates."""
+    """``genes.json``: ids in the order of the matrix, scale, dropped genes, suspected damage, merged duplicates."""
     facts = json.loads((root / FACTS).read_text(encoding="utf-8"))
     if (version := facts.get("schema_version")) != SCHEMA_VERSION:
         raise InputError(

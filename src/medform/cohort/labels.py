@@ -48,8 +48,7 @@ def binary_label(task: Task, values: pd.Series, column: ColumnSpec) -> pd.Series
 
 
 def slice_label(task: SliceTask, values: pd.Series) -> pd.Series:
-    """Label of a slice task from the text of an index column: float 1.0 / 0.0 / NaN (missing or empty
-    cell)."""
+    """Label of a slice task from the text of an index column: float 1.0 / 0.0 / NaN (missing or empty cell)."""
     where = f"slice task '{task.name}', index column '{task.column}'"
     text = values.astype("string").str.strip()
     missing = (text.isna() | (text == "")).to_numpy(dtype=bool)

@@ -18,10 +18,10 @@ Status = Literal["accepted", "repaired", "quarantined"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The one end of a series. ``codes`` are short and stable (``gap``, ``single_slice``); ``details`` say
-    which slices.
+    """The one end of a series.
 
-    A repaired or quarantined series has at least one code; each code has its detail at the same place.
+    ``codes`` are short and stable (``gap``, ``single_slice``); ``details`` say which slices. A repaired or
+    quarantined series has at least one code; each code has its detail at the same place.
     """
 
     status: Status

@@ -1,5 +1,4 @@
-"""Patient-grouped, stratified splits: made from a seed, never from an order; a split that leaks cannot be
-built.
+"""Patient-grouped, stratified splits: made from a seed, never from an order; a split that leaks cannot be built.
 
 Patients are ordered by a hash of (seed, id) before anything is drawn, so that neither file order nor id order
 (in some hospitals ids are sorted by diagnosis) reaches a fold.
@@ -9,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -71,8 +71,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Split:
-    """Folds of patients. No patient is tested twice; ``certificate`` counts what the parts share (see
-    `certificate`)."""
+    """Folds of patients; none is tested twice. ``certificate`` counts what the parts share (see `certificate`)."""
 
     name: str
     folds: tuple[Fold, ...]
@@ -126,8 +125,7 @@ class Split:
 
     @classmethod
     def from_json(cls, text: str, where: str = "split") -> Split:
-        """Read `to_json`'s text; the checks of construction run again. `InputError` names what is wrong
-        with it."""
+        """Read `to_json`'s text; the checks of construction run again. `InputError` names what is wrong with it."""
         try:
             tree = json.loads(text)
             version = tree["schema_version"]
@@ -203,8 +201,7 @@ def make_split(
 
 
 def inner_folds(ids: Sequence[str], labels: Labels = None, k: int = 5, seed: int | str = 0) -> dict[str, int]:
-    """Patient id -> inner fold (0..k-1), stratified by ``labels``; with fewer than k patients some folds
-    stay empty."""
+    """Patient id -> inner fold (0..k-1), stratified by ``labels``; with fewer than k patients some folds stay empty."""
     key = _strata(ids, labels)
     return _deal([[one] for one in patient_order(ids, f"{seed}:inner")], key, k)
 
@@ -242,20 +239,17 @@ def _strata(ids: Sequence[str], labels: pd.DataFrame | Labels) -> dict[str, str]
     if isinstance(labels, pd.DataFrame):
         columns = [_strata(ids, labels[column]) for column in labels.columns]
         return {one: "|".join(column[one] for column in columns) for one in ids}
-    if isinstance(labels, pd.Series | Mapping):
-        lookup = dict(labels.items())
-    else:
-        lookup = dict(zip(ids, labels, strict=True))
+    given = labels.items() if isinstance(labels, pd.Series | Mapping) else zip(ids, labels, strict=True)
+    lookup = dict(given)
     return {one: MISSING if _absent(lookup.get(one)) else str(lookup[one]) for one in ids}
 
 
 def _absent(value: object) -> bool:
-    return value is None or value is pd.NA or value != value  # NaN is the one value that differs from itself
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
 def _deal(units: list[list[str]], key: Mapping[str, str], folds: int) -> dict[str, int]:
-    """Give each unit (patients who stay together) to the fold that has fewest of its stratum, then fewest
-    patients.
+    """Give each unit (patients who stay together) to the fold that has fewest of its stratum, then fewest patients.
 
     Large units first, then stratum by stratum: for single patients both counts stay within one of each other.
     """

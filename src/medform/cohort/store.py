@@ -64,9 +64,8 @@ class Cohort:
     _whole: Cohort | None = field(default=None, repr=False)
 
     @classmethod
-    def read(cls, root: Path, verify: bool = False) -> Cohort:
-        """Open a finished store. Tables are checked against their digests; with ``verify`` so is every voxel
-        file.
+    def read(cls, root: Path, *, verify: bool = False) -> Cohort:
+        """Open a finished store. Tables are checked against their digests; with ``verify`` so is every voxel file.
 
         Raises `InputError` where there is no finished store, where it is of another version, or where a file
         is damaged.
@@ -137,8 +136,7 @@ class Cohort:
         )
 
     def open(self, series_id: str) -> Series:
-        """A series, its voxels mapped read-only (safe beside other readers); `KeyError` for an id that is
-        not here."""
+        """A series, its voxels mapped read-only (safe beside other readers); `KeyError` for an id that is not here."""
         rows = self.series[self.series["series_id"] == series_id]
         if rows.empty:
             raise KeyError(series_id)
@@ -186,8 +184,11 @@ class Cohort:
         return self.clinical.copy()
 
     def genes(self) -> Genes | None:
-        """Expression of the patients who have it, in the order of the store, its digest checked; None where the
-        cohort file names no ``genes``. `InputError` where it names them and the store was made without."""
+        """Expression of the patients who have it, in the order of the store, its digest checked.
+
+        None where the cohort file names no ``genes``. `InputError` where it names them and the store was made
+        without.
+        """
         if self.file.genes is None:
             return None
         if not (self.root / FACTS).is_file():
@@ -200,8 +201,11 @@ class Cohort:
         return read_genes(self.root).select(self.patient_ids)
 
     def survival(self) -> pd.DataFrame:
-        """Follow-up of the patients who have both (index patient_id, order of the store): ``time`` float64 in the
-        unit of its column, ``event`` 1 (it happened) or 0 (censored). `InputError` where none is declared."""
+        """Follow-up of the patients who have time and event (index patient_id, order of the store).
+
+        ``time`` is float64 in the unit of its column, ``event`` 1 (it happened) or 0 (censored). `InputError` where
+        none is declared.
+        """
         return survival_frame(self.file, self.table())
 
     def labels(self, task: str) -> pd.Series:
@@ -219,8 +223,7 @@ class Cohort:
         raise InputError(f"no slice task '{task}' in cohort '{self.name}'.", fix=f"use one of: {known}.")
 
     def features(self, task: str | None = None) -> list[str]:
-        """Columns that may enter a tower: for one task, or (None) for an alignment that serves all of
-        them."""
+        """Columns that may enter a tower: for one task, or (None) for an alignment that serves all of them."""
         return feature_columns(self.file, task)
 
     def quarantine(self) -> list[Quarantined]:
@@ -232,8 +235,10 @@ class Cohort:
         return self.root / "previews" / f"{file_stem(patient_id)}.png"
 
     def select(self, ids: Iterable[str]) -> Cohort:
-        """The same store with the patients of ``ids`` only; order, pseudonyms and folds stay. Unknown ids:
-        `KeyError`."""
+        """The same store with the patients of ``ids`` only; order, pseudonyms and folds stay.
+
+        Raises `KeyError` for unknown ids.
+        """
         kept = set(ids)
         if unknown := sorted(kept - set(self.patient_ids)):
             raise KeyError(unknown[0])
@@ -246,8 +251,7 @@ class Cohort:
         return replace(self, digest=digest, clinical=clinical, _whole=self._whole or self, **frames)
 
     def split(self, name: str | None = None) -> Split:
-        """The split called ``name`` (default: the cohort file's), made from ``splits`` and stored where it is
-        not there.
+        """The split called ``name`` (default: the cohort file's), made from ``splits`` and stored where it is missing.
 
         It is always of the whole store; a `select`ed cohort gets its patients' part of it. Raises
         `InputError` where the primary task has too few patients of a class, or where a stored split leaks.

@@ -40,8 +40,7 @@ UNFINISHED = ".unfinished"
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """One slice as it came: position along the normal in mm (NaN where unknown), rescale, and where it is
-    from.
+    """One slice as it came: position along the normal in mm (NaN where unknown), rescale, and where it is from.
 
     ``source`` names the instance (a SOP instance UID or a path relative to the root), ``file_digest`` is the
     SHA-256 of its file, ``labels`` are the other columns of the index, as text.
@@ -228,15 +227,14 @@ class CohortWriter:
                     fix="choose another folder, or replace the store with --overwrite.",
                 )
         elif self.root.exists():
-            self._claim(overwrite)
+            self._claim(overwrite=overwrite)
         if self.finished:
             shutil.rmtree(self.root / "parts", ignore_errors=True)
         else:
             write_bytes(self.root / "parts" / UNFINISHED, b"")
 
-    def _claim(self, overwrite: bool) -> None:
-        """Clear a store that is to be replaced and what a killed run left half-written; refuse a folder of
-        others."""
+    def _claim(self, *, overwrite: bool) -> None:
+        """Clear a store that is to be replaced and what a killed run left half-written; refuse a folder of others."""
         if not self.root.is_dir():
             raise InputError("this is a file, not a folder.", where=str(self.root), fix="choose another output folder.")
         ours = (self.root / "cohort.json").is_file() or (self.root / "parts").is_dir()
@@ -284,8 +282,7 @@ class CohortWriter:
         undeclared: Sequence[str] = (),
         notes: Sequence[str] = (),
     ) -> None:
-        """Write the tables from the records of ``series_ids``, then ``cohort.json``; afterwards `Cohort.read`
-        opens it.
+        """Write the tables from the records of ``series_ids``, then ``cohort.json``; afterwards `Cohort.read` opens it.
 
         ``clinical`` is indexed by patient id and typed (`ingestion.tables.type_table`); ``genes`` is stored for
         the patients who are in the store by image or row; ``undeclared`` are
@@ -315,8 +312,7 @@ class CohortWriter:
         self.finished = True
 
     def _sweep(self, parts: Sequence[Mapping[str, Any]], patients: Iterable[str]) -> None:
-        """Remove voxels, masks, pictures and expression that are not of this store (left by an earlier, broken
-        run)."""
+        """Remove voxels, masks, pictures and expression that are not of this store (left by an earlier, broken run)."""
         kept = {
             "voxels": {part["file"] for part in parts},
             "masks": {part["file"] for part in parts if "mask_sha256" in part},

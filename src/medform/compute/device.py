@@ -46,8 +46,7 @@ def gpu_is_visible(devices: Path = Path("/dev"), windows: Path = Path("C:/Window
 
 
 def choose_device(wanted: str = "auto", *, visible: bool | None = None) -> Device:
-    """``auto``: the GPU where torch can use one, else the CPU, with a note where a GPU is there but stays
-    idle.
+    """``auto``: the GPU where torch can use one, else the CPU, with a note where a GPU is there but stays idle.
 
     Raises `ExtraMissing` (exit code 4) where ``cuda`` is asked for and torch cannot use a GPU. ``visible``
     overrides what the operating system shows, for tests.
@@ -78,9 +77,7 @@ def choose_device(wanted: str = "auto", *, visible: bool | None = None) -> Devic
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
-    """Instruction sets of the CPU as Linux lists them (``avx2``, ``avx512_bf16``; on ARM ``bf16``); None
-    elsewhere.
-    """
+    """Instruction sets of the CPU as Linux lists them (``avx2``, ``avx512_bf16``; on ARM ``bf16``); None elsewhere."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -116,8 +113,7 @@ def set_threads(count: int | None = None) -> int:
 
 
 def measured_gflops(seconds: float = 0.3, size: int = 768) -> float:
-    """Speed of one core at float32 matrix products, in GFLOP per CPU-second: the best of what fits in
-    ``seconds``.
+    """Speed of one core at float32 matrix products, in GFLOP per CPU-second: the best of what fits in ``seconds``.
 
     CPU time, so that other programs on the machine count less. The thread setting is put back.
     """

@@ -22,9 +22,7 @@ emulated: 50 times slower than fp32 for a matrix product on an AVX2 machine."""
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision of a run. ``fabric`` is Lightning Fabric's name of it; ``note`` what a person should
-    know.
-    """
+    """The precision of a run. ``fabric`` is Lightning Fabric's name of it; ``note`` what a person should know."""
 
     name: PrecisionName
     note: str | None = None

@@ -23,9 +23,7 @@ def derive(seed: int, *names: str | int) -> int:
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
-    """A torch generator (on the CPU, whatever the device of the run) of its own for ``names`` under
-    ``seed``.
-    """
+    """A torch generator (on the CPU, whatever the device of the run) of its own for ``names`` under ``seed``."""
     return torch.Generator().manual_seed(derive(seed, *names))
 
 

@@ -15,8 +15,7 @@ ATTENTION_CASE = "attention_entropy"
 
 
 def entropy_ratio(weight: ArrayLike) -> float | None:
-    """Entropy of weights (n,) that sum to 1, as a share of ln n; 1 = all slices alike. None for a bag of
-    one slice.
+    """Entropy of weights (n,) that sum to 1, as a share of ln n; 1 = all slices alike. None for a bag of one slice.
 
     Raises ``ValueError`` for weights that are negative or do not sum to 1 (within 1e-3).
     """
@@ -30,8 +29,9 @@ def entropy_ratio(weight: ArrayLike) -> float | None:
 
 
 def attention_cases(cohort: str, attention: pd.DataFrame) -> list[dict[str, Any]]:
-    """A case for each bag of ``attention.parquet`` (patient_id, fold, model, seed, slice_id, weight) of two
-    slices or more.
+    """A case for each bag of two slices or more.
+
+    ``attention`` is that of ``attention.parquet``: patient_id, fold, model, seed, slice_id, weight.
     """
     bags: dict[tuple[str, str, int, int], list[float]] = {}
     names = ("model", "patient_id", "fold", "seed", "weight")

@@ -24,8 +24,7 @@ BAND_RESAMPLES = 500
 
 
 def roc_curve(matrix: Array, pairs: Array, positive: Array, negative: Array) -> Array:
-    """True positive rate (B, 101) on a grid of false positive rates, for weights (B, P) and (B, N) of the
-    patients.
+    """True positive rate (B, 101) on a grid of false positive rates, for weights (B, P) and (B, N) of the patients.
 
     A positive is crossed at the weighted share of its own fold's negatives that score above it (its
     placement), so scores of different folds are never compared. ``matrix`` and ``pairs`` (P, N) as in

@@ -1,5 +1,6 @@
-"""The whole evaluation of a run: every model of the table, every control, every interval. No network is
-trained here.
+"""The whole evaluation of a run: every model of the table, every control, every interval.
+
+No network is trained here.
 """
 
 from __future__ import annotations
@@ -171,11 +172,7 @@ def _outcomes(
             yield cross_validate(model, vectors, target, settings)
         if vectors.has(TABLE):
             yield boosted_table(vectors, target, settings)
-        for name, images, out_of_fold in FUSIONS:
-            image = next((one for one in images if vectors.has(one)), None)
-            complete = image is not None and (not out_of_fold or vectors.has(image, "out_of_fold"))
-            if image is not None and complete and vectors.has(TABLE):
-                yield fuse(name, image, out_of_fold, vectors, target, settings)
+            yield from _fusions(vectors, target, settings)
         if direct is not None:
             yield _direct(direct, target)
         null = next((one for one in NULL_OF if vectors.has(one)), None)
@@ -185,6 +182,14 @@ def _outcomes(
             if progress:
                 progress(f"{target.task}: {settings.draws} few-shot draws of {model}")
             yield from few_shot(model, vectors, target, held_out, settings)
+
+
+def _fusions(vectors: Vectors, target: Target, settings: EvaluationSettings) -> Iterator[Outcome]:
+    """The table beside an image vector, where the run has one."""
+    for name, images, out_of_fold in FUSIONS:
+        image = next((one for one in images if vectors.has(one)), None)
+        if image is not None and (not out_of_fold or vectors.has(image, "out_of_fold")):
+            yield fuse(name, image, vectors, target, settings, out_of_fold=out_of_fold)
 
 
 def _direct(predictions: pd.DataFrame, target: Target) -> Outcome:
@@ -222,7 +227,7 @@ def _retrieval(projections: pd.DataFrame, cohort: str, similarity: Similarity) -
             ids = sorted(set(image) & set(other))
             if len(ids) >= 2:
                 a, b = (np.stack([np.asarray(side[one], dtype=np.float64) for one in ids]) for side in (image, other))
-                yield from retrieval_cases(cohort, model, fold, seed, ids, a, b, similarity, name)
+                yield from retrieval_cases(cohort, model, fold, seed, ids, a, b, similarity=similarity, name=name)
 
 
 def detectable_differences(labels: pd.DataFrame, rows: Sequence[ScoreRow] = ()) -> dict[str, float]:

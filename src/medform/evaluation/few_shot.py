@@ -1,6 +1,4 @@
-"""Few-shot probes: 200 draws of k labelled patients a class, always tested on the fold's own test
-patients.
-"""
+"""Few-shot probes: 200 draws of k labelled patients a class, always tested on the fold's own test patients."""
 
 from __future__ import annotations
 
@@ -30,8 +28,7 @@ POOL_CASE = "smallest_class_of_pool"
 
 
 def draw_supports(labels: Array, shots: int, draws: int, names: Sequence[object]) -> NDArray[np.intp]:
-    """Row numbers (draws, 2 * shots) of supports: ``shots`` of label 0, then ``shots`` of label 1, without
-    repeats.
+    """Row numbers (draws, 2 * shots) of supports: ``shots`` of label 0, then ``shots`` of label 1, without repeats.
 
     ``names`` seed the draw (never a model's name, so all models see the same supports); the supports of a
     smaller k are the first of a larger k, which keeps a curve over k from jumping by the luck of the draw.
@@ -49,9 +46,7 @@ def draw_supports(labels: Array, shots: int, draws: int, names: Sequence[object]
 
 
 def supports_of(model: str, vectors: Vectors) -> list[Supports]:
-    """Kinds of supports that a model has rows for: all have `aligned` and `unseen`, aligned models
-    `out_of_fold` too.
-    """
+    """Kinds of supports that a model has rows for: `aligned` and `unseen`; aligned models `out_of_fold` too."""
     return ["aligned", "out_of_fold", "unseen"] if vectors.has(model, "out_of_fold") else ["aligned", "unseen"]
 
 
@@ -102,8 +97,7 @@ def few_shot(
     held_out: dict[int, frozenset[str]],
     settings: EvaluationSettings,
 ) -> Iterator[Outcome]:
-    """One outcome for each kind of supports: predictions of all k, draws, folds, seeds and readouts, and
-    pool sizes.
+    """One outcome for each kind of supports: predictions of all k, draws, folds, seeds and readouts, and pool sizes.
 
     k goes up to the largest of ``settings.shots`` below the smaller class of the pool of every fold.
     """

@@ -23,10 +23,11 @@ LIMIT = 1e-12
 def fuse(
     name: str,
     image_model: str,
-    out_of_fold: bool,
     vectors: Vectors,
     target: Target,
     settings: EvaluationSettings,
+    *,
+    out_of_fold: bool,
 ) -> Outcome:
     """Predictions of ``table_logistic`` with the score of ``image_model`` as one more column, under ``name``.
 

@@ -151,8 +151,7 @@ def _table(frame: pd.DataFrame) -> pa.Table:
 
 
 class PredictionWriter:
-    """Writes ``predictions.parquet`` chunk by chunk; the file appears, whole, when the ``with`` block ends
-    well.
+    """Writes ``predictions.parquet`` chunk by chunk; the file appears, whole, when the ``with`` block ends well.
 
     It is a sink: ``evaluate(..., sink=writer)`` calls it with each chunk.
     """
@@ -177,15 +176,13 @@ class PredictionWriter:
         self._writer.close()
         try:
             if kind is None:
-                write_atomically(self.path, lambda target: self._temporary.replace(target))
+                write_atomically(self.path, self._temporary.replace)
         finally:
             self._temporary.unlink(missing_ok=True)
 
 
 def read_predictions(path: Path) -> Iterator[pd.DataFrame]:
-    """The chunks of a predictions file, in order. Raises `InputError` where it is missing or of another
-    format.
-    """
+    """The chunks of a predictions file, in order. Raises `InputError` where it is missing or of another format."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -93,8 +93,7 @@ def probe_name(model: str) -> str:
 
 
 def probe_probabilities(pool: Array, y: Array, queries: Array, readout: Readout, scaler: Scaler) -> dict[str, Array]:
-    """Probability (q,) of ``queries`` (q, d) by readout name, fitted on ``pool`` (n, d) with labels ``y``
-    (n,).
+    """Probability (q,) of ``queries`` (q, d) by readout name, fitted on ``pool`` (n, d) with labels ``y`` (n,).
 
     NaN where the pool holds one class only: then nothing can be said, and 0.5 would be a claim.
     """

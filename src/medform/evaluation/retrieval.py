@@ -1,6 +1,4 @@
-"""Does an image find its own table row among the fold's test patients, and the row its image, better than
-by chance?
-"""
+"""Does an image find its own table row among the fold's test patients, and the row its image, better than by chance?"""
 
 from __future__ import annotations
 
@@ -32,6 +30,7 @@ def retrieval_cases(
     patient_ids: list[str],
     image: ArrayLike,
     table: ArrayLike,
+    *,
     similarity: Similarity = "distance",
     name: str = "table",
 ) -> list[dict[str, Any]]:

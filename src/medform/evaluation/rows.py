@@ -156,7 +156,7 @@ def _rows_of(tally: Tally, settings: EvaluationSettings, pools: Mapping[tuple, _
         yield _null_row(tally, len(patients), notes)
         return
     if key.protocol == "slice_probe":
-        yield _slice_row(tally, patients, settings, notes)
+        yield _slice_row(tally, patients, notes)
         return
     base = _blank(key, "auroc", len(patients), **shared)
     yield _auroc_row(base, tally.concordance(patients.positive, patients.negative), patients, notes)
@@ -201,12 +201,8 @@ def _null_row(tally: Tally, n: int, notes: Sequence[str | None]) -> ScoreRow:
     return replace(row, value=float(median), ci_low=float(low), ci_high=float(high), note=_joined([said, *notes]))
 
 
-def _slice_row(
-    tally: Tally, patients: _Patients, settings: EvaluationSettings, notes: Sequence[str | None]
-) -> ScoreRow:
-    """AUROC over slices of one fold; whole patients are resampled, those with a positive slice and the
-    others apart.
-    """
+def _slice_row(tally: Tally, patients: _Patients, notes: Sequence[str | None]) -> ScoreRow:
+    """AUROC over slices of one fold; whole patients are resampled, those with a positive slice and the others apart."""
     everyone = [*patients.positive, *patients.negative]
     scores = tally.concordance(everyone, everyone)
     row = _blank(tally.key, "auroc", len(everyone), seeds=len(tally.seeds))
@@ -240,9 +236,7 @@ def _chance_rows(tallies: Mapping[Key, Tally]) -> Iterator[ScoreRow]:
 def _difference_rows(
     tallies: Mapping[Key, Tally], settings: EvaluationSettings, pools: Mapping[tuple, _Pool]
 ) -> Iterator[ScoreRow]:
-    """Paired differences wherever both models were scored under the same condition, on the patients of
-    both.
-    """
+    """Paired differences wherever both models were scored under the same condition, on the patients of both."""
     for first_name, second_name in PAIRS:
         for key, first in tallies.items():
             # slices have no difference of patients: their probes judge the encoder, each beside position and intensity
@@ -258,9 +252,7 @@ def _difference_rows(
 
 
 def _partner(key: Key, name: str, tallies: Mapping[Key, Tally]) -> Tally | None:
-    """The second model under the first one's condition; a model without alignment has one kind of training
-    support.
-    """
+    """The second model under the first one's condition; a model without alignment has one kind of training support."""
     found = tallies.get(replace(key, model=name))
     if found is None and key.supports == "out_of_fold":
         found = tallies.get(replace(key, model=name, supports="aligned"))

@@ -26,6 +26,7 @@ __all__ = [
     "TOLERANCE",
     "VALIDATION_DICE",
     "PredictedScan",
+    "on_slices_of",
     "segmentation_cases",
     "segmentation_pairs",
     "segmentation_rows",
@@ -57,13 +58,17 @@ MISSED = "a missed lesion counts as the image's diagonal"
 
 @dataclass(frozen=True)
 class PredictedScan:
-    """One series: ``prediction`` and ``truth`` (N, H, W) boolean on the pixels of the scan, ``spacing_mm`` (z, y,
-    x), z NaN where only the slices' own spacing is known; None where nothing is.
+    """One series on the pixels of the scan.
+
+    ``prediction`` and ``truth`` are (N, H, W), boolean. ``spacing_mm`` is (z, y, x), z NaN where only the slices' own
+    spacing is known; None where nothing is. ``lesion_voxels``: of the true lesion of the whole series, where the N
+    slices are only some of it; None where they are all.
     """
 
     prediction: NDArray[np.bool_]
     truth: NDArray[np.bool_]
     spacing_mm: tuple[float, float, float] | None = None
+    lesion_voxels: int | None = None
 
     @property
     def step(self) -> tuple[float, ...] | None:
@@ -91,7 +96,8 @@ def segmentation_cases(
     A test patient has ``dice_patient`` and ``iou_patient`` over all voxels of all scans; ``dice_slice``, the mean
     over slices with lesion in truth or prediction, and ``dice_slice_empty_1``, over all slices with 1 for those
     that are empty in both (as some papers count, which flatters); ``hd95`` and ``nsd`` with the suffix ``_mm`` or
-    ``_px``; and ``lesion_voxels``. A validation patient has ``validation_dice`` alone.
+    ``_px``; and ``lesion_voxels``, of whole scans also where only some of their slices are judged. A validation
+    patient has ``validation_dice`` alone.
     """
     shared = {"cohort": cohort, "task": task, "protocol": protocol, "model": model, "fold": fold, "seed": seed}
     shared |= {"patient_id": patient_id}
@@ -100,7 +106,8 @@ def segmentation_cases(
     if part == "validation":
         figures = {VALIDATION_DICE: whole.dice}
     else:
-        figures = {VOXELS: float(whole.truth), "dice_patient": whole.dice, "iou_patient": whole.iou}
+        size = sum(int(scan.truth.sum()) if scan.lesion_voxels is None else scan.lesion_voxels for scan in scans)
+        figures = {VOXELS: float(size), "dice_patient": whole.dice, "iou_patient": whole.iou}
         figures |= _slice_figures(scans) | _surface_figures(scans, tolerance)
     return [shared | {"metric": name, "value": value} for name, value in figures.items() if value is not None]
 
@@ -167,11 +174,12 @@ def _figures(unit: str, tolerance: float, small_below: int) -> tuple[_Figure, ..
     said = UNITS[unit]
     within = f"within {tolerance:g} {'mm' if unit == 'mm' else 'pixels: the spacing is unknown'}"
     size = f"{small_below:,} voxels"
+    small, large = f"tumours under {size}", f"tumours of {size} or more"
     return (
         _Figure("dice_patient", "dice_patient", _mean, note=EMPTY_PATIENTS, paired=True),
         _Figure("dice_patient_median", "dice_patient", weighted_medians, note=f"median; {EMPTY_PATIENTS}"),
-        _Figure("dice_patient_small", "dice_patient", _mean, True, f"tumours under {size}", True),
-        _Figure("dice_patient_large", "dice_patient", _mean, False, f"tumours of {size} or more", True),
+        _Figure("dice_patient_small", "dice_patient", _mean, small=True, note=small, paired=True),
+        _Figure("dice_patient_large", "dice_patient", _mean, small=False, note=large, paired=True),
         _Figure("dice_patient_below_half", "dice_patient", _below_half, note="number of patients below 0.5"),
         _Figure("iou_patient", "iou_patient", _mean, note=EMPTY_PATIENTS),
         _Figure("dice_slice", "dice_slice", _mean, note=EMPTY_SLICES, paired=True),
@@ -183,11 +191,25 @@ def _figures(unit: str, tolerance: float, small_below: int) -> tuple[_Figure, ..
 
 
 def segmentation_pairs(models: Iterable[str]) -> list[tuple[str, str]]:
-    """Which models are compared: `mgi` with every other one, and each control with the model without genes."""
+    """Which models are compared: `mgi` with every other one, and each control with the model without genes.
+
+    A model that is split by slices is compared with its like on the same slices (`on_slices_of`), and neither of them
+    with any other: those are judged on more slices.
+    """
     names = list(dict.fromkeys(models))
-    pairs = [("mgi", other) for other in names if other != "mgi"] if "mgi" in names else []
+    leaks = [(leaky, on) for leaky in names for model in names if (on := on_slices_of(model, leaky)) in names]
+    apart = {name for pair in leaks for name in pair}
+    pairs = [("mgi", other) for other in names if other != "mgi" and other not in apart] if "mgi" in names else []
     against = [("mgi_shuffled_genes", "vit_no_genes"), ("mgi_null_genes", "vit_no_genes"), ("vit_no_genes", "unet")]
-    return pairs + [pair for pair in against if set(pair) <= set(names)]
+    return pairs + [pair for pair in against if set(pair) <= set(names)] + leaks
+
+
+def on_slices_of(model: str, leaky: str) -> str:
+    """Name of ``model`` judged only on the slices that ``leaky``, split by slices, has not seen.
+
+    `mgi_on_slice_split` for `mgi` and `mgi_slice_split`.
+    """
+    return f"{model}_on_{leaky.removeprefix(f'{model}_')}"
 
 
 def segmentation_rows(
@@ -255,7 +277,7 @@ class _Judge:
     notes: Mapping[str, str]
     small_below: int
 
-    def _chosen(self, ids: Iterable[str], small: bool | None, models: Sequence[str]) -> list[str]:
+    def _chosen(self, ids: Iterable[str], models: Sequence[str], *, small: bool | None) -> list[str]:
         sizes = {one: size for name in models for one, size in self.models[name].patients(VOXELS).items()}
         kept = [one for one in ids if small is None or (one in sizes and (sizes[one] < self.small_below) == small)]
         return patient_order(kept, self.settings.seed)
@@ -268,7 +290,8 @@ class _Judge:
         none = "undefined: no such patients" if n == 0 else None
         remarks = [self.notes.get(name) for name in models]
         said = [values.pop("said", None), figure.note, values.pop("more", None), none, few, *remarks]
-        note = "; ".join(dict.fromkeys(one for one in said if one)) or None
+        parts = [part for one in said if one for part in one.split("; ")]  # remarks of two models share some
+        note = "; ".join(dict.fromkeys(parts)) or None
         fields = {"model": " - ".join(models), "metric": figure.metric, "n_patients": n, "seeds": seeds, "note": note}
         return ScoreRow(**{**vars(self.base), **fields, **values})
 
@@ -276,7 +299,7 @@ class _Judge:
         """One figure of one model."""
         found = self.models[model]
         values = found.patients(figure.case)
-        ids = self._chosen(values, figure.small, [model])
+        ids = self._chosen(values, [model], small=figure.small)
         if not ids:
             return self._row([model], figure, 0, len(found.seeds))
         array = np.array([values[one] for one in ids])
@@ -301,7 +324,7 @@ class _Judge:
         tested = [set(side.values.get(figure.case, {})) for side in sides]
         keys = tested[0] & tested[1] or None  # without a common fold and seed the patients' means are compared
         one, other = (side.patients(figure.case, keys) for side in sides)
-        ids = self._chosen(set(one) & set(other), figure.small, (first, second))
+        ids = self._chosen(set(one) & set(other), (first, second), small=figure.small)
         if not ids:
             return None
         array = np.array([one[patient] - other[patient] for patient in ids])

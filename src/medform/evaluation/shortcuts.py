@@ -1,6 +1,4 @@
-"""Vectors that hold no anatomy: grey values, position in the stack, a thumbnail. A score they reach is no
-finding.
-"""
+"""Vectors that hold no anatomy: grey values, position in the stack, a thumbnail. A score they reach is no finding."""
 
 from __future__ import annotations
 
@@ -27,8 +25,7 @@ images.
 
 
 def slice_statistics(image: ArrayLike) -> Array:
-    """Ten statistics of one slice (H, W): mean, sd, skewness and seven percentiles of its pixels; NaN
-    pixels left out.
+    """Ten statistics of one slice (H, W): mean, sd, skewness and seven percentiles of its pixels; NaN pixels left out.
 
     A slice of one grey value, or of NaN alone, has skewness 0; the latter has zeros throughout.
     """
@@ -79,9 +76,7 @@ def _area_weights(size: int, cells: int) -> Array:
 
 
 def thumbnail(image: ArrayLike, size: int = 16) -> Array:
-    """A slice (H, W) shrunk to ``size`` x ``size`` by area means and flattened, (size * size,); NaN pixels
-    count as 0.
-    """
+    """A slice (H, W) shrunk to ``size`` x ``size`` by area means, flattened (size * size,); NaN pixels count as 0."""
     pixels = np.nan_to_num(np.asarray(image, dtype=np.float64))
     rows, columns = pixels.shape
     return (_area_weights(rows, size) @ pixels @ _area_weights(columns, size).T).ravel()

@@ -60,8 +60,7 @@ class Key:
 
 @dataclass(frozen=True)
 class _Block:
-    """Pairs of one fold's patients: ``total`` (P, N) summed concordance, ``count`` (P, N) how many pairs
-    that was.
+    """Pairs of one fold's patients: ``total`` (P, N) summed concordance, ``count`` (P, N) how many pairs that was.
 
     For slices, P and N are patients too and a pair of patients holds all pairs of their slices.
     """
@@ -74,9 +73,7 @@ class _Block:
 
 @dataclass
 class Tally:
-    """Everything of one `Key`. ``truth`` holds the scored patients; for slices, whether any slice is
-    positive.
-    """
+    """Everything of one `Key`. ``truth`` holds the scored patients; for slices, whether any slice is positive."""
 
     key: Key
     truth: dict[str, float] = field(default_factory=dict)
@@ -229,9 +226,7 @@ def _add(tally: Tally, columns: _Columns, fold: int, seed: int) -> None:
 
 
 def _runs(columns: _Columns) -> Iterable[_Columns]:
-    """The draws in blocks of equal items; one block where every draw predicts the same items, as it
-    should.
-    """
+    """The draws in blocks of equal items; one block where every draw predicts the same items, as it should."""
     columns = columns.take(np.lexsort((columns.item, columns.draw)))
     size = len(np.unique(columns.item))
     draws = len(np.unique(columns.draw))

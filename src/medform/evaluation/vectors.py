@@ -15,7 +15,7 @@ from medform.errors import InputError, Problem
 from medform.evaluation.settings import EvaluationSettings
 from medform.metrics.linear_probe import Scaler, fit_scaler
 
-__all__ = ["COLUMN_MODELS", "EMBEDDING_COLUMNS", "Readout", "Rows", "TABLE", "Vectors", "readout_of"]
+__all__ = ["COLUMN_MODELS", "EMBEDDING_COLUMNS", "TABLE", "Readout", "Rows", "Vectors", "readout_of"]
 
 Array = NDArray[np.float64]
 Supports = Literal["aligned", "out_of_fold", "unseen"]
@@ -45,8 +45,9 @@ class Readout:
 
 
 def readout_of(model: str, settings: EvaluationSettings) -> Readout:
-    """Image vectors: mean squared norm 1, C 30, also nearest class mean; table columns and statistics: by
-    column, C 1.
+    """How a model's vectors are scaled and read out.
+
+    Image vectors: mean squared norm 1, C 30, also nearest class mean; table columns and statistics: by column, C 1.
     """
     if model in COLUMN_MODELS:
         return Readout("columns", settings.table_c, centroid=model == "intensity_stats")
@@ -132,8 +133,9 @@ class Vectors:
         return sorted({key[3] for key in self._rows if key[0] == model})
 
     def rows(self, model: str, supports: Supports, fold: int, seed: int, *parts: str) -> Rows:
-        """Vectors of the given parts, one after another; empty where there are none. The table has no seed
-        of its own.
+        """Vectors of the given parts, one after another; empty where there are none.
+
+        The table has no seed of its own.
         """
         found = self._rows.get((model, supports, fold, seed))
         if found is None and model == TABLE:

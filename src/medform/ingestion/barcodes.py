@@ -50,8 +50,10 @@ class Barcode:
 
     @property
     def rank(self) -> tuple[int, str, str, str, str, str]:
-        """Of several samples of one patient the lowest counts: by sample code, vial, portion, plate; analyte
-        and centre decide what is then still equal."""
+        """Order of several samples of one patient; the lowest counts.
+
+        By sample code, vial, portion, plate; analyte and centre decide what is then still equal.
+        """
         return (self.sample or 0, self.vial, self.portion, self.plate, self.analyte, self.centre)
 
 
@@ -66,8 +68,10 @@ def parse_barcode(text: str) -> Barcode | None:
 
 
 def is_wanted_tissue(barcode: Barcode, tissue: Tissue) -> bool:
-    """Whether the sample code is a tumour's (01-09) or a normal tissue's (10-19); a barcode without a code is
-    taken for what is wanted."""
+    """Whether the sample code is a tumour's (01-09) or a normal tissue's (10-19), as wanted.
+
+    A barcode without a code is taken for what is wanted.
+    """
     if barcode.sample is None or tissue == "any":
         return True
     return barcode.sample in (TUMOUR if tissue == "tumour" else NORMAL)

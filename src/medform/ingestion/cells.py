@@ -1,5 +1,4 @@
-"""Typing one cell: a value, or what is wrong with it and what to do. Pure functions; nothing is guessed in
-silence."""
+"""Typing one cell: a value, or what is wrong with it and what to do. Pure functions; nothing is guessed in silence."""
 
 from __future__ import annotations
 
@@ -99,7 +98,7 @@ def read_number(text: str, spec: ColumnSpec, name: str, decimal: str | None = No
         value = _plain(number, sign, spec.thousands)
         if value is not None and not unit.translate(LOOKALIKE).isdigit():
             return _with_unit(value, unit, spec, name)
-    return _no_number(text, spec, name)
+    return _no_number(text, name)
 
 
 def _plain(text: str, decimal: str, thousands: str | None) -> float | None:
@@ -123,7 +122,7 @@ def _with_unit(value: float, unit: str, spec: ColumnSpec, name: str) -> Number |
     return Number(value)
 
 
-def _no_number(text: str, spec: ColumnSpec, name: str) -> Fault:
+def _no_number(text: str, name: str) -> Fault:
     if COMMA.fullmatch(text) or GROUPED.fullmatch(text):
         hint = f"Set columns.{name}.decimal: ',' or columns.{name}.thousands: ',' (or '.'), whichever is meant."
         return Fault("a comma or point that may be decimal or thousands.", hint)
@@ -135,8 +134,7 @@ def _no_number(text: str, spec: ColumnSpec, name: str) -> Fault:
 
 
 def read_boolean(text: str, spec: ColumnSpec, name: str) -> bool | Fault:
-    """Read 1/true/yes/y/t and 0/false/no/n/f (any case), and the column's own ``true_words`` and
-    ``false_words``."""
+    """Read 1/true/yes/y/t and 0/false/no/n/f (any case), and the column's own ``true_words`` and ``false_words``."""
     word = text.casefold()
     if word in {one.casefold() for one in spec.true_words}:
         return True
@@ -160,8 +158,7 @@ def date_format(declared: str | None) -> str:
 
 
 def read_date(text: str, spec: ColumnSpec, name: str) -> str | Fault:
-    """Read a date as YYYY-MM-DD: by the column's ``format``; ISO dates always; 'excel' stands for day
-    numbers."""
+    """Read a date as YYYY-MM-DD: by the column's ``format``; ISO dates always; 'excel' stands for day numbers."""
     serial = int(text) if text.isdecimal() and int(text) in SERIALS else None
     if spec.format == "excel" and serial is not None:
         return (EXCEL_EPOCH + datetime.timedelta(days=serial)).isoformat()

@@ -1,5 +1,4 @@
-"""What the positions of a stack of slices say: order, spacing, tilt, gaps. Thickness and spacing tags are
-never read.
+"""What the positions of a stack of slices say: order, spacing, tilt, gaps. Thickness and spacing tags are never read.
 
 A stack is good when its corners lie on one straight line at equal steps. A line that leans against the
 slice normal is a gantry tilt: every voxel is still known exactly, since the affine leans with it. Unequal
@@ -33,8 +32,7 @@ SAME_DIRECTION = 1e-3
 
 @dataclass(frozen=True)
 class StackGeometry:
-    """Geometry of a stack. ``order`` sorts the given slices along the normal; ``position_mm`` (N,) is in
-    that order.
+    """Geometry of a stack. ``order`` sorts the given slices along the normal; ``position_mm`` (N,) is in that order.
 
     ``affine_lps`` (4, 4) maps canonical (column, row, slice) to millimetres; None where the steps are uneven.
     ``spacing_mm`` is (z along the normal or None, between rows, between columns).
@@ -67,7 +65,7 @@ def stack_geometry(
     columns), ``files`` (N,) names.
     """
     columns, rows = np.asarray(orientation[:3], float), np.asarray(orientation[3:], float)
-    flips, new_columns, new_rows, normal = canonical(columns, rows)
+    flips, _, _, normal = canonical(columns, rows)
     along = corners @ normal
     order = np.argsort(along, kind="stable")
     corners, along = corners[order], along[order]

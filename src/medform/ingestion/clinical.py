@@ -1,5 +1,7 @@
-"""The clinical table of a cohort file, typed, joined to the patients with images and checked, before
-anything is written."""
+"""The clinical table of a cohort file: typed, joined to the patients with images, and checked.
+
+All of it before anything is written.
+"""
 
 from __future__ import annotations
 

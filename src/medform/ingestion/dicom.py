@@ -1,5 +1,4 @@
-"""DICOM frames -> series with a verdict: grouped by SeriesInstanceUID, taken apart where one holds
-several stacks.
+"""DICOM frames -> series with a verdict: grouped by SeriesInstanceUID, taken apart where one holds several stacks.
 
 Nothing depends on file names, their order or InstanceNumber: slices are ordered by position along their
 normal.
@@ -57,11 +56,11 @@ def group_dicom(images: Iterable[DicomImage], read_frame: ReadFrame, *, assume_h
     found = []
     for uid in sorted(by_uid):
         members = sorted(by_uid[uid], key=lambda image: (image.instance, image.file, image.frame))
-        found += _series_of(uid, members, read_frame, assume_hu)
+        found += _series_of(uid, members, read_frame, assume_hu=assume_hu)
     return found
 
 
-def _series_of(uid: str, images: list[DicomImage], read_frame: ReadFrame, assume_hu: bool) -> list[FoundSeries]:
+def _series_of(uid: str, images: list[DicomImage], read_frame: ReadFrame, *, assume_hu: bool) -> list[FoundSeries]:
     """The series under one UID: its stacks, largest first, then what was left out of them."""
     patients = sorted({image.patient_id for image in images})
     if len(patients) > 1:
@@ -72,7 +71,7 @@ def _series_of(uid: str, images: list[DicomImage], read_frame: ReadFrame, assume
     roles: dict[str, list[DicomImage]] = defaultdict(list)
     positioned = any(image.position for image in images)
     for image in images:
-        roles[_role(image, positioned)].append(image)
+        roles[_role(image, positioned=positioned)].append(image)
     slices = roles.pop("slice", [])
     aside, left_out = [], []
     for role, members in sorted(roles.items()):
@@ -87,12 +86,14 @@ def _series_of(uid: str, images: list[DicomImage], read_frame: ReadFrame, assume
     stacks = [stack for part in _by_orientation(whole) for stack in _by_acquisition(part)]
     stacks.sort(key=lambda stack: -len(stack))
     names = [uid, *(f"{uid}#{at}" for at in range(2, len(stacks) + 1))]
-    return [_build(*pair, read_frame, assume_hu) for pair in zip(names, stacks, strict=True)] + aside
+    return [
+        *(_build(*pair, read_frame, assume_hu=assume_hu) for pair in zip(names, stacks, strict=True)),
+        *aside,
+    ]
 
 
-def _role(image: DicomImage, positioned: bool) -> str:
-    """What an image is within its series; ``positioned`` says whether the series has images with a
-    position."""
+def _role(image: DicomImage, *, positioned: bool) -> str:
+    """What an image is within its series; ``positioned`` says whether the series has images with a position."""
     if image.samples != 1 or image.photometric.startswith(("RGB", "YBR", "PALETTE")):
         return "colour"
     if {"LOCALIZER", "SCOUT"} & set(image.image_type):
@@ -136,8 +137,7 @@ def _by_orientation(stack: _Stack) -> list[_Stack]:
 
 
 def _by_acquisition(stack: _Stack) -> list[_Stack]:
-    """Acquisitions that cover the same positions, apart; only if one header field separates them
-    completely."""
+    """Acquisitions that cover the same positions, apart; only if one header field separates them completely."""
     spots = {image: _spot(image.position) for image in stack.images}
     if None in spots.values() or len(set(spots.values())) == len(spots):
         return [stack]
@@ -161,10 +161,10 @@ def _spot(position: tuple[float, ...] | None) -> tuple[int, ...] | None:
     return None if position is None else tuple(round(value / SAME_POSITION_MM) for value in position)
 
 
-def _build(uid: str, stack: _Stack, read_frame: ReadFrame, assume_hu: bool) -> FoundSeries:
+def _build(uid: str, stack: _Stack, read_frame: ReadFrame, *, assume_hu: bool) -> FoundSeries:
     """A series from the frames of one stack, checked for everything that the headers can show."""
     findings = [*stack.findings, *_file_findings(stack.images), *_uniformity(stack.images)]
-    unit, unit_findings = _unit(stack.images, assume_hu)
+    unit, unit_findings = _unit(stack.images, assume_hu=assume_hu)
     findings += unit_findings
     images = list(stack.images)
     if not _refusals(findings):
@@ -271,7 +271,7 @@ def _alike(one: object, other: object) -> bool:
     return one == other
 
 
-def _unit(images: Sequence[DicomImage], assume_hu: bool) -> tuple[Unit, list[Finding]]:
+def _unit(images: Sequence[DicomImage], *, assume_hu: bool) -> tuple[Unit, list[Finding]]:
     """What the numbers mean. CT is HU if every slice says how to get there; other modalities are raw."""
     if images[0].modality != "CT":
         inverted = next((image for image in images if image.photometric == "MONOCHROME1"), None)
@@ -295,8 +295,11 @@ def _unit(images: Sequence[DicomImage], assume_hu: bool) -> tuple[Unit, list[Fin
 
 
 def _hu_types(image: DicomImage) -> set[str]:
-    """Rescale types that mean HU. "US" (unspecified) does where the scanner itself made the image, as Siemens
-    writes it; in a derived image it may be anything, such as a perfusion map."""
+    """Rescale types that mean HU.
+
+    "US" (unspecified) does where the scanner itself made the image, as Siemens writes it; in a derived image it may
+    be anything, such as a perfusion map.
+    """
     return {"", "HU", "US"} if "ORIGINAL" in image.image_type[:1] else {"", "HU"}
 
 

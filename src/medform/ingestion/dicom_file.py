@@ -30,11 +30,11 @@ from pydicom.uid import (
 from medform.ingestion.found_series import Finding, Refused
 
 __all__ = [
+    "PIXEL_DATA",
+    "UNDEFINED_LENGTH",
     "ForeignMask",
     "NotAnImage",
-    "PIXEL_DATA",
     "PixelElement",
-    "UNDEFINED_LENGTH",
     "guard",
     "open_header",
     "open_pixels",
@@ -74,8 +74,7 @@ def quiet_pydicom() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class PixelElement:
-    """Where the pixel data stands: tag, claimed length, bytes that the file still holds behind the
-    element's head."""
+    """Where the pixel data stands: tag, claimed length, bytes that the file still holds behind the element's head."""
 
     tag: int
     length: int
@@ -140,7 +139,7 @@ def _plain(source: BinaryIO, name: str) -> BinaryIO:
     return io.BytesIO(bytes(128) + b"DICM" + group + element + body)
 
 
-def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+def _at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
     return tag in _PIXEL_TAGS
 
 
@@ -180,8 +179,7 @@ def _walk_fragments(source: BinaryIO, start: int, end: int) -> int:
 
 
 def _with_meta(dataset: FileDataset) -> FileDataset:
-    """A file without meta header, or without the syntax in it, gets the native syntax that its first
-    element shows."""
+    """A file without meta header, or without the syntax in it, gets the native syntax that its first element shows."""
     if getattr(dataset, "file_meta", None) is None:
         dataset.file_meta = FileMetaDataset()
     if "TransferSyntaxUID" not in dataset.file_meta:

@@ -1,5 +1,4 @@
-"""The header of one DICOM file as plain values, one `DicomImage` a frame (attributes: DICOM standard
-PS3.3)."""
+"""The header of one DICOM file as plain values, one `DicomImage` a frame (attributes: DICOM standard PS3.3)."""
 
 from __future__ import annotations
 
@@ -128,8 +127,7 @@ def _frames(dataset: FileDataset, pixels: PixelElement | None, name: str) -> lis
 
 @dataclass(frozen=True)
 class _Groups:
-    """Functional groups of one frame, its own before the shared ones, with the data set itself behind
-    them."""
+    """Functional groups of one frame, its own before the shared ones, with the data set itself behind them."""
 
     dataset: Dataset
     groups: tuple[Dataset, ...]
@@ -254,8 +252,7 @@ def _text(dataset: Dataset, tag: str) -> str:
 
 
 def _numbers(dataset: Dataset, tag: str, count: int) -> tuple[float, ...] | None:
-    """``count`` finite numbers of an element; None where it is absent, empty, malformed or of another
-    count."""
+    """``count`` finite numbers of an element; None where it is absent, empty, malformed or of another count."""
     try:
         value = dataset.get(tag)
         numbers = tuple(float(part) for part in (value if isinstance(value, MultiValue | list) else [value]))
@@ -287,13 +284,12 @@ def _padding(dataset: Dataset) -> tuple[int, int] | None:
     limit = _numbers(dataset, "PixelPaddingRangeLimit", 1) or value
     signed = bool(_integer(dataset, "PixelRepresentation", 0))
     allocated = _integer(dataset, "BitsAllocated", 16)
-    ends = sorted(_as_stored(int(end), signed, allocated) for end in (value[0], limit[0]))
+    ends = sorted(_as_stored(int(end), signed=signed, bits=allocated) for end in (value[0], limit[0]))
     return ends[0], ends[1]
 
 
-def _as_stored(value: int, signed: bool, bits: int) -> int:
-    """US and SS are confused in this element: 63536 is -2000 where the pixels are signed 16 bit, and the
-    reverse."""
+def _as_stored(value: int, *, signed: bool, bits: int) -> int:
+    """US and SS are confused in this element: 63536 is -2000 where the pixels are signed 16 bit, and the reverse."""
     if signed and value >= 1 << (bits - 1):
         return value - (1 << bits)
     return value + (1 << bits) if not signed and value < 0 else value

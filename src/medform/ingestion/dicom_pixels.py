@@ -30,8 +30,7 @@ _GDCM_FIRST = {
 
 
 class DicomPixels:
-    """Reads frames under one root; keeps the file read last, since the frames of a file are asked for in
-    turn."""
+    """Reads frames under one root; keeps the file read last, since the frames of a file are asked for in turn."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -46,8 +45,7 @@ class DicomPixels:
 
 
 def decode(dataset: FileDataset, path: Path, name: str, frame: int = 0) -> np.ndarray:
-    """Decode one frame of a parsed file to (rows, columns) integers; `Refused` with the syntax's name if
-    none can."""
+    """Decode one frame of a parsed file to (rows, columns) integers; `Refused` with the syntax's name if none can."""
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     frames = int(dataset.get("NumberOfFrames") or 1)
     array = _with_gdcm(path, dataset, frame, frames) if syntax in _GDCM_FIRST else None
@@ -65,8 +63,7 @@ def decode(dataset: FileDataset, path: Path, name: str, frame: int = 0) -> np.nd
 
 
 def _with_gdcm(path: Path, dataset: FileDataset, frame: int, frames: int) -> np.ndarray | None:
-    """The frame by gdcm's own reader, or None; its C-level messages are switched off, for they go to
-    stderr."""
+    """The frame by gdcm's own reader, or None; its C-level messages are switched off, for they go to stderr."""
     import gdcm
 
     gdcm.Trace.WarningOff()

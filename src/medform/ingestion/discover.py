@@ -67,8 +67,7 @@ _EXPLICIT_VR = {
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A regular file: ``path`` relative to the root with ``/`` between its parts, its kind, bytes, and
-    why not an image."""
+    """A regular file: ``path`` relative to the root with ``/`` between its parts, kind, bytes, why not an image."""
 
     path: str
     kind: FileKind
@@ -116,8 +115,7 @@ def discover(root: Path) -> Listing:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, str, int | None]]:
-    """Yield (path, relative path, mode without following links); mode None for a folder that cannot be
-    opened."""
+    """Yield (path, relative path, mode without following links); mode None for a folder that cannot be opened."""
     folders = [(root, "")]
     while folders:
         folder, prefix = folders.pop()
@@ -158,8 +156,7 @@ def _look(path: Path, relative: str) -> FoundFile:
 
 
 def _kind(head: bytes, name: str, size: int) -> tuple[FileKind, str]:
-    """Kind and reason from the first bytes; the name only decides what an empty or foreign file claims to
-    be."""
+    """Kind and reason from the first bytes; the name only decides what an empty or foreign file claims to be."""
     suffixes = "".join(Path(name).suffixes[-2:])
     suffix = Path(name).suffix
     claims_image = suffix in _PICTURE_SUFFIXES | {".dcm", ".nii"} or suffixes == ".nii.gz"
@@ -173,9 +170,8 @@ def _kind(head: bytes, name: str, size: int) -> tuple[FileKind, str]:
         return "dicom", ""
     if _is_nifti(head) or suffixes == ".nii.gz":
         return "nifti", ""
-    for magic, _ in _PICTURE_MAGIC:
-        if head.startswith(magic):
-            return "picture", ""
+    if any(head.startswith(magic) for magic, _ in _PICTURE_MAGIC):
+        return "picture", ""
     if _looks_like_dataset(head):
         return "dicom", ""
     foreign = _FOREIGN_SUFFIXES.get(suffixes) or _FOREIGN_SUFFIXES.get(suffix)
@@ -193,8 +189,7 @@ def _is_nifti(head: bytes) -> bool:
 
 
 def _looks_like_dataset(head: bytes) -> bool:
-    """A DICOM data set without preamble begins with an element of group 2 or 8 and, if explicit, a known
-    VR."""
+    """A DICOM data set without preamble begins with an element of group 2 or 8 and, if explicit, a known VR."""
     if len(head) < 16 or head[:4] == b"\x00\x00\x00\x00":
         return False
     group = int.from_bytes(head[:2], "little"), int.from_bytes(head[:2], "big")

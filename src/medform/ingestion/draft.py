@@ -1,5 +1,4 @@
-"""The text of a drafted cohort file: what was found, what was guessed, and the keys that a person must
-fill in."""
+"""The text of a drafted cohort file: what was found, what was guessed, and the keys that a person must fill in."""
 
 from __future__ import annotations
 
@@ -36,8 +35,7 @@ class _Table:
 
 
 def draft_cohort_file(path: Path, table: Path | None, beside: Path, progress: Progress | None = None) -> str:
-    """YAML text for the images under ``path`` and a clinical ``table``, to be stored in the folder
-    ``beside``.
+    """YAML text for the images under ``path`` and a clinical ``table``, to be stored in the folder ``beside``.
 
     Raises `InputError` where there is no usable image or no table in the file.
     """

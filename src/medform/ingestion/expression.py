@@ -53,8 +53,10 @@ class Expression:
 
 
 def expression_digest(file: CohortFile) -> str:
-    """SHA-256 of what the expression follows from: the bytes of its file, or (as for images) names and sizes of
-    GDC's many; empty where the cohort file names no genes."""
+    """SHA-256 of what the expression follows from; empty where the cohort file names no genes.
+
+    That is the bytes of its file, or (as for images) names and sizes of GDC's many.
+    """
     spec = file.genes
     if spec is None:
         return ""
@@ -107,7 +109,7 @@ def read_expression(file: CohortFile, known: Collection[str]) -> Expression:
     return _expression(spec, matrix, joined, names, numbers, patients, values)
 
 
-def _sheet(file: CohortFile, spec: GenesSpec, files: bool) -> list[SheetRow]:
+def _sheet(file: CohortFile, spec: GenesSpec, *, files: bool) -> list[SheetRow]:
     if spec.samples is None:
         if files:
             raise InputError(
@@ -116,7 +118,7 @@ def _sheet(file: CohortFile, spec: GenesSpec, files: bool) -> list[SheetRow]:
                 fix="set genes.samples to the sample sheet of the download, or genes.path to one file.",
             )
         return []
-    rows = read_sheet(file.path(spec.samples), files)
+    rows = read_sheet(file.path(spec.samples), files=files)
     star = [row for row in rows if STAR in row.file]
     return star if files and star else rows
 

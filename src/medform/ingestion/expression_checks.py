@@ -23,8 +23,10 @@ TAIL = 10.0
 
 @dataclass(frozen=True)
 class Numbers:
-    """What the values (n, G) are: extremes, missing cells, those beyond 10 either way; ``problems`` contradict the
-    declared scale, ``notes`` are only odd."""
+    """What the values (n, G) are: extremes, missing cells, those beyond 10 either way.
+
+    ``problems`` contradict the declared scale, ``notes`` are only odd.
+    """
 
     minimum: float
     maximum: float

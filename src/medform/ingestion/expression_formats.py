@@ -26,8 +26,10 @@ LOOKED_AT = 200
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a text file is laid out: ``ids`` are the fields that may name a row, the first that is filled counts;
-    ``values`` the fields with numbers."""
+    """How a text file is laid out.
+
+    ``ids`` are the fields that may name a row, the first that is filled counts; ``values`` the fields with numbers.
+    """
 
     format: GeneFormat
     orientation: Orientation

@@ -23,8 +23,10 @@ IDS = {"symbol": "gene_name", "ensembl": "gene_id"}
 
 
 def _star_files(folder: Path, sheet: Sequence[SheetRow]) -> list[Path]:
-    """File of each row of the sheet: in a folder of its File ID, as the GDC client makes it, or directly in
-    ``folder``. Raises `InputError` that lists the missing ones."""
+    """File of each row of the sheet; raises `InputError` that lists the missing ones.
+
+    A file is in a folder of its File ID, as the GDC client makes it, or directly in ``folder``.
+    """
     found: list[Path] = []
     missing: list[Problem] = []
     for row in sheet:

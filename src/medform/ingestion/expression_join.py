@@ -1,5 +1,4 @@
-"""Whose is each sample of an expression matrix? Barcodes, sample sheets and id rules, and a report of all of
-it."""
+"""Whose is each sample of an expression matrix? Barcodes, sample sheets and id rules, and a report of all of it."""
 
 from __future__ import annotations
 
@@ -37,8 +36,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Joined:
-    """``sample_of``: patient -> number of the sample taken; ``rows``: the report; ``problems``: what must be
-    mended first."""
+    """Which sample is whose.
+
+    ``sample_of``: patient -> number of the sample taken; ``rows``: the report; ``problems``: what must be mended
+    first.
+    """
 
     sample_of: dict[str, int]
     rows: tuple[JoinRow, ...]
@@ -57,8 +59,10 @@ def sample_counts(rows: Iterable[JoinRow]) -> dict[str, int]:
 
 
 class SampleMatcher:
-    """Decides whose a sample is. ``known``: patients with images or a row of the table; ``sheet``: sample id or
-    file name -> its row."""
+    """Decides whose a sample is.
+
+    ``known``: patients with images or a row of the table; ``sheet``: sample id or file name -> its row.
+    """
 
     def __init__(
         self,
@@ -71,8 +75,7 @@ class SampleMatcher:
         self._alike = {normalised(one, spec.id_rules) for one in self.known}
 
     def patient_id(self, sample: Sample) -> str | None:
-        """The patient's id as the sample, its sheet or its barcode gives it; None where the sheet leaves the
-        sample out."""
+        """The patient's id by the sample, its sheet or its barcode; None where the sheet leaves the sample out."""
         if sample.patient is not None:
             return sample.patient
         if self.sheet is not None:

@@ -76,8 +76,7 @@ def _is_missing(data: np.ndarray, start: int, end: int, words: np.ndarray, word_
 
 @_jit(f"Tuple((float64, int64))({_BYTES}, int64, uint8)")
 def _number(data: np.ndarray, place: int, point: int) -> tuple[float, int]:
-    """The number at ``place`` and where it ends; the end is -1 where it is none, or none that is read
-    exactly."""
+    """The number at ``place`` and where it ends; the end is -1 where it is none, or none that is read exactly."""
     negative = data[place] == 45
     if negative or data[place] == 43:
         place += 1
@@ -105,7 +104,7 @@ def _number(data: np.ndarray, place: int, point: int) -> tuple[float, int]:
             exponent = exponent * 10 + np.int64(data[place] - 48)
             exponent_digits += 1
             place += 1
-        if exponent_digits == 0 or exponent_digits == 4:
+        if exponent_digits in (0, 4):
             return 0.0, -1
         power += -exponent if falling else exponent
     if power < -22 or power > 22:

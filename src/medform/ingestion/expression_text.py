@@ -1,5 +1,4 @@
-"""An expression matrix as text, plain or gz, read in blocks of bytes: ids as text, values as float32, no text
-frame."""
+"""An expression matrix as text, plain or gz, read in blocks of bytes: ids as text, values as float32, no text frame."""
 
 from __future__ import annotations
 
@@ -78,8 +77,11 @@ def first_lines(path: Path, count: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Head:
-    """The header line and what follows it: ``skip`` lines come before the first row, which has ``width`` fields;
-    ``ids`` are the first fields of the first rows."""
+    """The header line and what follows it.
+
+    ``skip`` lines come before the first row, which has ``width`` fields; ``ids`` are the first fields of the first
+    rows.
+    """
 
     header: tuple[str, ...]
     separator: str
@@ -150,9 +152,11 @@ def _decoded(line: bytes, path: Path, number: int) -> str:
 
 
 def split_line(line: str, separator: str | None = None) -> tuple[list[str], str]:
-    """Fields of one line, without quotes and blanks around them, and the separator: the given one, else the sign
-    that stands there most often."""
-    sign = separator or max(SEPARATORS, key=lambda one: line.count(one))
+    """Fields of one line, without quotes and blanks around them, and the separator.
+
+    The separator is the given one, else the sign that stands there most often.
+    """
+    sign = separator or max(SEPARATORS, key=line.count)
     csv.field_size_limit(1 << 24)
     fields = next(csv.reader(io.StringIO(line), delimiter=sign), [])
     return [one.strip(BLANKS) for one in fields], sign
@@ -288,8 +292,10 @@ class TextMatrix:
                 held -= end
 
     def _parse(self, data: NDArray[np.uint8], line: int, faults: Faults) -> tuple[Block, int, int]:
-        """One call of the compiled pass over whole lines, the first of them number ``line`` of the file; returns
-        the block, and how many bytes and lines it takes."""
+        """One call of the compiled pass over whole lines, the first of them number ``line`` of the file.
+
+        Returns the block, and how many bytes and lines it takes.
+        """
         from medform.ingestion.expression_kernel import parse_rows
 
         columns, texts = int(self.roles.max(initial=-1)) + 1, int((-1 - self.roles).max(initial=0))

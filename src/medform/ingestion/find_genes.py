@@ -20,13 +20,15 @@ FEWEST = 20
 
 
 def find_genes(plan: Plan) -> str | None:
-    """Path below the images' folder of the first file that is named like expression and holds a wide table of
-    numbers (or is an ``.h5ad``); None without one."""
+    """Path, below the images' folder, of the first file that looks like expression; None without one.
+
+    That is one named like expression that holds a wide table of numbers (or is an ``.h5ad``).
+    """
     for file in plan.files:
         name = Path(file.path).name
-        if file.kind == "other" and NAMED.search(name) and name.lower().endswith(ENDINGS):
-            if name.lower().endswith(".h5ad") or _is_wide(plan.root / file.path):
-                return file.path
+        named = file.kind == "other" and NAMED.search(name) and name.lower().endswith(ENDINGS)
+        if named and (name.lower().endswith(".h5ad") or _is_wide(plan.root / file.path)):
+            return file.path
     return None
 
 

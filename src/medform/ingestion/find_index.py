@@ -19,8 +19,7 @@ LARGEST_TABLE = 64 << 20
 
 @dataclass(frozen=True)
 class FoundIndex:
-    """An index: its path below the root, its columns for patient, order and file, and those that hold 0
-    and 1."""
+    """An index: its path below the root, its columns for patient, order and file, and those that hold 0 and 1."""
 
     path: str
     patient: str

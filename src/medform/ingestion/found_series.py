@@ -1,5 +1,4 @@
-"""What the readers of all image formats hand on: a series with its slices in order, its geometry and its
-verdict."""
+"""What the readers of all image formats hand on: a series with its slices in order, its geometry and its verdict."""
 
 from __future__ import annotations
 
@@ -21,8 +20,7 @@ Effect = Literal["note", "repair", "set_aside", "quarantine"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing seen about a series: its code, what it does to the verdict, where it stands and how to
-    override it.
+    """One thing seen about a series: its code, what it does to the verdict, where it stands and how to override it.
 
     ``tag`` is a DICOM keyword or the name of a header field; ``override`` says what the user can do.
     """
@@ -53,8 +51,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class SliceSource:
-    """Where one slice comes from and what its numbers mean: value in unit = stored x ``slope`` +
-    ``intercept``.
+    """Where one slice comes from and what its numbers mean: value in unit = stored x ``slope`` + ``intercept``.
 
     ``position_mm`` is measured along the slice normal (NaN where unknown). ``padding`` is the inclusive
     range of stored values that mark voxels outside the field of view.
@@ -73,8 +70,7 @@ class SliceSource:
 
 @dataclass(frozen=True)
 class SeriesMask:
-    """A label map on the grid of a series: its file, and how its axes become those of the series (column, row,
-    slice)."""
+    """A label map on the grid of a series: its file, and how its axes become the series' (column, row, slice)."""
 
     file: str
     axes: AxisMap
@@ -100,7 +96,7 @@ class FoundSeries:
     shape: tuple[int, int, int]
     dtype: str
     files: tuple[str, ...]
-    orientation: Orientation = Orientation()
+    orientation: Orientation = field(default_factory=Orientation)
     affine_lps: tuple[tuple[float, ...], ...] | None = None
     spacing_mm: tuple[float | None, float, float] | None = None
     study_id: str = ""

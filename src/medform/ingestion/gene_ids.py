@@ -34,8 +34,11 @@ MOST = 0.5
 
 @dataclass(frozen=True)
 class GeneNames:
-    """``ids`` (G,) as they are stored; ``kept`` their numbers in the matrix; ``summary`` lines were left out;
-    ``damaged`` look as if a spreadsheet had changed them."""
+    """The genes of a matrix, by id.
+
+    ``ids`` (G,) as they are stored; ``kept`` their numbers in the matrix; ``summary`` lines were left out;
+    ``damaged`` look as if a spreadsheet had changed them.
+    """
 
     ids: tuple[str, ...]
     kept: NDArray[np.int64]
@@ -45,8 +48,11 @@ class GeneNames:
 
 
 def is_damaged(gene: str, kind: GeneIdKind = "symbol") -> bool:
-    """Whether a spreadsheet may have made this of a gene: a date (``2-Sep``, ``Mar-01``, ``2002-09-02``), the number
-    of a day (44621 among symbols), a rounded number (2.31E+13)."""
+    """Whether a spreadsheet may have made this of a gene.
+
+    That is a date (``2-Sep``, ``Mar-01``, ``2002-09-02``), the number of a day (44621 among symbols) or a rounded
+    number (2.31E+13).
+    """
     if looks_like_date(gene) or DATED.fullmatch(gene) or FLOATED.fullmatch(gene):
         return True
     return kind == "symbol" and len(gene) == 5 and gene.isdecimal() and int(gene) in SERIALS
@@ -118,11 +124,10 @@ def _duplicates(matrix: Matrix, ids: Sequence[str], places: Sequence[int]) -> li
 def merge_duplicates(
     ids: Sequence[str], values: NDArray[np.float32], rule: Literal["mean", "first", "max"]
 ) -> tuple[tuple[str, ...], NDArray[np.float32], dict[str, int]]:
-    """Ids (G',) without repeats, in the order of their first copy, values (n, G'), and how many copies each merged
-    gene had.
+    """Ids (G',) without repeats, values (n, G'), and how many copies each merged gene had.
 
-    ``mean``: of the copies, missing values apart; ``first``: the first copy; ``max``: the copy with the largest
-    mean over the patients. Nothing is copied where no gene stands twice.
+    The ids are in the order of their first copy. ``mean``: of the copies, missing values apart; ``first``: the first
+    copy; ``max``: the copy with the largest mean over the patients. Nothing is copied where no gene stands twice.
     """
     copies: dict[str, list[int]] = {}
     for number, one in enumerate(ids):

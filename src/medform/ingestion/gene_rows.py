@@ -68,7 +68,9 @@ def read_gene_rows(path: Path, known: Collection[str], spec: GenesSpec) -> GeneR
     if not ids:
         raise InputError("the table has a header but no row.", where=str(path), fix="give a row of expression.")
     found = _genes(path, tuple(ids), [names[place] for place in columns], columns, np.concatenate(parts), spec)
-    return replace(found, named=named, problems=(*faults.problems(), *_twice(path, ids, lines, named), *found.problems))
+    return replace(
+        found, named=named, problems=(*faults.problems(), *_twice(path, ids, lines, named=named), *found.problems)
+    )
 
 
 def _genes(
@@ -88,7 +90,7 @@ def _genes(
             replace(one, column=None if one.column == "genes.scale" else one.column, suggestion=None)
             for one in check_scale(values, spec, ids, named.ids, path.name).problems
         ]
-    return GeneRows(Genes(ids, named.ids, values, spec.scale), True, tuple(problems))
+    return GeneRows(Genes(ids, named.ids, values, spec.scale), named=True, problems=tuple(problems))
 
 
 def _not_a_table(path: Path, names: Sequence[str], head: Head, known: set[str], spec: GenesSpec) -> Problem | None:
@@ -108,7 +110,7 @@ def _plain(gene: str, spec: GenesSpec) -> str:
     return VERSION.sub(r"\1", gene) if spec.id_kind == "ensembl" else gene
 
 
-def _twice(path: Path, ids: Sequence[str], lines: Sequence[int], named: bool) -> list[Problem]:
+def _twice(path: Path, ids: Sequence[str], lines: Sequence[int], *, named: bool) -> list[Problem]:
     """Patients that stand twice, or have no id."""
     first: dict[str, int] = {}
     found = []

@@ -1,5 +1,4 @@
-"""Joining images and table by patient id: equal ids, ids made equal by a declared rule, and suggestions
-for the rest."""
+"""Joining images and table by patient id: equal ids, ids equal by a declared rule, suggestions for the rest."""
 
 from __future__ import annotations
 
@@ -21,8 +20,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class IdSuggestion:
-    """Two ids that may be one patient, and the rules under which they would be equal. Offered, never
-    applied."""
+    """Two ids that may be one patient, and the rules under which they would be equal. Offered, never applied."""
 
     image_id: str
     table_id: str
@@ -31,8 +29,7 @@ class IdSuggestion:
 
 @dataclass(frozen=True)
 class IdMatch:
-    """How the ids of images and table fit. ``matched``: table id -> image id; ``by_rule``: those not equal as
-    written.
+    """How the ids of images and table fit. ``matched``: table id -> image id; ``by_rule``: those not equal as written.
 
     ``problems`` are ids that a rule or map would join to more than one partner.
     """
@@ -46,8 +43,7 @@ class IdMatch:
 
 
 def normalised(one: str, rules: Iterable[IdRule]) -> str:
-    """An id under rules: ``blanks`` around it, letter ``case``, ``separators`` (blank - _ . /), leading
-    ``zeros``."""
+    """An id under rules: ``blanks`` around it, letter ``case``, ``separators`` (blank - _ . /), leading ``zeros``."""
     chosen = set(rules)
     if "blanks" in chosen:
         one = one.strip(BLANKS)
@@ -124,8 +120,7 @@ def _keyed(ids: Sequence[str], rules: Sequence[IdRule]) -> dict[str, list[str]]:
 
 
 def _suggest(images: Sequence[str], table: Sequence[str]) -> tuple[IdSuggestion, ...]:
-    """Pairs that one rule, then all rules, then the same number in it would make equal; only unambiguous
-    ones."""
+    """Pairs that one rule, then all rules, then the same number in it would make equal; only unambiguous ones."""
     found: dict[str, IdSuggestion] = {}
     taken: set[str] = set()
     attempts: list[tuple[IdRule, ...]] = [*((rule,) for rule in ALL_RULES), ALL_RULES]
@@ -152,8 +147,7 @@ def _numbered(ids: Sequence[str]) -> dict[str, list[str]]:
 
 
 def refuse_strangers(match: IdMatch, where: str) -> None:
-    """Raise `InputError` where no id of the table is an image's, with examples of both sides and
-    suggestions."""
+    """Raise `InputError` where no id of the table is an image's, with examples of both sides and suggestions."""
     if match.matched or not (match.only_images and match.only_table):
         return
     rules = sorted({rule for one in match.suggestions for rule in one.rules})

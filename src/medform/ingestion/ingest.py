@@ -47,8 +47,7 @@ class _Sources:
     clinical: Clinical
 
     def digest(self) -> str:
-        """SHA-256 of what the store follows from, but the pixels: settings, headers, sizes, the table's
-        bytes."""
+        """SHA-256 of what the store follows from, but the pixels: settings, headers, sizes, the table's bytes."""
         sizes = [(file.path, file.kind, file.size) for file in self.plan.files]
         facts: tuple[object, ...] = (FORMAT, self.file.portable(), sizes, self.plan.series, self.clinical.digest)
         if self.plan.masks or self.plan.set_aside:
@@ -91,7 +90,7 @@ def ingest(
     """
     progress = progress or silent
     sources = _read_sources(cohort_file, workers, progress)
-    return _write(sources, Path(out), workers, progress, resume, overwrite)
+    return _write(sources, Path(out), workers, progress, resume=resume, overwrite=overwrite)
 
 
 def ingest_scan(
@@ -132,7 +131,7 @@ def ingest_scan(
         "accept": list(accept),
     }
     file = CohortFile(name="scan", licence="not stated", images=Images.model_validate(images), root=plan.root)
-    return _write(_chosen(file, plan, Clinical()), Path(out), workers, progress, True, overwrite)
+    return _write(_chosen(file, plan, Clinical()), Path(out), workers, progress, resume=True, overwrite=overwrite)
 
 
 def _read_sources(file: CohortFile, workers: int, progress: Progress) -> _Sources:
@@ -178,8 +177,7 @@ def _in_unit(series: FoundSeries, unit: Unit) -> FoundSeries:
 
 
 def _refuse_unusable(plan: Plan) -> None:
-    """Raise `InputError` where no series can be used: empty folder, no image in it, or every series
-    refused."""
+    """Raise `InputError` where no series can be used: empty folder, no image in it, or every series refused."""
     if any(one.usable for one in plan.series):
         return
     counts = plan.counts
@@ -214,7 +212,7 @@ def _refuse_unusable(plan: Plan) -> None:
     )
 
 
-def _write(sources: _Sources, out: Path, workers: int, progress: Progress, resume: bool, overwrite: bool) -> Cohort:
+def _write(sources: _Sources, out: Path, workers: int, progress: Progress, *, resume: bool, overwrite: bool) -> Cohort:
     """Write the store unless it is finished; one process at a time, which the lock beside it sees to."""
     if not resume and not overwrite and (out / "parts").is_dir() and not (out / "cohort.json").is_file():
         raise InputError(
@@ -321,8 +319,7 @@ def _changed_masks(root: Path, series: FoundSeries, cohort: Cohort, finished: fl
 
 
 def _set_aside(sources: _Sources, series: Iterable[FoundSeries]) -> list[Quarantined]:
-    """Everything that is not in the store, with its reason: series, series not selected, unreadable
-    files, links."""
+    """Everything that is not in the store, with its reason: series, series not selected, unreadable files, links."""
     rows = [row for one in series for row in one.set_aside()]
     rows += [*sources.left, *sources.plan.set_aside]
     rows += [

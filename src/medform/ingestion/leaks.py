@@ -1,5 +1,4 @@
-"""Columns that restate a label: by name, by what they predict alone; and orders of rows or ids that give
-it away."""
+"""Columns that restate a label: by name, by what they predict alone; and orders of rows or ids that give it away."""
 
 from __future__ import annotations
 
@@ -22,9 +21,9 @@ from medform.cohort.split import inner_folds
 from medform.errors import InputError, Problem
 
 __all__ = [
-    "Leak",
     "REFUSED_ABOVE",
     "WARNED_ABOVE",
+    "Leak",
     "cross_fitted_auroc",
     "find_leaks",
     "name_similarity",
@@ -60,8 +59,7 @@ class Leak:
 
 
 def name_similarity(feature: str, label: str) -> float:
-    """How much two column names are alike, 0 to 1: letters and digits only; 1 where one contains the
-    other."""
+    """How much two column names are alike, 0 to 1: letters and digits only; 1 where one contains the other."""
     left, right = (re.sub(r"[^a-z0-9]", "", name.casefold()) for name in (feature, label))
     if not left or not right:
         return 0.0
@@ -100,8 +98,7 @@ def cross_fitted_auroc(
 
 
 def _design(values: pd.Series, spec: ColumnSpec) -> NDArray[np.float64]:
-    """Columns of one table column (N, k): a number, a missing flag, one-hot values; nothing is fitted
-    here."""
+    """Columns of one table column (N, k): a number, a missing flag, one-hot values; nothing is fitted here."""
     missing = values.isna().to_numpy(dtype=bool)
     parts = [missing.astype(np.float64)[:, None]]
     text = ["" if absent else str(value) for value, absent in zip(values, missing, strict=True)]
@@ -138,8 +135,7 @@ def _fit_score(train: NDArray[np.float64], y: NDArray[np.float64], test: NDArray
 def order_auroc(
     order: Sequence[float] | NDArray[np.float64], labels: NDArray[np.float64]
 ) -> tuple[float, float] | None:
-    """AUROC (of the better direction) and Mann-Whitney p of an order for a label (1, 0, NaN); None for one
-    class."""
+    """AUROC (of the better direction) and Mann-Whitney p of an order for a label (1, 0, NaN); None for one class."""
     from scipy.stats import mannwhitneyu
 
     order = np.asarray(order, dtype=np.float64)
@@ -152,8 +148,7 @@ def order_auroc(
 
 
 def find_leaks(file: CohortFile, table: pd.DataFrame, seed: int = 0) -> list[Leak]:
-    """Every leak between the features of a typed table (`type_table`, in the order of the file) and the
-    tasks' labels."""
+    """Every leak between the features of a typed table (`type_table`, in the file's order) and the tasks' labels."""
     leaks = []
     for task in file.tasks:
         labels = binary_label(task, column(table, task.column), file.columns[task.column])

@@ -146,11 +146,13 @@ def with_masks(
     placed = []
     for at, one in enumerate(series):
         masks = fitting.get(at, [])
+        placed.append(one)
         if len(masks) > 1:
             findings[at] += [_two(mask, masks) for mask in masks]
         elif masks:
-            one = replace(one, mask=masks[0])
-        placed.append(one.with_findings(findings[at]) if findings[at] else one)
+            placed[-1] = replace(one, mask=masks[0])
+        if findings[at]:
+            placed[-1] = placed[-1].with_findings(findings[at])
     return placed, aside
 
 

@@ -1,5 +1,4 @@
-"""NIfTI files -> series: header first, sizes checked before any voxel is read, orientation by flips and
-transposes.
+"""NIfTI files -> series: header first, sizes checked before any voxel is read, orientation by flips and transposes.
 
 Facts from the NIfTI-1 standard: voxel to millimetres by sform, else qform, RAS; value = stored x
 scl_slope + scl_inter. A copy of the same volume stored along other axes ends as the same array.
@@ -43,8 +42,7 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the stored axes become (slice, row, column): axis numbers, whether slices are reversed, flips
-    of a slice."""
+    """How the stored axes become (slice, row, column): axis numbers, whether slices are reversed, flips of a slice."""
 
     axes: tuple[int, int, int]
     reverse: bool
@@ -68,8 +66,7 @@ class _Header:
 
 
 def read_nifti_header(path: Path, name: str, unit: Unit) -> FoundSeries:
-    """The series of one file, without its voxels; `Refused` names the file if the header cannot be
-    vouched for."""
+    """The series of one file, without its voxels; `Refused` names the file if the header cannot be vouched for."""
     header = _header(path, name)
     layout, affine, spacing, positions = _geometry(header)
     count, rows, columns = (header.shape[axis] for axis in layout.axes)
@@ -99,8 +96,7 @@ def read_nifti_header(path: Path, name: str, unit: Unit) -> FoundSeries:
 
 
 def read_nifti_slices(path: Path, name: str) -> Iterator[NDArray[Any]]:
-    """Stored slices (rows, columns) in canonical order and orientation; `Refused` where the voxels are
-    not all there."""
+    """Stored slices (rows, columns) in canonical order and orientation; `Refused` where voxels are missing."""
     header = _header(path, name)
     layout = _geometry(header)[0]
     for stored in layout.slices(_voxels(path, name, header)):
@@ -226,7 +222,7 @@ def _geometry(
     """Layout, affine of the canonical array, spacing (z, y, x), position of each slice along the normal."""
     affine = header.affine_lps
     if affine is None:
-        layout = _Layout((2, 1, 0), False, Orientation())
+        layout = _Layout((2, 1, 0), reverse=False, orientation=Orientation())
         zooms = header.zooms if len(header.zooms) == 3 and min(header.zooms) > 0 else None
         spacing = None if zooms is None else (zooms[2] if header.shape[2] > 1 else None, zooms[1], zooms[0])
         return layout, None, spacing, (math.nan,) * header.shape[2]
@@ -282,8 +278,7 @@ def _voxels(path: Path, name: str, header: _Header) -> NDArray[Any]:
 
 
 def _fill(file: BinaryIO, offset: int, target: NDArray[np.uint8]) -> None:
-    """Skip ``offset`` bytes, fill ``target`` whole, then read on a little so that the checksum is
-    verified."""
+    """Skip ``offset`` bytes, fill ``target`` whole, then read on a little so that the checksum is verified."""
     if len(file.read(offset)) < offset:
         raise EOFError
     at = 0

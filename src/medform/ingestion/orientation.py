@@ -26,8 +26,7 @@ _TARGETS = {0: (_POSTERIOR, _FEET), 1: (_LEFT, _FEET), 2: (_LEFT, _POSTERIOR)}
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a stored (H, W) array becomes the canonical one: transpose first, then flip rows, then flip
-    columns."""
+    """How a stored (H, W) array becomes the canonical one: transpose first, then flip rows, then flip columns."""
 
     transpose: bool = False
     flip_rows: bool = False
@@ -63,8 +62,7 @@ def canonical(columns: Vector, rows: Vector) -> tuple[Orientation, Vector, Vecto
 
 
 def index_map(orientation: Orientation, rows: int, columns: int) -> NDArray[np.float64]:
-    """(4, 4) matrix from canonical (column, row, slice, 1) to stored indices, for a stored (rows,
-    columns) slice."""
+    """(4, 4) matrix from canonical (column, row, slice, 1) to stored indices, for a stored (rows, columns) slice."""
     matrix = np.eye(4)
     if orientation.transpose:
         matrix[:2, :2] = [[0, 1], [1, 0]]

@@ -33,8 +33,11 @@ _FORMATS = {"auto": IMAGE_KINDS, "dicom": ("dicom",)}
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """How files are read: ``unit`` of NIfTI and pictures (None: raw and display), codes let through, HU
-    assumed, where masks are (None: where the layout has them)."""
+    """How files are read.
+
+    ``unit`` of NIfTI and pictures (None: raw and display), codes let through, HU assumed, where masks are (None:
+    where the layout has them).
+    """
 
     layout: str = "auto"
     unit: Unit | None = None
@@ -46,8 +49,7 @@ class ReadSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """What lies under ``root``: all regular files (found = image + other + unreadable), what was skipped,
-    the series.
+    """What lies under ``root``: all regular files (found = image + other + unreadable), what was skipped, the series.
 
     Every image file is in exactly one series. Label maps count as other: those on the grid of a series belong to it,
     ``set_aside`` lists those that belong to none. ``masks`` is how many label maps of volumes were found.
@@ -110,8 +112,7 @@ def _masks(root: Path, files: dict[str, FoundFile], settings: ReadSettings) -> t
 
 
 def accepting(series: FoundSeries, codes: Iterable[str]) -> FoundSeries:
-    """The series with findings of the given codes let through, where they can be: the user vouches for
-    them."""
+    """The series with findings of the given codes let through, where they can be: the user vouches for them."""
     allowed = set(codes)
     findings = tuple(
         replace(finding, effect="repair", override=None, reason=f"{finding.reason} Let through by images.accept.")
@@ -168,8 +169,10 @@ def _crashed(name: str) -> _Header:
 def _dicom(
     root: Path, names: Sequence[str], files: dict[str, FoundFile], settings: ReadSettings, progress: Progress
 ) -> tuple[list[FoundSeries], list[Quarantined]]:
-    """Series of all DICOM files, and masks in a form that is not read; files that hold no scan, or cannot be read,
-    change their kind in ``files``."""
+    """Series of all DICOM files, and masks in a form that is not read.
+
+    Files that hold no scan, or cannot be read, change their kind in ``files``.
+    """
     headers = run_all(
         partial(_read_one, root),
         names,
@@ -259,8 +262,9 @@ def _beside_unreadable(series: Iterable[FoundSeries], files: Iterable[FoundFile]
         beside = sorted({name for file in one.files for name in bad.get(file.rpartition("/")[0], ())})
         if one.reader == "dicom" and beside:
             reason = f"{len(beside)} file(s) of its folder could not be read and may have been slices of it."
-            one = one.with_findings([Finding("unreadable_beside", "note", reason, beside[0])])
-        yield one
+            yield one.with_findings([Finding("unreadable_beside", "note", reason, beside[0])])
+        else:
+            yield one
 
 
 def plan_index(file: CohortFile, settings: ReadSettings) -> Plan:

@@ -18,8 +18,7 @@ LARGEST_SIDE = 256
 
 
 def preview_png(values: NDArray[np.float32], window: tuple[float, float] | None) -> bytes:
-    """PNG of a slice (H, W) in its unit, ``window`` mapped to black and white (its own percentiles for
-    None)."""
+    """PNG of a slice (H, W) in its unit, ``window`` mapped to black and white (its own percentiles for None)."""
     low, high = window or tuple(float(value) for value in np.percentile(values, [0.5, 99.5]))
     grey = (values - low) * (255.0 / max(high - low, 1e-6))
     image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
@@ -30,8 +29,7 @@ def preview_png(values: NDArray[np.float32], window: tuple[float, float] | None)
 
 
 class PreviewTap:
-    """Passes the slices of a series on and hands a picture of the middle one to ``keep`` when all have
-    passed."""
+    """Passes the slices of a series on and hands a picture of the middle one to ``keep`` when all have passed."""
 
     def __init__(
         self, series: FoundSeries, window: tuple[float, float] | None, keep: Callable[[bytes], object]

@@ -126,8 +126,7 @@ def _excel(path: Path, sheet: str | None) -> _Grid:
 
 
 def _text(cell: Any) -> str:
-    """A spreadsheet cell as text: whole numbers without a point, dates as YYYY-MM-DD, truth values as TRUE
-    or FALSE."""
+    """A spreadsheet cell as text: whole numbers without a point, dates as YYYY-MM-DD, truth values as TRUE or FALSE."""
     if isinstance(cell, bool):
         return "TRUE" if cell else "FALSE"
     if isinstance(cell, float):
@@ -205,8 +204,7 @@ def _square(body: list[tuple[int, list[str]]], width: int, problem: Any, header_
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Names that can be looked up; a doubled or empty one is already a problem, and gets its place as a
-    suffix."""
+    """Names that can be looked up; a doubled or empty one is already a problem, and gets its place as a suffix."""
     seen: Counter[str] = Counter()
     result = []
     for place, name in enumerate(names, start=1):

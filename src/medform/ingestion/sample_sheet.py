@@ -28,7 +28,7 @@ class SheetRow:
     row: int = 0
 
 
-def read_sheet(path: Path, files: bool = False) -> list[SheetRow]:
+def read_sheet(path: Path, *, files: bool = False) -> list[SheetRow]:
     """The rows of a sample sheet, in the order of the file; with ``files`` each must name its file.
 
     Column names are compared without regard to case, blanks and underscores; lines that begin with ``#`` are
@@ -46,7 +46,7 @@ def read_sheet(path: Path, files: bool = False) -> list[SheetRow]:
         if found[key] is None:
             hint = f"Columns there: {', '.join(map(str, raw.frame.columns[:12]))}."
             problems.append(raw.problem("the sample sheet has no such column.", raw.header_row, word, suggestion=hint))
-    rows = [] if problems else _rows(raw, found, files, problems)
+    rows = [] if problems else _rows(raw, found, files=files, problems=problems)
     if problems:
         raise InputError(
             f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the sample sheet.",
@@ -58,7 +58,7 @@ def read_sheet(path: Path, files: bool = False) -> list[SheetRow]:
 
 
 def _rows(
-    raw: RawTable, found: dict[tuple[str, ...], str | None], files: bool, problems: list[Problem]
+    raw: RawTable, found: dict[tuple[str, ...], str | None], *, files: bool, problems: list[Problem]
 ) -> list[SheetRow]:
     def cells(key: tuple[str, ...]) -> list[str]:
         name = found[key]

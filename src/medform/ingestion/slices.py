@@ -53,8 +53,7 @@ def read_picture_size(path: Path, name: str) -> tuple[int, int, str]:
 
 
 def read_picture(path: Path, name: str) -> np.ndarray:
-    """Grey values (rows, columns): uint8, uint16 or float32. Three equal channels are grey; others are
-    refused."""
+    """Grey values (rows, columns): uint8, uint16 or float32. Three equal channels are grey; others are refused."""
     with _opened(path, name) as image:
         if image.mode in _DEEP_MODES:
             return _deep(np.asarray(image), name)

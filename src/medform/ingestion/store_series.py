@@ -1,5 +1,4 @@
-"""One series into a store: the unit of work that a pool of processes shares and that a killed run does
-not repeat."""
+"""One series into a store: the unit of work that a pool of processes shares and that a killed run does not repeat."""
 
 from __future__ import annotations
 
@@ -48,8 +47,7 @@ class SeriesTask:
 
 
 def store_series(task: SeriesTask) -> FoundSeries:
-    """Write voxels, preview and record of one series; what an earlier run finished from the same is left
-    alone.
+    """Write voxels, preview and record of one series; what an earlier run finished from the same is left alone.
 
     Returns the series with what its voxels showed; it comes back quarantined, and is not in the store,
     where a file of it cannot be vouched for.

@@ -1,5 +1,4 @@
-"""A first draft of the columns of a cohort file from a raw table: every guess is written down, to be
-confirmed."""
+"""A first draft of the columns of a cohort file from a raw table: every guess is written down, to be confirmed."""
 
 from __future__ import annotations
 
@@ -32,8 +31,7 @@ problems."""
 
 @dataclass(frozen=True)
 class DraftColumn:
-    """A drafted column: its spec, how many cells are missing, and what a person should confirm ('' for
-    nothing)."""
+    """A drafted column: its spec, how many cells are missing, and what a person should confirm ('' for nothing)."""
 
     name: str
     spec: ColumnSpec
@@ -42,8 +40,7 @@ class DraftColumn:
 
 
 def guess_patient_column(raw: RawTable) -> str | None:
-    """The column that looks like the patient id: by its name, all cells filled; else the first with
-    distinct cells."""
+    """The column that looks like the patient id: by its name, all cells filled; else the first with distinct cells."""
     filled = [name for name in raw.frame.columns if all(trimmed(text) for _, text in raw.cells(name))]
     named = [name for name in filled if PATIENT.fullmatch(name)]
     distinct = [name for name in filled if len(set(raw.frame[name])) == len(raw.frame)]

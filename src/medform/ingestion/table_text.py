@@ -1,5 +1,4 @@
-"""From the bytes of a text table to its fields: encoding and separator, declared or found, never
-half-guessed."""
+"""From the bytes of a text table to its fields: encoding and separator, declared or found, never half-guessed."""
 
 from __future__ import annotations
 
@@ -48,11 +47,7 @@ def decode(content: bytes, where: str, declared: str | None = None) -> tuple[str
         if content.startswith(mark):
             return content.decode(name), name
     if b"\0" in content[:4096]:
-        name = "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
-        try:
-            return content.decode(name), name
-        except UnicodeDecodeError:
-            raise InputError("not a text table.", where=where, fix="give a CSV, TSV or Excel file.") from None
+        return _decode_wide(content, where)
     try:
         return content.decode("utf-8"), "utf-8"
     except UnicodeDecodeError as error:
@@ -63,6 +58,15 @@ def decode(content: bytes, where: str, declared: str | None = None) -> tuple[str
         return content.decode(name), name
     except UnicodeDecodeError as error:
         raise _undecodable(content, error, where, name) from None
+
+
+def _decode_wide(content: bytes, where: str) -> tuple[str, str]:
+    """Text of two bytes a letter without a mark."""
+    name = "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
+    try:
+        return content.decode(name), name
+    except UnicodeDecodeError:
+        raise InputError("not a text table.", where=where, fix="give a CSV, TSV or Excel file.") from None
 
 
 def _undecodable(content: bytes, error: UnicodeDecodeError, where: str, name: str) -> InputError:
@@ -134,8 +138,7 @@ def _separator(text: str) -> str:
 
 
 def read_rows(content: bytes, where: str, encoding: str | None = None, separator: str | None = None) -> TextRows:
-    """All fields of a text table as text. Raises `InputError` where it cannot be decoded or a quote is
-    never closed."""
+    """All fields of a text table as text. Raises `InputError` where it cannot be decoded or a quote is never closed."""
     text, name = decode(content, where, encoding)
     named = {"\\t": "\t", "tab": "\t", "comma": ",", "semicolon": ";"}
     sign = named.get(separator, separator) if separator else _separator(text)

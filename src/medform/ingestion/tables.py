@@ -185,8 +185,7 @@ def _suspect_problems(
 
 
 def _one_row_each(raw: RawTable, table: TableSpec, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    """One row a patient: equal rows are one, several visits follow the declared rule, anything else is a
-    problem."""
+    """One row a patient: equal rows are one, several visits follow the declared rule, anything else is a problem."""
     places: dict[str, list[int]] = {}
     for place, one in enumerate(frame.index):
         places.setdefault(str(one), []).append(place)
@@ -224,8 +223,7 @@ def _conflict(raw: RawTable, table: TableSpec, one: str, left: int, right: int, 
 def _visit(
     raw: RawTable, table: TableSpec, frame: pd.DataFrame, one: str, places: Sequence[int]
 ) -> tuple[int, list[Problem]]:
-    """The row of the first (last) visit of a patient; a missing date or a tie with other values is a
-    problem."""
+    """The row of the first (last) visit of a patient; a missing date or a tie with other values is a problem."""
     assert table.visit is not None
     when = {place: frame[table.visit.by].iloc[place] for place in places}
     rows = ", ".join(str(raw.rows[place]) for place in places)

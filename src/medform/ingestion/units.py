@@ -21,8 +21,7 @@ AIR_SHARE = 0.01
 
 
 def unit_by_range(root: Path, series: FoundSeries) -> FoundSeries:
-    """A NIfTI series taken as HU where its values are those of a CT: air near -1000, nothing beyond the
-    scale.
+    """A NIfTI series taken as HU where its values are those of a CT: air near -1000, nothing beyond the scale.
 
     Only a file that cannot say what its numbers mean is judged so, and the verdict carries the finding.
     """

@@ -1,5 +1,4 @@
-"""The one pass over the voxels of a series: stored slices in canonical order and orientation, whatever
-the format.
+"""The one pass over the voxels of a series: stored slices in canonical order and orientation, whatever the format.
 
 On the way voxels marked as outside the field of view become air, files are digested, and what only the
 pixels can show (an undecodable frame, a colour picture) refuses the series.

@@ -24,7 +24,8 @@ Result = TypeVar("Result")
 class Progress(Protocol):
     """Called after each finished item: so many of ``total`` done, and what they are."""
 
-    def __call__(self, done: int, total: int, what: str) -> None: ...
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Take note that ``done`` of ``total`` items are finished; ``what`` names them."""
 
 
 class Crashed(Exception):

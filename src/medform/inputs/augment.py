@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cache
+from itertools import pairwise
 from typing import Annotated, Self
 
 import numpy as np
@@ -159,8 +160,10 @@ def parameter_table(
     side = np.where(next(u) < config.cutout, np.sqrt(between(config.cutout_area)), 0.0)
     cut_x, cut_y = next(u) * (1 - side), next(u) * (1 - side)
     return np.stack(
-        [centre_x, centre_y, extent_x * mirrored, extent_y, np.cos(angle), np.sin(angle), gain, bias, bend]
-        + [blur, noise, noise_seed, cut_x, cut_y, cut_x + side, cut_y + side],
+        [
+            *(centre_x, centre_y, extent_x * mirrored, extent_y, np.cos(angle), np.sin(angle), gain, bias, bend),
+            *(blur, noise, noise_seed, cut_x, cut_y, cut_x + side, cut_y + side),
+        ],
         axis=1,
     ).astype(np.float32)
 
@@ -251,8 +254,7 @@ def augment(
     size: int,
     threads: int = 1,
 ) -> Float32[np.ndarray, "m 1 size size"]:
-    """Views in [0, 1] of ``pixels[rows]`` (uint8 or int16, square), one a row of ``table``; equal for any
-    ``threads``.
+    """Views in [0, 1] of ``pixels[rows]`` (uint8 or int16, square), one a row of ``table``; equal for any ``threads``.
 
     ``to_unit`` (gain, bias) maps stored values to the window's [0, 1]. Sources wider than twice a crop's
     share of ``size`` would alias: keep the working size below 2 x ``size``.
@@ -280,7 +282,7 @@ def augment(
         )
 
     bounds = np.linspace(0, len(rows), max(1, min(threads, len(rows))) + 1).astype(int)
-    parts = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [slice(a, b) for a, b in pairwise(bounds)]
     if len(parts) == 1:
         run(parts[0])
     else:

@@ -24,10 +24,10 @@ Arrays = dict[str, np.ndarray]
 
 
 class FeatureInputConfig(Config):
-    """Slice features of an earlier stage. ``size``: side of the slices the encoder reads; ``layers``: whose
-    pooled maps.
+    """Slice features of an earlier stage.
 
-    ``smooth``: mean with the neighbours in the series or not; ``pca``: components kept, null for all columns.
+    ``size``: side of the slices the encoder reads; ``layers``: whose pooled maps; ``smooth``: mean with the
+    neighbours in the series or not; ``pca``: components kept, null for all columns.
     """
 
     kind: Literal["features"] = "features"

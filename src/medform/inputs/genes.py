@@ -144,9 +144,9 @@ class GeneEncoder:
         if tails != "rank" and config.pca is None and config.order != "cluster":
             return encoder._along(config.gtf)
         raw = np.concatenate([raw_values(genes, piece, places) for piece in pieces(rows, len(genes.gene_ids))])
-        return encoder._fit_rest(raw, tails == "rank", config)
+        return encoder._fit_rest(raw, by_rank=tails == "rank", config=config)
 
-    def _fit_rest(self, raw: Float[np.ndarray, "n g"], by_rank: bool, config: GeneInputConfig) -> Self:
+    def _fit_rest(self, raw: Float[np.ndarray, "n g"], *, by_rank: bool, config: GeneInputConfig) -> Self:
         """With what needs all training values at once: quantiles, the order by cluster, components."""
         encoder = self
         if by_rank:

@@ -87,8 +87,7 @@ def slice_block(store: SliceStore, rows: Codes, value: Mapping[str, Float32[np.n
 
 @dataclass(frozen=True)
 class EpochSampler:
-    """Items 0..n-1 in a new order each epoch, cut into batches of nearly equal size, none larger than
-    ``batch``.
+    """Items 0..n-1 in a new order each epoch, cut into batches of nearly equal size, none larger than ``batch``.
 
     Every item comes once an epoch. No batch is smaller than ``least``, unless there are fewer items: where
     that cannot be kept otherwise (odd n in pairs), one item sits out an epoch, another one each time.
@@ -274,6 +273,7 @@ class SlicePatientLoader:
         batch: int,
         seed: int,
         sources: Mapping[str, Source],
+        *,
         threads: int = 1,
         lesion_pixels: Int[np.ndarray, " t"] | None = None,
         pairing: Literal["matched", "shuffled"] = "matched",
@@ -306,8 +306,8 @@ class SlicePatientLoader:
         if len(rows) <= self.config.slices:
             return rows
         share = self._weight[rows] / self._weight[rows].sum()
-        chosen = numpy_generator(self.seed, "slices", epoch, code).choice(rows, self.config.slices, False, share)
-        return np.sort(chosen)
+        random = numpy_generator(self.seed, "slices", epoch, code)
+        return np.sort(random.choice(rows, self.config.slices, replace=False, p=share))
 
     def _blocks(self, patients: Codes, rows: Codes, image: Float32[np.ndarray, "m c s s"]) -> Batch:
         blocks = {"image": slice_block(self.store, rows, {"image": image})}

@@ -30,8 +30,9 @@ Label = Annotated[int, Field(ge=1, le=255)]
 
 
 class MaskInputConfig(Config):
-    """Which mask values are lesion (``values: null``: all but 0). ``size: null`` takes the source size of the
-    images, which the masks must have to be moved with them.
+    """Which mask values are lesion (``values: null``: all but 0).
+
+    ``size: null`` takes the source size of the images, which the masks must have to be moved with them.
     """
 
     kind: Literal["masks"] = "masks"

@@ -27,8 +27,10 @@ Codes = Int[np.ndarray, " n"]
 
 
 class SegmentationLoader:
-    """Blocks "image" (value "image" (M, C, S, S) in [0, 1]), "mask" (value "mask" (M, 1, S, S), soft) of the same
-    slices in the same order, and "genes": one row for each patient of the batch who has one.
+    """Batches of slices with their lesion masks and their patients' gene expression.
+
+    Blocks "image" (value "image" (M, C, S, S) in [0, 1]), "mask" (value "mask" (M, 1, S, S), soft) of the same slices
+    in the same order, and "genes": one row for each patient of the batch who has one.
 
     Lesion slices come first: one random one a patient, patients in a new order each time all have come. The rest
     are slices known to show none, each as often as any other. Of ``rows``, those without a mask are left out.
@@ -44,6 +46,7 @@ class SegmentationLoader:
         config: SegmentationInputConfig,
         batch: int,
         seed: int,
+        *,
         threads: int = 1,
         genes: PairedSource | None = None,
         pairing: Literal["matched", "shuffled"] = "matched",

@@ -63,9 +63,7 @@ class Resamples:
 
 
 def resample_counts(size: int, draws: int, random: np.random.Generator) -> Array:
-    """How often each of ``size`` patients is drawn in each of ``draws`` resamples with replacement, (draws,
-    size).
-    """
+    """How often each of ``size`` patients is drawn in each of ``draws`` resamples with replacement, (draws, size)."""
     chosen = random.integers(0, size, (draws, size)) if size else np.zeros((draws, 0), dtype=np.int64)
     chosen += np.arange(draws)[:, None] * size
     return np.bincount(chosen.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64)
@@ -73,9 +71,7 @@ def resample_counts(size: int, draws: int, random: np.random.Generator) -> Array
 
 @lru_cache(maxsize=64)
 def resample(positives: int, negatives: int, draws: int, seed: int) -> Resamples:
-    """Resamples within class. Equal arguments give the same ones, so two models are compared on the same
-    patients.
-    """
+    """Resamples within class. Equal arguments give the same ones, so two models are compared on the same patients."""
     random = np.random.default_rng([seed, positives, negatives, draws])
     counts = Resamples(resample_counts(positives, draws, random), resample_counts(negatives, draws, random))
     counts.positive.flags.writeable = counts.negative.flags.writeable = False
@@ -108,8 +104,7 @@ def auroc_resamples(scores: Concordance, counts: Resamples) -> Array:
 
 
 def quadratic_resamples(top: Array, bottom: Array, counts: Array) -> Array:
-    """w' top w / w' bottom w (B,) for multiplicities ``counts`` (B, P) of patients; NaN where the divisor
-    is 0.
+    """Ratio w' top w / w' bottom w (B,) for multiplicities ``counts`` (B, P) of patients; NaN where the divisor is 0.
 
     With ``top`` and ``bottom`` (P, P) summed over the pairs of items of two patients, this is the AUROC of
     items (slices) of which whole patients are resampled.
@@ -118,9 +113,7 @@ def quadratic_resamples(top: Array, bottom: Array, counts: Array) -> Array:
 
 
 def percentile_interval(values: ArrayLike, level: float = LEVEL) -> Interval | None:
-    """Percentile interval of resampled figures, undefined resamples (NaN) left out; None where all are
-    undefined.
-    """
+    """Percentile interval of resampled figures, undefined resamples (NaN) left out; None where all are undefined."""
     kept = np.asarray(values, dtype=np.float64)
     kept = kept[~np.isnan(kept)]
     if len(kept) == 0:
@@ -130,8 +123,9 @@ def percentile_interval(values: ArrayLike, level: float = LEVEL) -> Interval | N
 
 
 def weighted_medians(values: ArrayLike, counts: ArrayLike) -> Array:
-    """Median (B,) of ``values`` (n,) in each resample of ``counts`` (B, n); between the two middle ones where a
-    resample is even.
+    """Median (B,) of ``values`` (n,) in each resample of ``counts`` (B, n).
+
+    Where a resample is even, it is between the two middle ones.
     """
     kept, weights = np.asarray(values, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     order = np.argsort(kept, kind="stable")
@@ -152,8 +146,7 @@ def _influence(scores: Concordance) -> tuple[Array, Array]:
 
 
 def delong_covariance(first: Concordance, second: Concordance) -> float | None:
-    """DeLong's covariance of two AUROCs of the same patients in the same order (the variance for equal
-    arguments).
+    """DeLong's covariance of two AUROCs of the same patients in the same order (the variance for equal arguments).
 
     With one fold this is DeLong, DeLong and Clarke-Pearson (1988); with folds, the same sum over the
     influence of each patient on the stratified AUROC. None where a class has fewer than two patients.
@@ -217,9 +210,7 @@ def auroc_interval(scores: Concordance, counts: Resamples, level: float = LEVEL)
 
 
 def sign_p_value(differences: ArrayLike) -> float | None:
-    """Two-sided p-value of resampled differences: twice the smaller share on one side of 0, each plus one
-    resample.
-    """
+    """Two-sided p-value of resampled differences: twice the smaller share on one side of 0, each plus one resample."""
     kept = np.asarray(differences, dtype=np.float64)
     kept = kept[~np.isnan(kept)]
     if len(kept) == 0:

@@ -26,8 +26,7 @@ def _weighted_aurocs(
     fold_end: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Fold-stratified AUROC of each row of multiplicities into ``out`` (B,); NaN where no pair can be
-    compared.
+    """Fold-stratified AUROC of each row of multiplicities into ``out`` (B,); NaN where no pair can be compared.
 
     ``positive`` (B, P), ``negative`` (B, N); the other arrays (n,) are a `ranking.Ranking`: patients
     ordered by fold, then score.

@@ -15,9 +15,7 @@ Array = NDArray[np.float64]
 
 
 def brier(y: ArrayLike, probability: ArrayLike, weight: ArrayLike | None = None) -> float | None:
-    """Mean squared difference of probability (n,) and outcome (n,) of 0 and 1; 0 is best; None without a
-    row.
-    """
+    """Mean squared difference of probability (n,) and outcome (n,) of 0 and 1; 0 is best; None without a row."""
     outcome, predicted = np.asarray(y, dtype=np.float64), np.asarray(probability, dtype=np.float64)
     counts = np.ones(len(outcome)) if weight is None else np.asarray(weight, dtype=np.float64)
     if not outcome.shape == predicted.shape == counts.shape:
@@ -39,8 +37,7 @@ class Calibrator:
 
 
 def fit_calibrator(y: ArrayLike, score: ArrayLike) -> Calibrator | None:
-    """Platt scaling (1999) of out-of-fold ``score`` (n,), with its smoothed targets; None with one class
-    only.
+    """Platt scaling (1999) of out-of-fold ``score`` (n,), with its smoothed targets; None with one class only.
 
     The targets (n1 + 1)/(n1 + 2) and 1/(n0 + 2) keep the slope finite where the score separates the classes.
     """
@@ -64,8 +61,7 @@ def fit_calibrator(y: ArrayLike, score: ArrayLike) -> Calibrator | None:
 
 
 def best_threshold(y: ArrayLike, probability: ArrayLike) -> float | None:
-    """The threshold with the highest balanced accuracy (Youden), midway between two scores; None with one
-    class.
+    """The threshold with the highest balanced accuracy (Youden), midway between two scores; None with one class.
 
     Predicted positive means probability >= threshold. Of equals the one nearest to 0.5 is taken.
     """

@@ -19,8 +19,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pairs:
-    """For every pair of patients (n, n), the row's event coming first: ``weight`` 0 where the two cannot be
-    compared, and ``right`` the part of it that the risks order rightly (a tie counts half).
+    """Every pair of patients (n, n), the row's event coming first.
+
+    ``weight`` is 0 where the two cannot be compared, and ``right`` the part of it that the risks order rightly (a tie
+    counts half).
     """
 
     right: Array
@@ -92,11 +94,11 @@ def uno_pairs(
     fold: ArrayLike | None = None,
     limit: float | None = None,
 ) -> Pairs:
-    """Pairs of Uno's C (2011, Statistics in Medicine 30:1105): weighted by 1 / G(t)^2, G being the chance of not
-    being censored until then, from all the patients given.
+    """Pairs of Uno's C (2011, Statistics in Medicine 30:1105), weighted by 1 / G(t)^2.
 
-    Unlike Harrell's it does not depend on when patients were censored. Events from ``limit`` on do not count
-    (None: all count; late ones weigh much where few are left). In a bootstrap over patients G stays as it is.
+    G is the chance of not being censored until then, from all the patients given. Unlike Harrell's it does not depend
+    on when patients were censored. Events from ``limit`` on do not count (None: all count; late ones weigh much where
+    few are left). In a bootstrap over patients G stays as it is.
     """
     times, events, risks = _columns(time, event, risk)
     chance = censoring_survival(times, events, times)

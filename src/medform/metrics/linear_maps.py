@@ -55,14 +55,12 @@ class Pca:
     sd: Array
 
     def transform(self, x: ArrayLike, power: float = 0.0) -> Array:
-        """Scores (n, k) of rows ``x`` (n, d), each component divided by ``sd ** power`` (0: not whitened,
-        1: whitened).
-        """
+        """Scores (n, k) of rows ``x`` (n, d), each divided by its ``sd ** power`` (0: not whitened, 1: whitened)."""
         rows = _matrix(x, "x")
         return ((rows - self.mean) / self.scale) @ (self.components / self.sd**power)
 
 
-def pca(x: ArrayLike, k: int, standardise: bool = False) -> Pca:
+def pca(x: ArrayLike, k: int, *, standardise: bool = False) -> Pca:
     """The first ``k`` principal components of ``x`` (n, d), fewer where the centred rows have a lower rank.
 
     With ``standardise`` columns are first divided by their standard deviation (a constant column by 1).
@@ -106,8 +104,7 @@ class Ridge:
 
 
 def ridge(x: ArrayLike, y: ArrayLike, strength: float) -> Ridge:
-    """Ridge regression of ``y`` (n, c) on ``x`` (n, d): minimises |y - xw - b|^2 + strength |w|^2, ``b``
-    not penalised.
+    """Ridge regression of ``y`` (n, c) on ``x`` (n, d): minimises |y - xw - b|^2 + strength |w|^2, ``b`` not penalised.
 
     ``strength`` > 0. Solved in the smaller of primal and dual form.
     """
@@ -130,8 +127,7 @@ def ridge(x: ArrayLike, y: ArrayLike, strength: float) -> Ridge:
 
 @dataclass(frozen=True)
 class Cca:
-    """Regularised canonical directions: ``wx`` (d, k), ``wt`` (q, k), ``singular`` (k,) in [0, 1], largest
-    first.
+    """Regularised canonical directions: ``wx`` (d, k), ``wt`` (q, k), ``singular`` (k,) in [0, 1], largest first.
 
     The columns of both maps are scaled by their singular value, so a pair of directions that hardly belong
     together hardly counts in a distance. Both maps expect centred rows.

@@ -1,5 +1,4 @@
-"""Linear readouts of frozen vectors, solved exactly and in batches: L2-logistic regression and nearest
-class mean.
+"""Linear readouts of frozen vectors, solved exactly and in batches: L2-logistic regression and nearest class mean.
 
 The logistic objective is that of scikit-learn, |w|^2 / 2 + C sum log(1 + exp(-s (w.x + b))) with s = +-1
 and an unpenalised b. It is solved by Newton's method with a line search, in the dual (kernel) form where
@@ -117,9 +116,7 @@ class _Form(Protocol):
         ...
 
     def gradient_norm(self, coefficients: Array, gradient: Array) -> Array:
-        """Norm (B,) of the objective's gradient in the weights; ``gradient`` (B, m) is the loss's in the
-        decision.
-        """
+        """Norm (B,) of the objective's gradient in the weights; ``gradient`` (B, m) is the loss's in the decision."""
         ...
 
     def newton(self, f: Array, gradient: Array, curvature: Array) -> tuple[Array, Array]:
@@ -252,9 +249,7 @@ def solve_dual(kernel: Array, y: ArrayLike, c: float) -> tuple[Array, Array]:
 
 
 def solve_primal(rows: Array, y: ArrayLike, c: float) -> tuple[Array, Array]:
-    """Weights (B, d) and biases (B,) of B problems with ``rows`` (B, m, d) or shared (1, m, d); else as
-    `solve_dual`.
-    """
+    """As `solve_dual`: weights (B, d) and biases (B,) of B problems; ``rows`` (B, m, d), or shared (1, m, d)."""
     labels = np.asarray(y, dtype=np.float64)
     _check(labels, c)
     return _newton(_Primal(rows), labels, c)

@@ -94,8 +94,9 @@ class SurfaceDistances:
         return max(sides) if sides else None
 
     def nsd(self, tolerance: float) -> float | None:
-        """Share of both surfaces within ``tolerance`` of each other (normalised surface Dice, Nikolov et al. 2018,
-        arXiv 1809.04430, on pixels); None where both are empty.
+        """Share of both surfaces within ``tolerance`` of each other; None where both are empty.
+
+        Normalised surface Dice (Nikolov et al. 2018, arXiv 1809.04430), on pixels.
         """
         total = len(self.of_prediction) + len(self.of_truth)
         near = sum(int(np.count_nonzero(side <= tolerance)) for side in (self.of_prediction, self.of_truth))

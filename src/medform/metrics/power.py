@@ -13,9 +13,7 @@ SIGNIFICANCE = 0.05
 
 
 def auroc_variance(auroc: float, positives: int, negatives: int) -> float:
-    """Variance of an AUROC by Hanley and McNeil (1982), for ``positives`` + ``negatives`` patients (each >=
-    1).
-    """
+    """Variance of an AUROC by Hanley and McNeil (1982), for ``positives`` + ``negatives`` patients (each >= 1)."""
     one = auroc / (2 - auroc)
     two = 2 * auroc**2 / (1 + auroc)
     total = auroc * (1 - auroc) + (positives - 1) * (one - auroc**2) + (negatives - 1) * (two - auroc**2)
@@ -23,9 +21,7 @@ def auroc_variance(auroc: float, positives: int, negatives: int) -> float:
 
 
 def detectable_from_error(standard_error: float, power: float = POWER, significance: float = SIGNIFICANCE) -> float:
-    """The difference that a two-sided test with this standard error finds with ``power``: 2.80 standard
-    errors.
-    """
+    """The difference that a two-sided test with this standard error finds with ``power``: 2.80 standard errors."""
     return float((norm.ppf(1 - significance / 2) + norm.ppf(power)) * standard_error)
 
 

@@ -1,5 +1,4 @@
-"""How well scores rank and classify: AUROC (also within folds), AUPRC, balanced accuracy, macro F1, recall
-at k.
+"""How well scores rank and classify: AUROC (also within folds), AUPRC, balanced accuracy, macro F1, recall at k.
 
 Labels are 0 and 1, higher scores mean more positive, ``weight`` counts a row that many times. A figure that
 is not defined (one class, no row) is None: never 0, 0.5 or an error. Pure functions on arrays (n,).
@@ -48,9 +47,7 @@ def _rows(y: ArrayLike, score: ArrayLike, weight: ArrayLike | None) -> tuple[NDA
 
 
 def concordance(positive: ArrayLike, negative: ArrayLike) -> Array:
-    """(..., P, N): 1 where a positive (..., P) scores above a negative (..., N), 0.5 where they tie, else
-    0.
-    """
+    """(..., P, N): 1 where a positive (..., P) scores above a negative (..., N), 0.5 where they tie, else 0."""
     first = np.asarray(positive)[..., :, None]
     second = np.asarray(negative)[..., None, :]
     return (first > second) + 0.5 * (first == second)
@@ -71,8 +68,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Concordance:
-    """Positives against negatives: ``matrix`` (P, N) mean concordance of a pair, ``pairs`` (P, N) how often
-    it counts.
+    """Positives against negatives: ``matrix`` (P, N) mean concordance of a pair, ``pairs`` (P, N) how often it counts.
 
     A pair counts once for each fold that tests both; pairs of different folds have ``pairs`` 0, since
     scores of different fits cannot be compared. ``matrix`` may be a mean over few-shot draws and seeds: the
@@ -93,9 +89,7 @@ class Concordance:
 
 
 def stratified_auroc(y: ArrayLike, score: ArrayLike, fold: ArrayLike) -> Concordance:
-    """Concordance of scores (n,) where only pairs of one ``fold`` (n,) count; rows keep their order within
-    a class.
-    """
+    """Concordance of scores (n,) where only pairs of one ``fold`` (n,) count; rows keep their order within a class."""
     labels, values, _ = _rows(y, score, None)
     folds = np.asarray(fold)
     pairs = (folds[labels][:, None] == folds[~labels][None, :]).astype(np.float64)

@@ -1,6 +1,4 @@
-"""Label-free measures of a set of vectors: centred effective rank, alignment, uniformity, retrieval of a
-pair.
-"""
+"""Label-free measures of a set of vectors: centred effective rank, alignment, uniformity, retrieval of a pair."""
 
 from __future__ import annotations
 
@@ -23,11 +21,10 @@ def _unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def effective_rank(vectors: ArrayLike) -> float:
-    """exp of the entropy of the normalised singular values of centred ``vectors`` (n, d); between 1 and
-    min(n - 1, d).
+    """Effective rank of centred ``vectors`` (n, d): between 1 and min(n - 1, d), 0.0 where all are equal.
 
-    Roy and Vetterli (2007), after centring: a constant offset, which says nothing of a collapse, would else
-    hide the rest. 0.0 where all vectors are equal.
+    The exponential of the entropy of the normalised singular values. Roy and Vetterli (2007), after centring: a
+    constant offset, which says nothing of a collapse, would else hide the rest.
     """
     rows = _vectors(vectors)
     centred = rows - rows.mean(axis=0)
@@ -41,16 +38,13 @@ def effective_rank(vectors: ArrayLike) -> float:
 
 
 def alignment(first: ArrayLike, second: ArrayLike) -> float:
-    """Mean squared distance of paired unit vectors (n, d); 0 = views agree, 2 = orthogonal (Wang and Isola,
-    2020).
-    """
+    """Mean squared distance of paired unit vectors (n, d); 0 = views agree, 2 = orthogonal (Wang and Isola, 2020)."""
     a, b = _unit(_vectors(first)), _unit(_vectors(second))
     return float(((a - b) ** 2).sum(axis=1).mean())
 
 
 def uniformity(vectors: ArrayLike, temperature: float = 2.0) -> float:
-    """log mean exp(-t |a - b|^2) over pairs of unit vectors (n, d), n >= 2; lower is more uniform, 0 is
-    collapse.
+    """Log mean exp(-t |a - b|^2) over pairs of unit vectors (n, d), n >= 2; lower is more uniform, 0 is collapse.
 
     Wang and Isola (2020), t = 2.
     """

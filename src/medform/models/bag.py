@@ -17,8 +17,7 @@ __all__ = ["BagConfig", "BagTower"]
 
 
 class BagTower(Tower):
-    """Packed slice features -> pool -> head(bag centred and divided by one number), or the bag itself
-    without a head.
+    """Packed slice features -> pool -> head(bag centred and divided by one number), or the bag itself without a head.
 
     ``centre`` (e,) and ``scale`` () are those of the training patients' bags; `fit_input` sets them before
     step 0, they are stored with the weights and never learn. Without a head they stay 0 and 1.
@@ -50,8 +49,7 @@ class BagTower(Tower):
 
     @torch.no_grad()
     def fit_input(self, block: Block) -> Float[Tensor, "m e"]:
-        """Set ``centre`` and ``scale`` from all training patients and return their bags as the head sees
-        them.
+        """Set ``centre`` and ``scale`` from all training patients and return their bags as the head sees them.
 
         The scale is one number for all dimensions, the root mean square of the centred entries, so that
         components keep their proportions (they are not whitened). Pooled in evaluation mode.
@@ -69,9 +67,7 @@ class BagTower(Tower):
 
 
 class BagConfig(Config):
-    """A tower over slice features. Without a ``head`` the bag itself is the vector, as in the MEDFORM
-    paper.
-    """
+    """A tower over slice features. Without a ``head`` the bag itself is the vector, as in the MEDFORM paper."""
 
     kind: Literal["bag"] = "bag"
     pool: PoolConfig
@@ -94,4 +90,4 @@ class BagConfig(Config):
         if self.head is None:
             return BagTower(pool)
         head = self.head.build(pool.width, random, shared_width)
-        return BagTower(pool, head, head.width if hasattr(head, "width") else head.out_features)  # pyright: ignore
+        return BagTower(pool, head, head.width if hasattr(head, "width") else head.out_features)  # pyright: ignore[reportArgumentType]

@@ -56,8 +56,10 @@ class FusionDecoderConfig(Config):
     stem: int = Field(default=8, ge=1)
 
     def build(self, image: Tower, genes: Tower | None, random: torch.Generator) -> FusionDecoder:
-        """The decoder for these towers, weights drawn from ``random``. Raises `InputError` where the image
-        tower gives no tokens and maps, or ``widths`` are too few for its coarsest map.
+        """The decoder for these towers, weights drawn from ``random``.
+
+        Raises `InputError` where the image tower gives no tokens and maps, or ``widths`` are too few for its coarsest
+        map.
         """
         if not isinstance(image, MapTower) or len(image.strides) < 2 or image.strides[0] != 1:
             raise _unfit("a fusion decoder needs an image tower with tokens and maps", "use `hybrid` or `vit`")
@@ -135,7 +137,8 @@ class FusionDecoder(nn.Module):
 
     def forward(self, image: Encoded, genes: Encoded | None, rows: Int[Tensor, " m"]) -> Float[Tensor, "m 1 h w"]:
         """Logits. ``rows``: which row of ``genes`` is the slice's patient, -1 for none."""
-        assert image.maps is not None and image.tokens is not None
+        assert image.maps is not None
+        assert image.tokens is not None
         tokens, maps = image.tokens, image.maps
         if isinstance(self.fusion, GeneAttention):
             tokens = self.fusion(tokens, genes, rows)

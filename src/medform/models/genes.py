@@ -51,7 +51,7 @@ class GeneTokens(nn.Module):
     g = 1: of the gene) is added, unless ``identity`` is False.
     """
 
-    def __init__(self, genes: int, width: int, patch: int, identity: bool = True) -> None:
+    def __init__(self, genes: int, width: int, patch: int, *, identity: bool = True) -> None:
         super().__init__()
         self.patch, self.length = patch, math.ceil(genes / patch)
         self.project = nn.Linear(2 * patch, width)
@@ -134,7 +134,7 @@ class _TokenConfig(Config):
 
     def tokens(self, genes: int) -> GeneTokens:
         """The module that makes tokens of ``genes`` values."""
-        return GeneTokens(genes, self.width, self.patch, self.position == "learned")
+        return GeneTokens(genes, self.width, self.patch, identity=self.position == "learned")
 
 
 class MambaConfig(_TokenConfig):

@@ -50,8 +50,9 @@ class HybridConfig(ImageConfig):
         return self
 
     def build(self, random: torch.Generator) -> HybridTower:
-        """The tower with initial weights drawn from ``random``; raises `InputError` for a backbone that is not
-        known to timm or has no maps at these strides.
+        """The tower with initial weights drawn from ``random``.
+
+        Raises `InputError` for a backbone that is not known to timm or has no maps at these strides.
         """
         check_model_name(self.model)
         with draws_from(random):

@@ -71,9 +71,7 @@ class TimmConfig(ImageConfig):
     pool: Literal["avg", "max", "token"] = "avg"
 
     def build(self, random: torch.Generator) -> ImageTower:
-        """The tower with initial weights drawn from ``random``; raises `InputError` for names timm does not
-        know.
-        """
+        """The tower with initial weights drawn from ``random``; raises `InputError` for names timm does not know."""
         check_model_name(self.model)
         with draws_from(random):
             encoder = _create(self.model, self.in_channels, self.pool)
@@ -81,8 +79,7 @@ class TimmConfig(ImageConfig):
 
 
 class ModuleConfig(ImageConfig):
-    """A user's own encoder: ``module`` is ``package.module:Name``, other keys are arguments of its
-    constructor.
+    """A user's own encoder: ``module`` is ``package.module:Name``, other keys are arguments of its constructor.
 
     Any ``torch.nn.Module`` that maps (M, C, H, W) to (M, d) will do; d is its attribute ``width`` or
     ``num_features``, else it is found by encoding one empty slice of 64 x 64 pixels. Its code goes into no
@@ -95,8 +92,7 @@ class ModuleConfig(ImageConfig):
     module: str
 
     def build(self, random: torch.Generator) -> ImageTower:
-        """The tower with initial weights drawn from ``random``. Arguments are converted as YAML: ``3`` is a
-        number.
+        """The tower with initial weights drawn from ``random``. Arguments are converted as YAML: ``3`` is a number.
 
         Raises `InputError` for a class that cannot be found, that cannot be made with the arguments, that is no module,
         or that does not give vectors (M, d).
@@ -179,7 +175,7 @@ class ImageTower(Tower):
         self.register_buffer("std", torch.tensor(config.std))
         if config.trainable is not None:
             self._freeze_all_but(config.trainable)
-        self._still = self._kept_in_eval_mode(config.batch_norm == "frozen")
+        self._still = self._kept_in_eval_mode(all_batch_norm=config.batch_norm == "frozen")
         self.train(self.training)
 
     def _freeze_all_but(self, names: Sequence[str]) -> None:
@@ -196,7 +192,7 @@ class ImageTower(Tower):
         for name, parameter in self.encoder.named_parameters():
             parameter.requires_grad_(any(name.startswith(f"{kept}.") for kept in names))
 
-    def _kept_in_eval_mode(self, all_batch_norm: bool) -> tuple[nn.Module, ...]:
+    def _kept_in_eval_mode(self, *, all_batch_norm: bool) -> tuple[nn.Module, ...]:
         """Modules whose statistics and dropout never move: the frozen ones, and every batch norm if asked."""
 
         def still(module: nn.Module) -> bool:
@@ -207,7 +203,7 @@ class ImageTower(Tower):
 
         return tuple(module for module in self.encoder.modules() if still(module))
 
-    def train(self, mode: bool = True) -> ImageTower:
+    def train(self, mode: bool = True) -> ImageTower:  # noqa: FBT001, FBT002 - as nn.Module
         """As `nn.Module.train`, but what is frozen stays in evaluation mode."""
         super().train(mode)
         for module in getattr(self, "_still", ()):
@@ -271,7 +267,7 @@ class ImageTower(Tower):
     def _keep_pooled(self, found: dict[Layer, Tensor], layer: Layer) -> Callable[..., None]:
         prefix = int(getattr(self.encoder, "num_prefix_tokens", 0))
 
-        def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        def keep(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
             if output.ndim == 4:  # (M, c, h, w)
                 found[layer] = output.mean((2, 3))
             else:  # a ViT's tokens (M, L, c), class and register tokens first

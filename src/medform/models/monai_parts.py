@@ -29,7 +29,7 @@ def unet(in_channels: int, out_channels: int, channels: tuple[int, ...], units: 
     return UNet(2, in_channels, out_channels, channels, strides, num_res_units=units)
 
 
-def dice_loss(smooth: float, batch: bool) -> nn.Module:
+def dice_loss(smooth: float, *, batch: bool) -> nn.Module:
     """1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) of logits (M, 1, H, W) and masks in [0, 1].
 
     Over the whole batch at once, or (``batch`` False) of every slice, averaged.

@@ -78,8 +78,7 @@ class MeanPool(Pool):
 
 
 class GatedAttentionPool(Pool):
-    """Gated attention: weight = softmax over the bag of w (tanh(V h) * sigmoid(U h)) + b, bag = sum of
-    weight * h.
+    """Gated attention: weight = softmax over the bag of w (tanh(V h) * sigmoid(U h)) + b, bag = sum of weight * h.
 
     ``width``: of the slice features. ``pre_attention``: widths of layers (Linear, LayerNorm, GELU, Dropout)
     that turn slice features into h; without any, h is the feature itself and the bag has its width.
@@ -130,9 +129,7 @@ class MeanPoolConfig(Config):
     kind: Literal["mean"] = "mean"
 
     def build(self, width: int, random: torch.Generator, start: AttentionStart = "uniform") -> MeanPool:
-        """The pool for slice features of ``width``; it has no weights, so ``random`` and ``start`` change
-        nothing.
-        """
+        """The pool for slice features of ``width``; it has no weights, so ``random`` and ``start`` change nothing."""
         return MeanPool(width)
 
 

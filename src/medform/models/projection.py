@@ -16,11 +16,9 @@ __all__ = ["HeadConfig", "LinearHeadConfig", "ProjectionConfig", "ProjectionHead
 
 
 class ProjectionHead(nn.Module):
-    """Linear, optional batch norm, ReLU, linear (Chen 2020). With batch norm the layers before it have no
-    bias.
-    """
+    """Linear, optional batch norm, ReLU, linear (Chen 2020). With batch norm the layers before it have no bias."""
 
-    def __init__(self, width: int, hidden: int, out: int, batch_norm: bool = False) -> None:
+    def __init__(self, width: int, hidden: int, out: int, *, batch_norm: bool = False) -> None:
         super().__init__()
         self.width = out
         self.first = nn.Linear(width, hidden, bias=not batch_norm)
@@ -41,11 +39,9 @@ class ProjectionConfig(Config):
     batch_norm: bool = False
 
     def build(self, width: int, random: torch.Generator, shared_width: int | None = None) -> ProjectionHead:
-        """The head behind a vector of ``width``; its own width is its configuration's, not
-        ``shared_width``.
-        """
+        """The head behind a vector of ``width``; its own width is its configuration's, not ``shared_width``."""
         with draws_from(random):
-            return ProjectionHead(width, self.hidden or width, self.width, self.batch_norm)
+            return ProjectionHead(width, self.hidden or width, self.width, batch_norm=self.batch_norm)
 
 
 class LinearHeadConfig(Config):
@@ -56,9 +52,7 @@ class LinearHeadConfig(Config):
     bias: bool = False
 
     def build(self, width: int, random: torch.Generator, shared_width: int | None = None) -> nn.Linear:
-        """The map from ``width`` to its own width, or else to ``shared_width``; ValueError where neither is
-        given.
-        """
+        """The map from ``width`` to its own width, or else to ``shared_width``; ValueError where neither is given."""
         out = self.width or shared_width
         if out is None:
             raise ValueError("a linear head without a width of its own needs the width of the shared space.")

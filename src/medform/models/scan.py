@@ -151,7 +151,7 @@ def _chunked(
 
 
 def _one_chunk(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """y (B, T, E) without the skip, and the last state (B, E, N).
+    """Output y (B, T, E) without the skip, and the last state (B, E, N).
 
     (decay, state) pairs are joined over spans of 1, 2, 4, ... steps, each with the span that ends before it:
     products of decays only, since dividing cumulative ones would be 0 / 0 after some hundred steps.

@@ -126,7 +126,7 @@ class CompiledScan(torch.autograd.Function):
         reverse: bool,
         lengths: list[int],
     ) -> Tensor:
-        """y (B, L, E)."""
+        """Output y (B, L, E)."""
         channels, states = a.shape
         x_, delta_, a_, skip_ = _whole_tiles(x, delta, a, skip)
         pieces = _pieces(x_.shape, lengths)

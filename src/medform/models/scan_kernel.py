@@ -131,7 +131,7 @@ def _spread(typing_context, number):
 @no_type_check
 @intrinsic
 def _times(typing_context, a, b):
-    """a b"""
+    """Lane by lane a b."""
 
     def code(context, builder, signature, arguments):
         return builder.fmul(*arguments)
@@ -142,7 +142,7 @@ def _times(typing_context, a, b):
 @no_type_check
 @intrinsic
 def _fused(typing_context, a, b, c):
-    """a b + c"""
+    """Lane by lane a b + c."""
 
     def code(context, builder, signature, arguments):
         return _multiply_add(builder, *arguments)
@@ -236,9 +236,7 @@ def scan_forward(x, delta, b, c, rate, weight, state, kept, y, places, length, t
     size = states * LANES
     chunk = 0
     for first in range(0, length, CHUNK):
-        end = first + CHUNK
-        if end > length:
-            end = length
+        end = min(first + CHUNK, length)
         if kept.size > 0:
             for place in range(tiles * size):
                 kept[chunk * tiles * size + place] = state[place]
@@ -326,8 +324,7 @@ def scan_backward(
     for chunk in range((length - 1) // CHUNK, -1, -1):
         first = chunk * CHUNK
         steps = length - first
-        if steps > CHUNK:
-            steps = CHUNK
+        steps = min(steps, CHUNK)
         for place in range(2 * steps * states * FEW):
             sums[place] = 0
         for tile in range(tiles):

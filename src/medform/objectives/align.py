@@ -1,5 +1,4 @@
-"""Alignment across modalities: a patient's image is nearest to the patient's own table row, and the other
-way round.
+"""Alignment across modalities: a patient's image is nearest to the patient's own table row, and the other way round.
 
 With cosine logits, a fixed temperature and no closed-form start this is MEDFORM's second stage (symmetric
 InfoNCE). The closed-form start and distance logits are what lets it work on 50 to 80 patients: heads begin
@@ -105,15 +104,14 @@ class AlignConfig(Config):
         return self
 
     def shared_width(self, *widths: int) -> int:
-        """Dimensions of the shared space for inputs of these widths (bag, encoded columns): min(components,
-        widths).
-        """
+        """Dimensions of the shared space for inputs of these widths (bag, encoded columns): min(components, widths)."""
         return min(self.components, *widths)
 
     def build(self, towers: Mapping[str, Tower], start: HeadStart = "random") -> Align:
-        """The objective over ``towers``: modality -> tower, all of one width. Raises `InputError` where
-        they are not, or where ``start`` is ``cca`` and they are not a bag tower and a linear tower with
-        linear heads.
+        """The objective over ``towers``: modality -> tower, all of one width.
+
+        Raises `InputError` where they are not, or where ``start`` is ``cca`` and they are not a bag tower and a
+        linear tower with linear heads.
         """
         return Align(towers, self, start)
 
@@ -175,10 +173,10 @@ class Align(Objective):
         table's stored directions, so that alignments of other patients end in one space.
         """
         self._frozen.add(modality)
-        self.towers[modality].requires_grad_(False)
+        self.towers[modality].requires_grad_(requires_grad=False)
         self.towers[modality].eval()
 
-    def train(self, mode: bool = True) -> Align:
+    def train(self, mode: bool = True) -> Align:  # noqa: FBT001, FBT002 - as nn.Module
         """As `nn.Module.train`, but frozen towers stay in evaluation mode."""
         super().train(mode)
         for modality in self._frozen:
@@ -187,9 +185,7 @@ class Align(Objective):
 
     @torch.no_grad()
     def start(self, batch: Batch) -> None:
-        """Fit what is closed-form from all training patients: input centring, heads, a relative
-        temperature.
-        """
+        """Fit what is closed-form from all training patients: input centring, heads, a relative temperature."""
         fitted = {
             modality: tower.fit_input(batch[modality])
             for modality, tower in self.towers.items()
@@ -197,9 +193,9 @@ class Align(Objective):
         }
         if self._wanted_start == "cca":
             self._start_heads(batch, fitted)
-        if isinstance(self.config.temperature, RelativeTemperature) and self.image in batch:
-            if not (self._frozen and self.temperature.known):  # a frozen space keeps its unit
-                self.temperature.fit(self._encoded(self.image, batch[self.image]))
+        kept = self._frozen and self.temperature.known  # a frozen space keeps its unit
+        if isinstance(self.config.temperature, RelativeTemperature) and self.image in batch and not kept:
+            self.temperature.fit(self._encoded(self.image, batch[self.image]))
 
     def _encoded(self, modality: str, block: Block) -> Float[Tensor, "m d"]:
         """A block's vectors in evaluation mode."""
@@ -237,16 +233,14 @@ class Align(Objective):
         elif torch.equal(x, x[:1].expand_as(x)) or torch.equal(t, t[:1].expand_as(t)):
             problem = StartProblem.NO_SPREAD
         else:
-            self._fit_heads(x, t, head, table, frozen)
+            self._fit_heads(x, t, head, table, frozen=frozen)
         made = problem is StartProblem.NONE
         self.start_state.copy_(torch.tensor([made, problem]))
         if not made:
             logger.warning("%s (%d pairs)", self.start_note, len(x))
 
-    def _fit_heads(self, x: Tensor, t: Tensor, head: nn.Linear, table: LinearTower, frozen: bool) -> None:
-        """Copy the closed form from pairs ``x`` (n, e) and ``t`` (n, q) into the image head, and the
-        table's too.
-        """
+    def _fit_heads(self, x: Tensor, t: Tensor, head: nn.Linear, table: LinearTower, *, frozen: bool) -> None:
+        """Copy the closed form from pairs ``x`` (n, e) and ``t`` (n, q) into the image head, and the table's too."""
         if frozen:
             directions = table.directions.double().cpu().numpy()
             # on the pairs of the full alignment this ridge regression is that alignment's own image head
@@ -261,9 +255,7 @@ class Align(Objective):
         table.directions.copy_(torch.from_numpy(directions))
 
     def _paired(self, batch: Batch, other: str, fitted: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Bags and table rows of the patients who have both, row by row: (n, e) and (n, q) in float64 on
-        the CPU.
-        """
+        """Bags and table rows of the patients who have both, row by row: (n, e) and (n, q) in float64 on the CPU."""
         table = fitted[other] if other in fitted else batch[other].value["table"]
         rows = {int(patient): row for row, patient in enumerate(batch[other].patient)}
         both = [(i, rows[int(p)]) for i, p in enumerate(batch[self.image].patient) if int(p) in rows]
@@ -271,9 +263,7 @@ class Align(Objective):
         return fitted[self.image][bag_rows].double().cpu(), table[table_rows].double().cpu()
 
     def learning_rate_scale(self) -> float:
-        """Root mean square of the image head's weights (without a linear head: of the image tower's
-        matrices).
-        """
+        """Root mean square of the image head's weights (without a linear head: of the image tower's matrices)."""
         image = self.towers[self.image]
         head = getattr(image, "head", None)
         matrices = [parameter for parameter in (head or image).parameters() if parameter.ndim >= 2]

@@ -1,6 +1,4 @@
-"""Supervised learning of a label from the image: the control that says what the label alone would have
-taught.
-"""
+"""Supervised learning of a label from the image: the control that says what the label alone would have taught."""
 
 from __future__ import annotations
 
@@ -25,23 +23,21 @@ MODALITY, LABEL = "image", "label"
 
 
 class ClassifyConfig(Config):
-    """Image vector -> linear -> label. Two classes: one logit, binary cross-entropy; more: one logit a
-    class.
-    """
+    """Image vector -> linear -> label. Two classes: one logit, binary cross-entropy; more: one logit a class."""
 
     kind: Literal["classify"] = "classify"
     classes: int = Field(default=2, ge=2)
 
     def build(self, towers: Mapping[str, Tower], random: torch.Generator) -> Classify:
-        """The objective over ``towers["image"]``, other towers are left out; the last layer is drawn from
-        ``random``.
+        """The objective over ``towers["image"]`` alone; the last layer is drawn from ``random``.
+
+        Other towers are left out.
         """
         return Classify(towers[MODALITY], self.classes, random)
 
 
 class Classify(Objective):
-    """A batch holds ``image`` and ``label`` (``value["label"]`` (M',): 0 or 1, or the class), matched by
-    patient.
+    """A batch holds ``image`` and ``label`` (``value["label"]`` (M',): 0 or 1, or the class), matched by patient.
 
     A patient without a label has no row in the block ``label`` and is not learnt from.
     """
@@ -60,9 +56,7 @@ class Classify(Objective):
             tower.fit_input(batch[MODALITY])
 
     def forward(self, batch: Batch, step: int, random: torch.Generator) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        """Cross-entropy over patients with a label; logs: loss, chance (that of the batch's class shares),
-        labelled.
-        """
+        """Cross-entropy over patients with a label; logs: loss, chance (that of the batch's class shares), labelled."""
         with draws_from(random):
             logit = self.last(self.towers[MODALITY](batch[MODALITY]).pooled).float()
         label = batch[LABEL]

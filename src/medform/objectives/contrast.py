@@ -1,5 +1,4 @@
-"""The one contrastive loss: rows of ``a`` against rows of ``b``, with weighted targets and a mask of
-candidates.
+"""The one contrastive loss: rows of ``a`` against rows of ``b``, with weighted targets and a mask of candidates.
 
 W by item without self is NT-Xent (Chen 2020), W by patient across modalities is InfoNCE (van den Oord 2018)
 and its multi-positive form (Khosla 2020), a kernel of table rows gives soft targets.
@@ -95,9 +94,7 @@ def contrast(
 
 
 def chance(target: Bool[Tensor, "m n"] | Float[Tensor, "m n"], candidate: Bool[Tensor, "m n"] | None = None) -> float:
-    """Loss of a network that tells nothing apart: mean of ln(candidates of the row) over rows with a
-    target.
-    """
+    """Loss of a network that tells nothing apart: mean of ln(candidates of the row) over rows with a target."""
     allowed = torch.ones_like(target, dtype=torch.bool) if candidate is None else candidate
     rows = ((target > 0) & allowed).any(1)
     if not bool(rows.any()):
@@ -113,8 +110,7 @@ def retrieval(
     candidate: Bool[Tensor, "m n"] | None = None,
     similarity: Similarity = "cosine",
 ) -> float:
-    """Share of the rows with a target whose nearest candidate is a target (retrieval at 1); NaN without
-    such rows.
+    """Share of the rows with a target whose nearest candidate is a target (retrieval at 1); NaN without such rows.
 
     Equal logits count as the share of targets among the nearest, so collapsed vectors score chance, not 1.
     """
@@ -133,16 +129,14 @@ def retrieval(
 
 @torch.no_grad()
 def alignment(z: Float[Tensor, "m d"], positive: Bool[Tensor, "m m"]) -> float:
-    """Mean squared distance of positive pairs on the unit sphere (Wang and Isola 2020); 0 best, 2
-    unrelated.
-    """
+    """Mean squared distance of positive pairs on the unit sphere (Wang and Isola 2020); 0 best, 2 unrelated."""
     cosine = logits(z, z, 1.0)
     return float((2 - 2 * cosine)[positive].mean()) if bool(positive.any()) else math.nan
 
 
 @torch.no_grad()
 def uniformity(z: Float[Tensor, "m d"]) -> float:
-    """ln of the mean of exp(-2 |zi - zj|^2) over pairs on the unit sphere (Wang and Isola 2020).
+    """The ln of the mean of exp(-2 |zi - zj|^2) over pairs on the unit sphere (Wang and Isola 2020).
 
     0 where all vectors are one point, about -4 where they are spread evenly; NaN for fewer than two rows.
     """
@@ -154,9 +148,7 @@ def uniformity(z: Float[Tensor, "m d"]) -> float:
 
 
 class RelativeTemperature(Config):
-    """A temperature in units of the vectors: ``relative`` times the image side's mean squared norm at the
-    start.
-    """
+    """A temperature in units of the vectors: ``relative`` times the image side's mean squared norm at the start."""
 
     relative: float = Field(gt=0)
 
@@ -165,8 +157,7 @@ TemperatureSetting = Annotated[float, Field(gt=0)] | RelativeTemperature | Liter
 
 
 class Temperature(nn.Module):
-    """The temperature of an objective: a fixed number, learnt and clamped, or relative to the vectors at
-    the start.
+    """The temperature of an objective: a fixed number, learnt and clamped, or relative to the vectors at the start.
 
     ``value()`` is what `contrast` takes. ``clamp()`` belongs behind each optimizer step. A relative
     temperature is NaN until ``fit`` has seen the training patients' vectors; it is a buffer and so is
@@ -185,9 +176,7 @@ class Temperature(nn.Module):
 
     @torch.no_grad()
     def fit(self, z: Float[Tensor, "m d"]) -> None:
-        """Set a relative temperature from the image side's vectors of all training patients; else do
-        nothing.
-        """
+        """Set a relative temperature from the image side's vectors of all training patients; else do nothing."""
         if self.share is not None:
             size = float(z.double().square().sum(1).mean())
             # a single patient, centred on itself, is all 0: any unit will do, but not 0

@@ -140,8 +140,9 @@ class CoxConfig(Config):
     penalty: float = Field(default=0.0, ge=0)
 
     def build(self, towers: Mapping[str, Tower], random: torch.Generator) -> Cox:
-        """The objective over one of ``towers``; the last layer is drawn from ``random``. Raises `InputError`
-        where it is not clear which.
+        """The objective over one of ``towers``; the last layer is drawn from ``random``.
+
+        Raises `InputError` where it is not clear which.
         """
         modality = self.modality or (next(iter(towers)) if len(towers) == 1 else "")
         if modality not in towers:

@@ -56,8 +56,9 @@ class SegmentConfig(Config):
     smallest: int = Field(default=100, ge=0)
 
     def build(self, towers: Mapping[str, Tower], random: torch.Generator) -> Segment:
-        """The objective over ``towers["image"]`` and, where it is there, ``towers["genes"]``; the decoder's
-        weights are drawn from ``random``. Raises `InputError` where they do not fit each other.
+        """The objective over ``towers["image"]`` and, where it is there, ``towers["genes"]``.
+
+        The decoder's weights are drawn from ``random``. Raises `InputError` where they do not fit each other.
         """
         if IMAGE not in towers or not set(towers) <= {IMAGE, GENES}:
             raise InputError(
@@ -70,10 +71,11 @@ class SegmentConfig(Config):
 
 
 class Segment(Objective):
-    """A batch holds ``image`` (value ``image`` (M, C, H, W) in [0, 1]), ``mask`` (value ``mask`` (M, 1, H, W)
-    in [0, 1], the same items in the same order) and, where there are any, ``genes``: one row a patient.
+    """Segments the lesion of slices, with their patients' genes where there are any.
 
-    Each patient's genes go through their tower once a batch, however many slices the patient has in it.
+    A batch holds ``image`` (value ``image`` (M, C, H, W) in [0, 1]), ``mask`` (value ``mask`` (M, 1, H, W) in [0, 1],
+    the same items in the same order) and, where there are any, ``genes``: one row a patient. Each patient's genes go
+    through their tower once a batch, however many slices the patient has in it.
     """
 
     def __init__(self, towers: Mapping[str, Tower], config: SegmentConfig, random: torch.Generator) -> None:
@@ -83,13 +85,13 @@ class Segment(Objective):
         self.decoder = config.decoder.build(towers[IMAGE], towers.get(GENES), random)
         self.reads_genes = GENES in towers and config.gene_dropout < 1
         if GENES in towers and not self.reads_genes:
-            self.towers[GENES].requires_grad_(False)
+            self.towers[GENES].requires_grad_(requires_grad=False)
         self._batch_dice = dice_loss(config.smooth, batch=True)
         self._slice_dice = dice_loss(config.smooth, batch=False)
         self.average: AveragedModel | None = None
         if config.ema is not None:
             self.average = AveragedModel(self._network(), multi_avg_fn=_warmed(config.ema), use_buffers=True)
-            self.average.requires_grad_(False)
+            self.average.requires_grad_(requires_grad=False)
 
     def _network(self) -> nn.ModuleDict:
         """All that predicts."""
@@ -104,8 +106,10 @@ class Segment(Objective):
         return self.decoder.gene_rate if name.startswith("decoder.fusion.") else 1.0
 
     def forward(self, batch: Batch, step: int, random: torch.Generator) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        """Loss and logs: loss, its parts bce, dice_batch and dice_slice, chance (the loss of one number for all
-        pixels, the batch's share of lesion), lesion_slices and slices_with_genes.
+        """Loss and logs of one step.
+
+        The logs: loss, its parts bce, dice_batch and dice_slice, chance (the loss of one number for all pixels, the
+        batch's share of lesion), lesion_slices and slices_with_genes.
         """
         image, target = batch[IMAGE], self._target(batch)
         genes, nothing = None, 0.0
@@ -170,11 +174,10 @@ class Segment(Objective):
     def logits(
         self, image: Block, genes: Block | None = None, *, use_ema: bool = True, flip: bool = True
     ) -> Float[Tensor, "m 1 h w"]:
-        """Logits of slices in evaluation mode, their patients' genes found by patient; without genes for some
-        or all, their learned stand-in.
+        """Logits of slices in evaluation mode, their patients' genes found by patient.
 
-        ``use_ema``: by the moving average of the weights; ``flip``: the mean with the logits of the mirrored
-        slices.
+        Without genes for some or all, with their learned stand-in. ``use_ema``: by the moving average of the weights;
+        ``flip``: the mean with the logits of the mirrored slices.
         """
         network: Any = self._network() if self.average is None or not use_ema else self.average.module
         training = self.training
@@ -195,7 +198,7 @@ class Segment(Objective):
         return logit
 
     def predict(
-        self, image: Block, genes: Block | None = None, use_ema: bool = True, flip: bool = True
+        self, image: Block, genes: Block | None = None, *, use_ema: bool = True, flip: bool = True
     ) -> Float[Tensor, "m 1 h w"]:
         """Probability of lesion at every pixel; arguments as in `logits`."""
         return self.logits(image, genes, use_ema=use_ema, flip=flip).sigmoid()

@@ -37,9 +37,7 @@ MODALITY = "image"
 
 
 class SimclrConfig(Config):
-    """``temperature``: a number, or ``learnt`` within [0.01, 1]. ``projection`` is left behind after the
-    stage.
-    """
+    """``temperature``: a number, or ``learnt`` within [0.01, 1]. ``projection`` is left behind after the stage."""
 
     kind: Literal["simclr"] = "simclr"
     temperature: TemperatureSetting = 0.1
@@ -55,16 +53,12 @@ class SimclrConfig(Config):
         return temperature
 
     def build(self, towers: Mapping[str, Tower], random: torch.Generator) -> Simclr:
-        """The objective over ``towers["image"]``; the projection's initial weights are drawn from
-        ``random``.
-        """
+        """The objective over ``towers["image"]``; the projection's initial weights are drawn from ``random``."""
         return Simclr(towers[MODALITY], self, random)
 
 
 class Simclr(Objective):
-    """A batch holds the views of n slices in one block ``image`` of 2n rows; views of one slice share its
-    ``item``.
-    """
+    """A batch holds the views of n slices in one block ``image`` of 2n rows; views of one slice share its ``item``."""
 
     def __init__(self, tower: Tower, config: SimclrConfig, random: torch.Generator) -> None:
         super().__init__()
@@ -76,8 +70,7 @@ class Simclr(Objective):
         self._said = False
 
     def forward(self, batch: Batch, step: int, random: torch.Generator) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        """Loss and logs: loss, chance (ln of the candidates), retrieval_at_1, alignment, uniformity,
-        temperature.
+        """Loss and logs: loss, chance (ln of the candidates), retrieval_at_1, alignment, uniformity, temperature.
 
         ``same_patient_kept`` is 1 where the batch holds one patient only and the rule would have left no
         negative.

@@ -1,5 +1,4 @@
-"""Which pairs of a batch belong together, and which count as different: the target W and the candidates of
-`contrast`.
+"""Which pairs of a batch belong together, and which count as different: the target W and the candidates of `contrast`.
 
 Shapes: m and n items of two modalities, or of one with itself.
 """
@@ -76,9 +75,7 @@ class Ids:
 
     @classmethod
     def of(cls, block: Block) -> Ids:
-        """The ids of a block, gathered over ranks. Positions of single slices are taken, not those inside
-        bags.
-        """
+        """The ids of a block, gathered over ranks. Positions of single slices are taken, not those inside bags."""
         whole = block.offset is None
         z = block.z if whole else None
         z_mm = block.z_mm if whole else None
@@ -106,9 +103,7 @@ class Pairs:
 
 
 def between_views(ids: Ids, positives: Positives, negatives: Negatives) -> Pairs:
-    """Pairs within one modality: views of one item are positives, an item is never its own candidate
-    (NT-Xent).
-    """
+    """Pairs within one modality: views of one item are positives, an item is never its own candidate (NT-Xent)."""
     self_pair = torch.eye(len(ids.patient), dtype=torch.bool, device=ids.patient.device)
     same_patient = ids.patient[:, None] == ids.patient
     target = ids.item[:, None] == ids.item
@@ -160,9 +155,7 @@ def identical_rows(table: Float[Tensor, "n q"]) -> Bool[Tensor, "n n"]:
 
 
 def kernel(table: Float[Tensor, "n q"], bandwidth: float) -> Float[Tensor, "n n"]:
-    """exp(-|ti - tj|^2 / (2 bandwidth^2)) of encoded rows: how much another patient's row counts as one's
-    own.
-    """
+    """exp(-|ti - tj|^2 / (2 bandwidth^2)) of encoded rows: how much another patient's row counts as one's own."""
     return (_distance(table).square() / (-2 * bandwidth**2)).exp().float()
 
 

@@ -22,6 +22,7 @@ def align(
     device: str = "auto",
     seed: int | None = None,
     overrides: Sequence[str] = (),
+    *,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -80,4 +81,14 @@ def align(
     with folder.lock():
         finished = (before.path / "final" / "facts.json").is_file()
         folds = None if finished else record.get("folds_run")
-        return run_stages(folder, cohort, chosen, folds, device, resume, overwrite, progress, encoders=before)
+        return run_stages(
+            folder,
+            cohort,
+            chosen,
+            folds,
+            device,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+            encoders=before,
+        )

@@ -18,8 +18,7 @@ __all__ = ["CheckReport", "check"]
 
 
 class CheckReport(dict[str, Any]):
-    """The JSON object of ``medform check --json``: files, series, tables, problems (keys as in the
-    design)."""
+    """The JSON object of ``medform check --json``: files, series, tables, problems (keys as in the design)."""
 
     @property
     def exclusions(self) -> int:
@@ -33,8 +32,7 @@ class CheckReport(dict[str, Any]):
         return 0 if any(one["verdict"] != "quarantined" for one in self["series"]) else 2
 
     def lines(self) -> list[str]:
-        """What a person is told: counts, a line a series that is not simply accepted, the problems, the
-        next step."""
+        """What a person is told: counts, a line a series that is not simply accepted, the problems, the next step."""
         files, series = self["files"], self["series"]
         verdicts = Counter(one["verdict"] for one in series)
         patients = {one["patient_id"] for one in series if one["verdict"] != "quarantined"}
@@ -65,13 +63,12 @@ class CheckReport(dict[str, Any]):
 def check(
     path: Path | str,
     table: Path | str | None = None,
-    privacy: bool = False,
     *,
+    privacy: bool = False,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Verdicts on every series under ``path`` (a folder or one file) and every problem of the clinical
-    ``table``.
+    """Verdicts on every series under ``path`` (a folder or one file) and every problem of the clinical ``table``.
 
     Headers and voxels are read as `ingest` reads them, so the verdicts are the same; nothing is written
     anywhere. ``privacy`` adds a problem for each DICOM attribute that identifies a person. Returns the
@@ -163,8 +160,7 @@ def _several(series: list[FoundSeries]) -> list[Problem]:
 
 
 def _check_table(path: Path, patients: set[str]) -> tuple[dict[str, Any], list[Problem]]:
-    """The entry of a table (each column's drafted type and role, and missing cells) and every problem in
-    it."""
+    """The entry of a table (each column's drafted type and role, and missing cells) and every problem in it."""
     from medform.cohort.cohort_file import TableSpec
     from medform.ingestion.suspects import table_notes
     from medform.ingestion.table_drafts import draft_columns, guess_patient_column

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from medform.cohort.store import Cohort
     from medform.recipes.recipe import Recipe, Stage
 
-__all__ = ["CLINICAL", "Companions", "GENES", "encode_companions", "wanted"]
+__all__ = ["CLINICAL", "GENES", "Companions", "encode_companions", "wanted"]
 
 CLINICAL = "clinical"
 GENES = "genes"

@@ -53,8 +53,7 @@ class Check(TypedDict):
 
 
 def doctor(path: Path | str | None = None) -> list[Check]:
-    """Check this machine, or the store, run or model folder at ``path``; a FAIL makes the program exit with
-    2.
+    """Check this machine, or the store, run or model folder at ``path``; a FAIL makes the program exit with 2.
 
     Raises `InputError` where ``path`` is none of these.
     """

@@ -28,6 +28,9 @@ UNTRAINED = (
 """Models of a stage-1 encoder."""
 SEES_GENES = ("aligned", "aligned_genes", "aligned_both", "genes_logistic", "mgi_shuffled_genes", "vit_no_genes")
 """Models that saw genes, in alignment (`vit_no_genes` starts from it) or later, beside the recipe's own masks."""
+LEAKY = "a leak on purpose: split by slices, half of each test patient's were learnt from"
+LIKE_LEAKY = "split by patients"
+UNSEEN = "judged on the slices that {} has not seen, HD95 and NSD slice by slice; tumour size is of all slices"
 FEWEST_STEPS = 200  # of an encoder from a random start, below which its rows say `encoder_untrained`
 
 
@@ -204,11 +207,22 @@ def _notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
 
     ``encoder_untrained``: an encoder that took next to no step from a random start is not a trained one.
     ``upstream_transductive``: the publisher of the genes standardised them over all patients, test patients included.
+    Models that are split by slices, and their likes on the same slices, say so.
     """
-    from medform.pipeline.segmentation import segmentation_name
+    from medform.evaluation.segmentation import on_slices_of
+    from medform.pipeline.segmentation import segment_stage, segmentation_name
     from medform.pipeline.stages import image_stage
 
     said: dict[str, list[str]] = {}
+    leaks = {
+        name: on_slices_of(like or segmentation_name(recipe), name) for name, like in recipe.slice_splits().items()
+    }
+    sees_genes = [*SEES_GENES, segmentation_name(recipe)]
+    for leaky, like in leaks.items():
+        said[leaky] = [LEAKY, UNSEEN.format(leaky)]
+        said[like] = [LIKE_LEAKY, UNSEEN.format(leaky)]
+        drawing = segment_stage(recipe.variant(leaky))
+        sees_genes += [leaky, like] if drawing is not None and "genes" in drawing[1].towers else []
     _, stage = image_stage(recipe)
     steps = stage.budget.steps
     if stage.start.image in (None, "random") and steps is not None and steps < FEWEST_STEPS:
@@ -216,7 +230,7 @@ def _notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
             said.setdefault(model, []).append("encoder_untrained")
     genes = cohort.genes() if any("genes" in one.inputs for one in recipe.stages.values()) else None
     if genes is not None and genes.upstream_transductive:
-        for model in (*SEES_GENES, segmentation_name(recipe)):
+        for model in sees_genes:
             said.setdefault(model, []).append("upstream_transductive")
     return {model: "; ".join(notes) for model, notes in said.items()}
 

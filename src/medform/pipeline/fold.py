@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from medform.cohort.split import inner_folds, stratified_share
 from medform.config import digest
+from medform.evaluation.segmentation import on_slices_of
 from medform.inputs.features import Joined
 from medform.objectives.classify import ClassifyConfig
 from medform.pipeline.companions import GENES, Companions, encode_companions, wanted
@@ -26,6 +27,7 @@ from medform.pipeline.pairing import Pairing, is_alignment, pair
 from medform.pipeline.segmentation import (
     NULL_GENES,
     keep_masks,
+    keep_unseen,
     segment_stage,
     segmentation_name,
     segments,
@@ -47,9 +49,9 @@ from medform.training.infer import embeddings
 
 if TYPE_CHECKING:
     from medform.pipeline.bench import Bench, Group
-    from medform.recipes.recipe import Recipe
+    from medform.recipes.recipe import Recipe, Stage
 
-__all__ = ["FoldResult", "MAIN", "run_fold"]
+__all__ = ["MAIN", "FoldResult", "run_fold"]
 
 MAIN = "main"
 """The recipe as it is, beside its variants; its rows are `aligned` (`image_only` without a second stage)."""
@@ -94,23 +96,34 @@ def run_fold(bench: Bench, group: Group, recipe: Recipe, labels: pd.DataFrame, p
     vectors = np.stack([statistics[patient] for patient in everybody])
     result.embeddings.append(rows_of(group, "intensity_stats", "aligned", recipe.seeds[0], everybody, vectors))
     _keep_encoders(bench, group, recipe.seeds[0], companions)
+    names = [MAIN, *_variants(group, recipe, result)]
     for seed in recipe.seeds:
         sides: dict[str, tuple[ImageSide, Encoder]] = {}
         embedded: set[str] = set()
-        for name in [MAIN, *(variant for variant in recipe.variants if variant not in SUPPORTS)]:
+        for name in names:
             variant = recipe if name == MAIN else recipe.variant(name)
             side, encoder = _side(bench, group, variant, name, seed, sides, companions, result)
             if segments(variant):
-                _segment(bench, group, recipe, variant, name, seed, encoder, companions, result)
+                _segment(bench, group, recipe, variant, name, seed, encoder, companions, result=result)
             if (settings := _embedding_settings(variant)) in embedded:
                 continue  # it differs in its masks only
             embedded.add(settings)
             if bench.cohort.slice_tasks and variant.embedding == ["image_only"] and seed == recipe.seeds[0]:
                 result.slices[model_name(name, variant)] = side.feature
-            _run_variant(bench, group, recipe, variant, name, seed, side, companions, known, result)
+            _run_variant(bench, group, recipe, variant, name, seed, side, companions, labels=known, result=result)
             if name == MAIN and aligns_slices(recipe):
                 _with_genes(bench, group, seed, side, encoder, companions, result)
     return result
+
+
+def _variants(group: Group, recipe: Recipe, result: FoldResult) -> list[str]:
+    """The variants that are trained in a group, those that are split by slices last: their likes' masks come first."""
+    leaky = recipe.slice_splits()
+    if not group.test:
+        said = "left out: it learns from slices of test patients, and here are none"
+        result.notes += [f"{group.place}, {name}: {said}" for name in leaky]
+    names = [name for name in recipe.variants if name not in SUPPORTS and (group.test or name not in leaky)]
+    return sorted(names, key=lambda name: name in leaky)
 
 
 def _embedding_settings(recipe: Recipe) -> str:
@@ -123,13 +136,20 @@ def _embedding_settings(recipe: Recipe) -> str:
 
 def _segment(
     bench: Bench, group: Group, recipe: Recipe, variant: Recipe, name: str, seed: int, encoder: Encoder,
-    companions: Companions, result: FoldResult,
+    companions: Companions, *, result: FoldResult,
 ) -> None:  # fmt: skip
-    """Train the variant's segmentation and keep its masks; the recipe's own also without the patients' genes."""
-    model = segmentation_name(recipe) if name == MAIN else name
+    """Train the variant's segmentation and keep its masks; the recipe's own also without the patients' genes.
+
+    Beside one that is split by slices, the masks of its like are kept on the same slices.
+    """
+    own = segmentation_name(recipe)
+    model = own if name == MAIN else name
     segmenter = train_segmenter(bench, group, variant, name, seed, encoder, companions)
     result.steps[f"{name}/{seed}/segment"] = segmenter.result.steps
     keep_masks(bench, group, segmenter, model, seed)
+    if segmenter.unseen is not None:
+        like = recipe.slice_splits()[name] or own
+        keep_unseen(bench, group, segmenter, like, on_slices_of(like, name), seed)
     if name == MAIN and segmenter.objective.reads_genes and segmenter.genes is not None:
         keep_masks(bench, group, segmenter, f"{model}_{NULL_GENES}", seed, with_genes=False)
 
@@ -210,6 +230,7 @@ def _run_variant(
     seed: int,
     side: ImageSide,
     companions: Companions,
+    *,
     labels: pd.Series | None,
     result: FoldResult,
 ) -> None:
@@ -217,24 +238,18 @@ def _run_variant(
     everybody = bench.imaged(group.everybody)
     model = model_name(name, variant)
     if variant.embedding == ["image_only"] or second is None:
-        named = second is not None or variant.embedding == ["image_only"] or aligns_slices(variant)
-        result.embeddings.append(
-            rows_of(group, model if named else "image_only", "aligned", seed, everybody, side.vectors)
-        )
+        result.embeddings.append(rows_of(group, _image_model(model, variant), "aligned", seed, everybody, side.vectors))
         return
-    supervised = isinstance(second[1].objective, ClassifyConfig)
     beside = wanted(second[1], companions)
-    if (not beside and not supervised) or (labels is None and supervised):
-        return  # the cohort has nothing to align with, or no label to learn
+    if not _can_learn(second[1], beside, labels):
+        return
     train = bench.imaged(group.train)
-    pairing = pair(bench, group, variant, name, seed, side, companions, train, labels)
+    pairing = pair(bench, group, variant, name, seed, side, companions, train, labels=labels)
     if not is_alignment(pairing):
         assert labels is not None
         result.direct.append(prediction_rows(group, name, seed, side, pairing, labels, everybody))
         return
-    note = pairing.objective.start_note
-    if note and group.fold is not None:
-        result.notes.append(f"fold {group.fold}, {model}: {note}")
+    result.notes += _start_notes(group, model, pairing)
     vectors, joined = _embed(variant, side, pairing, everybody, train)
     result.embeddings.append(rows_of(group, model, "aligned", seed, everybody, vectors))
     if "aligned" not in variant.embedding and group.fold is not None:
@@ -247,13 +262,32 @@ def _run_variant(
     for modality in beside:
         result.projections += projection_rows(group, model, seed, side, companions, modality, pairing)
     names = [] if name == MAIN else [name]
+    place = (name, model, seed, side, companions)
     if "out_of_fold" in recipe.variants:
         inner = recipe.variant(*names, "out_of_fold")
-        frame = _out_of_fold(bench, group, inner, name, model, seed, side, companions, train, labels, pairing, joined)
-        result.embeddings.append(frame)
+        result.embeddings.append(
+            _out_of_fold(bench, group, inner, *place, train=train, labels=labels, full=pairing, joined=joined)
+        )
     if "unseen" in recipe.variants:
         inner = recipe.variant(*names, "unseen")
-        result.embeddings += _unseen(bench, group, inner, name, model, seed, side, companions, train, labels)
+        result.embeddings += _unseen(bench, group, inner, *place, train=train, labels=labels)
+
+
+def _start_notes(group: Group, model: str, pairing: Pairing) -> list[str]:
+    """What was noticed when the heads of an alignment were started, of a fold."""
+    note = pairing.objective.start_note
+    return [f"fold {group.fold}, {model}: {note}"] if note and group.fold is not None else []
+
+
+def _image_model(model: str, variant: Recipe) -> str:
+    """The row of vectors that nothing beside the image has shaped: the variant's own where it says what they are."""
+    named = pair_stage(variant) is not None or variant.embedding == ["image_only"] or aligns_slices(variant)
+    return model if named else "image_only"
+
+
+def _can_learn(stage: Stage, beside: Collection[str], labels: pd.Series | None) -> bool:
+    """Whether the cohort has a label to learn, or something to align with."""
+    return labels is not None if isinstance(stage.objective, ClassifyConfig) else bool(beside)
 
 
 def _keep_encoders(bench: Bench, group: Group, seed: int, companions: Companions) -> None:
@@ -290,7 +324,7 @@ def _embed(
 
 def _out_of_fold(
     bench: Bench, group: Group, inner: Recipe, name: str, model: str, seed: int, side: ImageSide,
-    companions: Companions, train: Sequence[str], labels: pd.Series | None, full: Pairing, joined: Joined,
+    companions: Companions, *, train: Sequence[str], labels: pd.Series | None, full: Pairing, joined: Joined,
 ) -> pd.DataFrame:  # fmt: skip
     """Training patients embedded by alignments that never saw them, in the space of the full one."""
     second = pair_stage(inner)
@@ -304,7 +338,7 @@ def _out_of_fold(
         if not left_out or not others:
             continue
         place = f"{name}.out_of_fold.{number}"
-        pairing = pair(bench, group, inner, place, seed, side, companions, others, labels, frozen=full)
+        pairing = pair(bench, group, inner, place, seed, side, companions, others, labels=labels, frozen=full)
         made = joined.apply(_parts(inner, side, pairing, left_out))
         vectors |= dict(zip(left_out, made, strict=True))
     kept = [patient for patient in train if patient in vectors]
@@ -313,14 +347,14 @@ def _out_of_fold(
 
 def _unseen(
     bench: Bench, group: Group, inner: Recipe, name: str, model: str, seed: int, side: ImageSide,
-    companions: Companions, train: Sequence[str], labels: pd.Series | None,
+    companions: Companions, *, train: Sequence[str], labels: pd.Series | None,
 ) -> list[pd.DataFrame]:  # fmt: skip
     """Everybody embedded by an alignment that saw a stratified share of the training patients only."""
     second = pair_stage(inner)
     assert second is not None
     seen = stratified_share(train, _of(labels, train), second[1].patients.share or 0.7, seed)
     rest = [patient for patient in train if patient not in set(seen)]
-    pairing = pair(bench, group, inner, f"{name}.unseen", seed, side, companions, seen, labels)
+    pairing = pair(bench, group, inner, f"{name}.unseen", seed, side, companions, seen, labels=labels)
     joined = Joined.fit(_parts(inner, side, pairing, seen))
     parts = {"train": seen, "held_out": rest}
     parts |= {"validation": bench.imaged(group.validation), "test": bench.imaged(group.test)}

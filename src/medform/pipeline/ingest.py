@@ -72,12 +72,12 @@ def ingest(
     root: Path | str | None = None,
     out: Path | str = "store",
     workers: int = 1,
+    *,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> IngestResult:
-    """Read the images and tables that ``cohort_file`` names (below ``root``, by default its own folder)
-    into ``out``.
+    """Read the images and tables that ``cohort_file`` names (below ``root``, by default its own folder) into ``out``.
 
     A killed ingest goes on where it was when the same call is made again (``resume`` only says so); a
     store that is finished from the same files is left as it is; one made from others is refused unless

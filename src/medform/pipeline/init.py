@@ -15,12 +15,11 @@ def init(
     path: Path | str,
     table: Path | str | None = None,
     out: Path | str = "cohort.yaml",
-    overwrite: bool = False,
     *,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a cohort file for the images under ``path`` and the clinical ``table`` to ``out``; returns
-    ``out``.
+    """Write a cohort file for the images under ``path`` and the clinical ``table`` to ``out``; returns ``out``.
 
     Everything that was guessed stands in a comment, with the keys to fill in: the licence, what each
     column is and when it is known, the tasks, and which of several series is meant. Raises `InputError`

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from medform.errors import InputError, Problem
 
@@ -226,7 +227,7 @@ def _vectors(part: pd.DataFrame, level: str, problems: list[Problem]) -> list[np
 def _by_slice(part: pd.DataFrame, vectors: list[np.ndarray], problems: list[Problem]) -> dict[str, np.ndarray]:
     """Slice id -> vector; empty where slices have no id."""
     given = part["slice_id"].tolist() if "slice_id" in part.columns else [None]
-    if any(one is None or one != one for one in given):
+    if any(pd.isna(one) for one in given):
         return {}
     ids = [str(one) for one in given]
     if twice := sorted({one for one in ids if ids.count(one) > 1}) if len(set(ids)) < len(ids) else []:

@@ -48,8 +48,9 @@ def draw_overlays(folder: RunFolder, cohort: Cohort) -> None:
 
 
 def _patient(folder: RunFolder, cohort: Cohort, recipe: Recipe, model: str, place: str, case: Any) -> OverlayPatient:
-    """What is shown of the patient of one case: the slice with the most true lesion, where there is none the most
-    predicted, of all the patient's scans.
+    """What is shown of the patient of one case: one slice of all the patient's scans.
+
+    That is the slice with the most true lesion, where there is none the most predicted.
     """
     from medform.pipeline.segmentation import kept_masks, masks_file
     from medform.reporting.overlays import OverlayPatient, draw_overlay

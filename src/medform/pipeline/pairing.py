@@ -61,6 +61,7 @@ def pair(
     side: ImageSide,
     companions: Companions,
     patients: Sequence[str],
+    *,
     labels: Any = None,
     frozen: Pairing | None = None,
 ) -> Pairing:

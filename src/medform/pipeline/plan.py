@@ -87,6 +87,7 @@ def make_plan(
     groups: Sequence[Group],
     labels: pd.DataFrame,
     companions: Companions,
+    *,
     judged: bool = True,
 ) -> Plan:
     """Plan of training ``groups`` (those still to be run), and of judging them where that is wanted (``judged``).
@@ -176,7 +177,7 @@ def _plan_pairs(
         kind = digest(settings[1].model_dump(mode="json"))
         if kind not in timed:
             timed[kind] = _pair_seconds(bench, one, groups[0], side, companions, labels)
-        models = _pair_models(variants, variant, groups, "aligned" in one.embedding and not learns_labels)
+        models = _pair_models(variants, variant, groups, supported="aligned" in one.embedding and not learns_labels)
         found.seconds += timed[kind][0] * models * len(recipe.seeds)
         count += models
         steps = timed[kind][1] if variant == "main" else steps
@@ -276,7 +277,7 @@ def _pair_seconds(
     return start + per_step * steps, steps
 
 
-def _pair_models(variants: dict[str, Recipe], variant: str, groups: Sequence[Group], supported: bool) -> int:
+def _pair_models(variants: dict[str, Recipe], variant: str, groups: Sequence[Group], *, supported: bool) -> int:
     """How often the second stage of a variant is trained; ``supported``: also for the few-shot supports."""
     inner = pair_stage(variants["out_of_fold"]) if "out_of_fold" in variants else None
     out_of_fold = (inner[1].patients.inner_folds or 5) if inner and supported else 0

@@ -22,6 +22,7 @@ def pretrain(
     recipe: str = "medform-small",
     root: Path | None = None,
     folds: Sequence[int] | None = None,
+    *,
     workers: int = 1,
     device: str = "auto",
     seed: int | None = None,
@@ -48,7 +49,9 @@ def pretrain(
         cohort, bare = _open(Path(source), root, folder.path / "store", workers, progress)
         if bare:
             chosen = chosen.model_copy(update={"transductive": True})
-        return run_stages(folder, cohort, chosen, folds, device, resume, overwrite, progress, judged=False)
+        return run_stages(
+            folder, cohort, chosen, folds, device, resume=resume, overwrite=overwrite, progress=progress, judged=False
+        )
 
 
 def slice_recipe(recipe: Recipe) -> Recipe:

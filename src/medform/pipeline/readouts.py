@@ -139,7 +139,8 @@ class _Task:
         y = self.y(ids)
         calibrator = fit_calibrator(y, scores)
         threshold = None if calibrator is None else best_threshold(y, calibrator.probability(scores))
-        assert calibrator is not None and threshold is not None  # both classes are there, see `enough`
+        assert calibrator is not None  # both classes are there, see `enough`
+        assert threshold is not None
         return Readout(*fit(ids), calibrator, threshold, len(ids), int(y.sum()), basis)
 
 

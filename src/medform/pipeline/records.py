@@ -203,7 +203,7 @@ class Spending:
         self.note(folder)
         facts: list[dict[str, Any]] = []
         folds: list[int] = []
-        for place in sorted((folder.path / "folds").glob("*")) + [folder.path / "final"]:
+        for place in [*sorted((folder.path / "folds").glob("*")), folder.path / "final"]:
             if (place / "facts.json").is_file():
                 facts.append(read_json(place / "facts.json"))
                 if place.name != "final":

@@ -51,6 +51,7 @@ def run(
     out: Path = Path("run"),
     folds: Sequence[int] | None = None,
     store: Path | None = None,
+    *,
     device: str = "auto",
     seed: int | None = None,
     overrides: Sequence[str] = (),
@@ -79,7 +80,7 @@ def run(
             check_starts(chosen)
         where = Path(store) if store is not None else folder.path / "store"
         found = ingest(file, where, workers=workers, progress=progress, resume=True)
-        return run_stages(folder, found, chosen, folds, device, resume, overwrite, progress)
+        return run_stages(folder, found, chosen, folds, device, resume=resume, overwrite=overwrite, progress=progress)
 
 
 def run_stages(
@@ -88,6 +89,7 @@ def run_stages(
     recipe: Recipe,
     folds: Sequence[int] | None,
     device: str,
+    *,
     resume: bool,
     overwrite: bool,
     progress: Progress | None,
@@ -109,7 +111,7 @@ def run_stages(
 
     labels = task_labels(cohort)
     notes: list[str] = []
-    groups = fold_groups(cohort, folds, segments(recipe))
+    groups = fold_groups(cohort, folds, segmented=segments(recipe))
     spending = Spending()
     bench = make_bench(cohort, folder, device, progress, recipe.precision)  # refuses what this machine cannot do
     before, recipe = begin(folder, cohort, recipe, labels, resume=resume, overwrite=overwrite)
@@ -117,16 +119,16 @@ def run_stages(
         _take_over(encoders, folder)
     left = [group for group in groups if not _is_done(folder, group, recipe)]
     companions = encode_companions(cohort, groups[0].train, recipe)
-    plan = make_plan(bench, recipe, left, labels, companions, judged)
+    plan = make_plan(bench, recipe, left, labels, companions, judged=judged)
     for line in plan.lines():
         logger.info("%s", line)
-    was = make_plan(bench, before, left, labels, companions, judged) if before is not None else None
+    was = make_plan(bench, before, left, labels, companions, judged=judged) if before is not None else None
     spending.planned(folder, plan, was)
     primary = next((task.name for task in cohort.tasks if task.primary), None)
     for group in left:
         _train(bench, group, recipe, labels, primary, folder)
         spending.note(folder)
-    every = fold_groups(cohort, None, segments(recipe))
+    every = fold_groups(cohort, None, segmented=segments(recipe))
     merge_folds(folder, [group for group in every if _is_done(folder, group, recipe)])
     if judged and (len(labels.columns) or segments(recipe)):
         evaluate_run(folder, cohort, recipe, labels)
@@ -182,7 +184,7 @@ def make_bench(
     return Bench(cohort, folder, fabric, set_threads(), progress, computed.name)
 
 
-def fold_groups(cohort: Cohort, folds: Sequence[int] | None, segmented: bool = False) -> list[Group]:
+def fold_groups(cohort: Cohort, folds: Sequence[int] | None, *, segmented: bool = False) -> list[Group]:
     """The folds to run, and the final model on everybody where all of them are run."""
     from medform.pipeline.bench import Group
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -138,7 +137,7 @@ def segment(
                 mask = segmenter.draw(cohort, store, number, encoded, set_threads()).astype(np.uint8)
                 written = _write(mask, one, origin, plan.root, Path(unfinished) / stems[number], wanted)
                 having = encoded is not None and one.patient_id in encoded.patient_ids
-                series.append(_segmented(mask, one, written, Path(unfinished), target, having))
+                series.append(_segmented(mask, one, written, Path(unfinished), target, genes=having))
                 if progress is not None:
                     progress(number + 1, len(sources), "segmenting series")
             _move(Path(unfinished), target)
@@ -205,7 +204,7 @@ def _genes(
         rows = read_gene_rows(path, {*encoder.gene_ids, *encoder.left_out, *encoder.constant}, spec)
         if rows.problems:
             return None, [], list(rows.problems)
-        owned, said = _owned(rows.genes, rows.named, cohort)
+        owned, said = _owned(rows.genes, named=rows.named, cohort=cohort)
         if far := far_from_training(encoder, owned):
             return None, [], [Problem(far, file=path.name, suggestion=f"Give the values as {encoder.scale}.")]
         encoded = encoder.encode(owned)
@@ -217,7 +216,7 @@ def _genes(
     return encoded, [*said, *dict.fromkeys(one.message for one in encoded.degradations)], []
 
 
-def _owned(genes: Any, named: bool, cohort: Cohort) -> tuple[Any, list[str]]:
+def _owned(genes: Any, *, named: bool, cohort: Cohort) -> tuple[Any, list[str]]:
     """The rows under the ids of the scan's patients; a single row for a single patient is that patient's."""
     from dataclasses import replace
 
@@ -307,7 +306,7 @@ def _write(
 
 
 def _segmented(
-    mask: np.ndarray, series: Series, files: Sequence[Path], unfinished: Path, out: Path, genes: bool
+    mask: np.ndarray, series: Series, files: Sequence[Path], unfinished: Path, out: Path, *, genes: bool
 ) -> SegmentedSeries:
     voxels, spacing = int(mask.sum()), series.spacing_mm
     known = spacing is not None and bool(np.isfinite(spacing).all())
@@ -325,4 +324,4 @@ def _move(unfinished: Path, out: Path) -> None:
     for file in sorted(one for one in unfinished.rglob("*") if one.is_file()):
         target = out / file.relative_to(unfinished)
         target.parent.mkdir(exist_ok=True)
-        os.replace(file, target)
+        file.replace(target)

@@ -5,18 +5,20 @@ Masks are kept as predicted, unjudged: the test patients' are scored only after 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from medform.config import digest
 from medform.errors import InputError
 from medform.evaluation.segmentation import PredictedScan, segmentation_cases
 from medform.inputs.loader import mismatched
 from medform.inputs.masks import MaskInputConfig, lesion_of
 from medform.inputs.segmentation_loader import SegmentationLoader
+from medform.inputs.slice_split import SliceSplit, split_by_slice
 from medform.inputs.stacks import SegmentationInputConfig, plain_stacks
 from medform.metrics.overlap import remove_small
 from medform.models.weights import start_from
@@ -30,6 +32,7 @@ from medform.training.infer import segment_slices, weights_digest
 if TYPE_CHECKING:
     from medform.cohort.store import Cohort
     from medform.inputs.loader import PairedSource, Source
+    from medform.inputs.masks import MaskStore
     from medform.inputs.slices import SliceStore
     from medform.pipeline.bench import Bench, Group
     from medform.recipes.recipe import Recipe, Stage
@@ -42,6 +45,7 @@ __all__ = [
     "draw_lesion",
     "judge_masks",
     "keep_masks",
+    "keep_unseen",
     "kept_masks",
     "masks_file",
     "segment_stage",
@@ -76,14 +80,20 @@ def segments(recipe: Recipe) -> bool:
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A trained segmentation: the objective, its settings, and the genes that its patients are given."""
+    """A trained segmentation: the objective, its settings, and the genes that its patients are given.
+
+    ``unseen``: rows of the slices that it is judged on, where it was split by slices; None where patients were apart.
+    """
 
     objective: Segment
     config: SegmentationInputConfig
     genes: PairedSource | None
     result: StageResult
+    unseen: np.ndarray | None = None
 
-    def masks(self, bench: Bench, patients: Sequence[str], with_genes: bool = True) -> Iterator[tuple[int, np.ndarray]]:
+    def masks(
+        self, bench: Bench, patients: Sequence[str], *, with_genes: bool = True
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """(place of the series in the cohort, lesion (N, H, W) boolean) of every series of ``patients``."""
         store = bench.slices(self.config.source)
         genes = self.genes if with_genes else None
@@ -130,17 +140,25 @@ def draw_lesion(
 
 
 def segment_task(
-    bench: Bench, patients: Sequence[str], recipe: Recipe, seed: int, encoder: Encoder, companions: Companions
+    bench: Bench,
+    patients: Sequence[str],
+    recipe: Recipe,
+    seed: int,
+    encoder: Encoder,
+    companions: Companions,
+    split: SliceSplit | None = None,
 ) -> tuple[Segment, SegmentationLoader]:
-    """The objective of the segmentation stage at its start, and the loader of its batches."""
+    """The objective of the segmentation stage at its start, and the loader of its batches.
+
+    Its slices are those of ``patients``, or the training slices of ``split`` where there is one.
+    """
     from medform.compute.seed import generator
 
     found = segment_stage(recipe)
     assert found is not None
     name, stage = found
     config: Any = stage.inputs["image"]
-    mask_config = stage.inputs.get("mask", MaskInputConfig())
-    assert isinstance(config, SegmentationInputConfig) and isinstance(mask_config, MaskInputConfig)
+    store, masks = _stores(bench, stage)
     image: Any = stage.towers["image"]
     tower = image.build(generator(seed, name, "image"))
     _begin(tower, "image", stage, recipe, encoder)
@@ -148,11 +166,11 @@ def segment_task(
     if GENES in beside:
         _begin(beside[GENES], GENES, stage, recipe, encoder)
     objective: Any = stage.objective
-    store = bench.slices(config.source)
-    masks = bench.masks(config.source, tuple(mask_config.values) if mask_config.values else None)
-    rows = store.rows(bench.imaged(patients))
+    rows = store.rows(bench.imaged(patients)) if split is None else split.train
     genes = sources.get(GENES)
-    loader = SegmentationLoader(store, masks, rows, config, stage.batch, seed, bench.threads, genes, stage.pairing)
+    loader = SegmentationLoader(
+        store, masks, rows, config, stage.batch, seed, threads=bench.threads, genes=genes, pairing=stage.pairing
+    )
     return objective.build({"image": tower, **beside}, generator(seed, name, "objective")), loader
 
 
@@ -163,12 +181,35 @@ def train_segmenter(
     found = segment_stage(recipe)
     assert found is not None
     name, stage = found
-    objective, loader = segment_task(bench, group.train, recipe, seed, encoder, companions)
+    split = _slice_split(bench, group, stage, seed)
+    objective, loader = segment_task(bench, group.train, recipe, seed, encoder, companions, split)
     made_from = [sorted(group.train), loader.store.digest, loader.masks.digest]
     made_from += [weights_digest(objective), companions.digest(wanted(stage, companions))]
+    made_from += [] if split is None else [loader.rows.tolist()]
     result = bench.train(group, variant, seed, (name, stage), objective, loader, made_from)
     genes = companions.source(GENES) if GENES in wanted(stage, companions) else None
-    return Segmenter(objective, loader.config, _given(genes, stage, group, companions, seed), result)
+    given = _given(genes, stage, group, companions, seed)
+    return Segmenter(objective, loader.config, given, result, None if split is None else split.unseen)
+
+
+def _slice_split(bench: Bench, group: Group, stage: Stage, seed: int) -> SliceSplit | None:
+    """Which slices of test patients are learnt from, and which are not; None where patients are kept apart."""
+    if stage.patients.split == "patient":
+        return None
+    store, masks = _stores(bench, stage)
+    train, test = (store.rows(bench.imaged(patients)) for patients in (group.train, group.test))
+    lesion = masks.lesion_pixels > 0
+    return split_by_slice(train[masks.present[train]], test[masks.present[test]], lesion, store.series, seed)
+
+
+def _stores(bench: Bench, stage: Stage) -> tuple[SliceStore, MaskStore]:
+    """Slices and masks at the size that the stage reads them at."""
+    config: Any = stage.inputs["image"]
+    mask_config = stage.inputs.get("mask", MaskInputConfig())
+    assert isinstance(config, SegmentationInputConfig)
+    assert isinstance(mask_config, MaskInputConfig)
+    values = tuple(mask_config.values) if mask_config.values else None
+    return bench.slices(config.source), bench.masks(config.source, values)
 
 
 def _begin(tower: Any, modality: str, stage: Stage, recipe: Recipe, encoder: Encoder) -> None:
@@ -211,24 +252,64 @@ def _given(
 
 
 def keep_masks(
-    bench: Bench, group: Group, segmenter: Segmenter, model: str, seed: int, with_genes: bool = True
+    bench: Bench, group: Group, segmenter: Segmenter, model: str, seed: int, *, with_genes: bool = True
 ) -> None:
     """Write the masks of validation and test patients, packed to bits: ``masks/MODEL.SEED.safetensors`` of the fold.
 
-    Masks that this very stage drew before are kept.
+    Masks that this very stage drew before are kept. Of a segmentation that is split by slices there are those of the
+    slices that it has not seen, and none of validation patients: it may not be selected.
     """
     if group.fold is None:
         return
     path = masks_file(bench.folder.path, group.fold, model, seed)
-    digest = read_json(segmenter.result.folder / "stage.json")["digest"]
-    if path.is_file() and read_arrays(path)[1].get("stage") == digest:
+    made_from = read_json(segmenter.result.folder / "stage.json")["digest"]
+    if path.is_file() and read_arrays(path)[1].get("stage") == made_from:
         return
-    arrays, shapes = {}, {}
-    for part, patients in (("validation", group.validation), ("test", group.test)):
-        for series, mask in segmenter.masks(bench, bench.imaged(patients), with_genes):
-            arrays[f"{part}.{series}"] = np.packbits(mask)
-            shapes[f"{part}.{series}"] = list(mask.shape)
-    write_arrays(path, arrays, {"shapes": shapes, "stage": digest})
+    drawn = {
+        f"{part}.{series}": mask
+        for part, patients in (("validation", group.validation), ("test", group.test))
+        if part == "test" or segmenter.unseen is None
+        for series, mask in segmenter.masks(bench, bench.imaged(patients), with_genes=with_genes)
+    }
+    slices = None if segmenter.unseen is None else _slices(bench, segmenter, drawn)
+    _write_masks(path, drawn, made_from, slices)
+
+
+def keep_unseen(bench: Bench, group: Group, segmenter: Segmenter, model: str, name: str, seed: int) -> None:
+    """Write as ``name`` those kept masks of ``model`` that ``segmenter``, split by slices, is judged on, too.
+
+    Both were drawn, and small parts taken away, over whole series before slices were left out.
+    """
+    if group.fold is None or segmenter.unseen is None:
+        return
+    arrays, notes = read_arrays(masks_file(bench.folder.path, group.fold, model, seed))
+    shapes = {key: shape for key, shape in notes["shapes"].items() if key.startswith("test.")}
+    drawn = {key: _unpacked(arrays[key], shape) for key, shape in shapes.items()}
+    made_from = digest([notes["stage"], segmenter.unseen.tolist()])
+    path = masks_file(bench.folder.path, group.fold, name, seed)
+    _write_masks(path, drawn, made_from, _slices(bench, segmenter, drawn))
+
+
+def _slices(bench: Bench, segmenter: Segmenter, keys: Iterable[str]) -> dict[str, list[int]]:
+    """Places, in each series that has a mask, of the slices that the segmentation is judged on."""
+    store = bench.slices(segmenter.config.source)
+    unseen: Any = segmenter.unseen
+    of = {key: store.index[unseen[store.series[unseen] == int(key.partition(".")[2])]] for key in keys}
+    return {key: [int(one) for one in places] for key, places in of.items() if len(places)}
+
+
+def _write_masks(
+    path: Path, drawn: Mapping[str, np.ndarray], stage: str, slices: Mapping[str, list[int]] | None = None
+) -> None:
+    """Write masks (N, H, W) of series, of their ``slices`` alone where those are given; of no series else."""
+    kept = dict(drawn) if slices is None else {key: drawn[key][places] for key, places in slices.items()}
+    notes: dict[str, Any] = {"shapes": {key: list(mask.shape) for key, mask in kept.items()}, "stage": stage}
+    notes |= {} if slices is None else {"slices": slices}
+    write_arrays(path, {key: np.packbits(mask) for key, mask in kept.items()}, notes)
+
+
+def _unpacked(bits: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
 
 
 def masks_file(run: Path, fold: int, model: str, seed: int) -> Path:
@@ -239,7 +320,10 @@ def masks_file(run: Path, fold: int, model: str, seed: int) -> Path:
 def kept_masks(
     path: Path, cohort: Cohort, recipe: Recipe, part: Part, patients: Collection[str] | None = None
 ) -> Iterator[tuple[str, str, PredictedScan]]:
-    """(patient, series, mask beside the truth) of the kept masks of one part, or of some of its ``patients``."""
+    """(patient, series, mask beside the truth) of the kept masks of one part, or of some of its ``patients``.
+
+    Where masks were kept of some slices only, so is the truth, and nothing is known of the distance between slices.
+    """
     found = segment_stage(recipe)
     config = found[1].inputs.get("mask") if found else None
     values = config.values if isinstance(config, MaskInputConfig) else None
@@ -254,9 +338,13 @@ def kept_masks(
         mask = cohort.masks(series_id)
         if mask is None:
             continue
-        drawn = np.unpackbits(arrays[key], count=int(np.prod(shape))).reshape(shape).astype(bool)
-        true = lesion_of(np.asarray(mask), values)
-        yield patient, series_id, PredictedScan(drawn, true, cohort.open(series_id).spacing_mm)
+        drawn, true = _unpacked(arrays[key], shape), lesion_of(np.asarray(mask), values)
+        spacing = cohort.open(series_id).spacing_mm
+        if (places := notes.get("slices", {}).get(key)) is None:
+            yield patient, series_id, PredictedScan(drawn, true, spacing)
+        else:
+            flat = None if spacing is None else (float("nan"), *spacing[1:])
+            yield patient, series_id, PredictedScan(drawn, true[places], flat, lesion_voxels=int(true.sum()))
 
 
 def judge_masks(run: Path, cohort: Cohort, recipe: Recipe, folds: Sequence[int], part: Part) -> list[dict[str, Any]]:

@@ -129,7 +129,15 @@ def slice_task(
         return built, SliceLoader(store, rows, config, stage.batch, seed, bench.threads)
     lesions = bench.masks(config.source, None).lesion_pixels if config.lesion_weight != 1 else None
     loader = SlicePatientLoader(
-        store, store.codes(patients), config, stage.batch, seed, sources, bench.threads, lesions, stage.pairing
+        store,
+        store.codes(patients),
+        config,
+        stage.batch,
+        seed,
+        sources,
+        threads=bench.threads,
+        lesion_pixels=lesions,
+        pairing=stage.pairing,
     )
     return objective.build(dict(encoder.towers), start=stage.start.heads or "random"), loader
 

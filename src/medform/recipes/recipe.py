@@ -34,16 +34,31 @@ EmbeddingPart = Literal["image_only", "aligned", "bag"]
 
 
 class Patients(Config):
-    """Which of the fold's training patients a stage sees: all of them, a stratified share, or inner folds in turn."""
+    """Which of the fold's training patients a stage sees: all of them, a stratified share, or inner folds in turn.
+
+    ``split: slice`` is a leak on purpose, the control of a variant of a segmentation: half of each test patient's
+    slices are learnt from, in place of as many of training patients (`medform.inputs.slice_split`).
+    """
 
     share: float | None = Field(default=None, gt=0, lt=1)
     inner_folds: int | None = Field(default=None, ge=2)
+    split: Literal["patient", "slice"] = "patient"
 
     @model_validator(mode="after")
     def _one_rule(self) -> Patients:
         if self.share is not None and self.inner_folds is not None:
             raise ValueError("give `share` or `inner_folds`, not both.")
+        if self.split == "slice" and (self.share, self.inner_folds) != (None, None):
+            raise ValueError("`split: slice` has no `share` and no `inner_folds`: they are of patients.")
         return self
+
+    @model_serializer(mode="wrap")
+    def _by_patient_is_not_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Stages of before there was a choice stay the same stages."""
+        tree = write(self)
+        if self.split == "patient":
+            tree.pop("split", None)
+        return tree
 
 
 class Start(Config):
@@ -74,6 +89,12 @@ class Stage(Config):
     patients: Patients = Patients()
     checkpoint_every: int = Field(default=50, ge=1)
     log_every: int = Field(default=10, ge=1)
+
+    @model_validator(mode="after")
+    def _only_masks_are_split_by_slice(self) -> Stage:
+        if self.patients.split == "slice" and getattr(self.objective, "kind", None) != "segment":
+            raise ValueError("`patients: {split: slice}` is a control of a segmentation; this stage learns no masks.")
+        return self
 
 
 class Source(Config):
@@ -177,6 +198,43 @@ class Recipe(Config):
         tree["variants"] = {}
         return parse(Recipe, tree, where=f"variant {' + '.join(names)} of {self.name}")
 
+    def slice_splits(self) -> dict[str, str | None]:
+        """Variant that is split by slices -> the variant that differs in that alone, None: the recipe itself.
+
+        Raises `InputError` where the recipe itself is split by slices, and where a variant has no such other: there
+        would be nothing to measure the leak against.
+        """
+        whole = {"": self, **{name: self.variant(name) for name in self.variants}}
+        leaky = [name for name, one in whole.items() if "slice" in {s.patients.split for s in one.stages.values()}]
+        if "" in leaky:
+            raise InputError(
+                "`split: slice` would train on patients that are tested what is selected and exported.",
+                where="stages",
+                consequence="Nothing was started.",
+                fix="set it in a variant, beside the recipe that is split by patients.",
+            )
+        trees = {name: one._split_by_patient() for name, one in whole.items()} if leaky else {}
+        found: dict[str, str | None] = {}
+        for name in leaky:
+            others = [other for other in trees if other not in leaky and trees[other] == trees[name]]
+            if not others:
+                raise InputError(
+                    f"variant '{name}' is split by slices, and none differs from it in that alone.",
+                    where=f"variants.{name}",
+                    consequence="Nothing was started.",
+                    fix="add the same variant without `split: slice`: the leak is measured against it.",
+                )
+            found[name] = others[0] or None
+        return found
+
+    def _split_by_patient(self) -> dict[str, Any]:
+        """All settings but the variants, no stage of it split by slices."""
+        stages = {
+            name: one.model_copy(update={"patients": Patients()}) if one.patients.split == "slice" else one
+            for name, one in self.stages.items()
+        }
+        return self.model_copy(update={"stages": stages, "variants": {}}).model_dump(mode="json")
+
 
 def shipped() -> list[str]:
     """Names of the recipes inside the package."""
@@ -214,4 +272,6 @@ def read_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
             consequence="Nothing was started.",
             fix="leave the key out; `medform pretrain FOLDER` trains one encoder on all patients, and marks it.",
         )
-    return recipe.with_ablations(recipe.ablate)
+    chosen = recipe.with_ablations(recipe.ablate)
+    chosen.slice_splits()  # refuses a leak that nobody asked for
+    return chosen

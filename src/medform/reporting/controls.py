@@ -1,6 +1,4 @@
-"""The control table of a task, its paired differences in words, the verdict and what a reader must not
-overlook.
-"""
+"""The control table of a task, its paired differences in words, the verdict and what a reader must not overlook."""
 
 from __future__ import annotations
 
@@ -43,9 +41,7 @@ TELLING_CONTROLS = {
 
 @dataclass(frozen=True)
 class TaskScores:
-    """The cross-validated rows of one task: model -> metric -> row, models and metrics in the order to be
-    shown.
-    """
+    """The cross-validated rows of one task: model -> metric -> row, models and metrics in the order to be shown."""
 
     task: TaskFacts
     models: list[str]
@@ -64,9 +60,7 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class Difference:
-    """One paired difference: the question, which models, the answer with figures, ``tone`` (gain, loss,
-    none).
-    """
+    """One paired difference: the question, which models, the answer with figures, ``tone`` (gain, loss, none)."""
 
     question: str
     models: str
@@ -136,7 +130,10 @@ def _difference(row: ScoreRow, detectable: float | None) -> Difference:
 
 
 def tone_of(row: ScoreRow | None) -> str:
-    """gain or loss where the interval of a difference leaves out zero, none where it does not."""
+    """Tone of a difference: gain or loss where its interval leaves out zero, none where it does not.
+
+    It is unknown without a row or an interval.
+    """
     if row is None or row.value is None or row.ci_low is None or row.ci_high is None:
         return "unknown"
     return "gain" if row.ci_low > 0 else "loss" if row.ci_high < 0 else "none"
@@ -148,8 +145,7 @@ def unseen_below(detectable: float | None) -> str:
 
 
 def verdict(scores: TaskScores, facts: RunFacts) -> Verdict:
-    """One sentence on a task: the aligned score with its interval, the image alone, what the difference
-    says."""
+    """One sentence on a task: the aligned score with its interval, the image alone, what the difference says."""
     name = scores.task.name
     aligned, alone = scores.row("aligned"), scores.row("image_only")
     if aligned is None:

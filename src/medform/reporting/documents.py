@@ -1,6 +1,4 @@
-"""The small JSON files that a report is made from, each with its `schema_version` (see flow, table_one,
-montage).
-"""
+"""The small JSON files that a report is made from, each with its `schema_version` (see flow, table_one, montage)."""
 
 from __future__ import annotations
 

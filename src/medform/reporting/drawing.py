@@ -56,9 +56,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the page: ``svg`` to be inlined, ``title`` above, ``caption`` below, ``alt`` for who cannot
-    see it.
-    """
+    """A figure of the page: ``svg`` is inlined, ``title`` above, ``caption`` below, ``alt`` for who cannot see it."""
 
     name: str
     svg: str
@@ -120,9 +118,10 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def inline(svg: str, name: str) -> str:
-    """The SVG element alone, without prolog, namespaces and metadata; its ids carry ``name``, so that they
-    stay unique in a page of many figures. Nothing in it is announced to a screen reader, the figure around it
-    is.
+    """The SVG element alone, without prolog, namespaces and metadata.
+
+    Its ids carry ``name``, so that they stay unique in a page of many figures. Nothing in it is announced to a screen
+    reader, the figure around it is.
     """
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)

@@ -16,9 +16,7 @@ PAIR = "aligned - image_only"
 
 @dataclass(frozen=True)
 class Point:
-    """AUROC of one model at ``shots`` labelled patients a class; ``overlapping`` where draws share most
-    patients.
-    """
+    """AUROC of one model at ``shots`` labelled patients a class; ``overlapping`` where draws share most patients."""
 
     shots: int
     value: float
@@ -29,9 +27,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """The lines of one task and one kind of supports; ``impossible`` are the k that the classes are too small
-    for.
-    """
+    """The lines of one task and one kind of supports; ``impossible`` are the k that the classes are too small for."""
 
     task: str
     supports: str
@@ -71,9 +67,7 @@ class Panel:
 
 
 def panels(rows: Sequence[ScoreRow], task: str) -> list[Panel]:
-    """Panels of a task in the order aligned, out_of_fold, unseen; logistic readout, AUROC, paired rows left
-    out.
-    """
+    """Panels of a task in the order aligned, out_of_fold, unseen; logistic readout, AUROC, paired rows left out."""
     chosen = [row for row in rows if _belongs(row, task) and row.model in FEW_SHOT_MODELS]
     found = []
     for supports, (title, _) in SUPPORTS.items():

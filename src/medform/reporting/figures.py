@@ -52,9 +52,7 @@ def chance_line(axes: Axes, value: float, along: str = "y") -> None:
 
 
 def draw_controls(run: Path, scores: TaskScores, metric: str) -> Picture | None:
-    """One metric of every model as a dot with its interval, the chance line dotted, permuted labels as a
-    band.
-    """
+    """One metric of every model as a dot with its interval, the chance line dotted, permuted labels as a band."""
     rows = [row for model in scores.models if (row := scores.row(model, metric)) is not None]
     values = [row.value for row in rows if row.value is not None]  # `scores.row` gives no row without a value
     if not rows:
@@ -248,7 +246,7 @@ def draw_attention_profile(run: Path, patient: MontagePatient) -> Picture:
         axes.set_xlabel("Slice, feet to head")
         axes.set_yticks([0, even], ["0", "even"])
         axes.set_xlim(-0.6, len(patient.profile) - 0.4)
-        axes.set_ylim(0, max(max(patient.profile), even) * 1.15)
+        axes.set_ylim(0, max(*patient.profile, even) * 1.15)
         axes.spines["left"].set_color(INK)
         return publish(
             run,

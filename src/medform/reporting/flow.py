@@ -113,9 +113,7 @@ def excluded_after(flow: Flow) -> list[list[Exclusion]]:
 
 
 def draw_flow(flow: Flow) -> str:
-    """The flow as an SVG text, 400 px wide: steps downwards on the left, exclusions to the right of their
-    arrow.
-    """
+    """The flow as an SVG text, 400 px wide: steps downwards on the left, exclusions to the right of their arrow."""
     y, parts = 2, []
     for number, (step, exclusions) in enumerate(zip(flow.steps, excluded_after(flow), strict=True)):
         box = _step_box(step)

@@ -33,9 +33,7 @@ TILE_PX = 160
 
 @dataclass(frozen=True)
 class Tile:
-    """One slice: ``png`` relative to the run folder, ``index`` in the stack, ``z_mm`` (None: unknown), its
-    weight.
-    """
+    """One slice: ``png`` relative to the run folder, ``index`` in the stack, ``z_mm`` (None: unknown), its weight."""
 
     png: str
     index: int
@@ -45,8 +43,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class MontagePatient:
-    """``tiles``: the slices of highest weight, highest first. ``profile``: the weight of every slice, feet to
-    head; it sums to 1. ``entropy_ratio``: entropy of the weights over its maximum ln(n), 1 where n is 1.
+    """One test patient of the montage.
+
+    ``tiles``: the slices of highest weight, highest first. ``profile``: the weight of every slice, feet to head; it
+    sums to 1. ``entropy_ratio``: entropy of the weights over its maximum ln(n), 1 where n is 1.
     """
 
     pseudonym: str

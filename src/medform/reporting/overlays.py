@@ -23,7 +23,9 @@ TRUE, PREDICTED = (255, 190, 40), (90, 200, 255)
 
 @dataclass(frozen=True)
 class OverlayPatient:
-    """``place``: best, median or worst Dice of the model's test patients. ``index``: the slice that is shown, the one
+    """One test patient of the overlays.
+
+    ``place``: best, median or worst Dice of the model's test patients. ``index``: the slice that is shown, the one
     with the most lesion; ``true`` and ``predicted``: its pictures, relative to the run folder.
     """
 

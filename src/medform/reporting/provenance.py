@@ -42,9 +42,7 @@ NAMES = {
 
 
 def banners(facts: RunFacts, rows: Sequence[ScoreRow]) -> list[Banner]:
-    """What limits every figure below: transductive training, one fold, collapse, an encoder that never
-    learnt.
-    """
+    """What limits every figure below: transductive training, one fold, collapse, an encoder that never learnt."""
     found = []
     if facts.transductive:
         found.append(

@@ -69,7 +69,7 @@ class TaskSection:
 
     def note_mark(self, row: ScoreRow) -> str:
         """The letter of a row's note."""
-        return chr(ord("a") + self.notes.index(row.note) % 26) if row.note in self.notes else ""
+        return words.mark(self.notes.index(row.note)) if row.note in self.notes else ""
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,8 @@ class AttentionPatient:
     images: list[str | None]
 
 
-def make_report(run: Path, images: bool = True) -> Path:
-    """Write ``RUN/report.html`` and ``RUN/figures/*.svg|csv`` from the files of the run alone; returns the
-    page's path.
+def make_report(run: Path, *, images: bool = True) -> Path:
+    """Write ``RUN/report.html`` and ``RUN/figures/*.svg|csv`` from the files of the run alone; returns the page's path.
 
     ``images=False`` leaves out every picture of a patient. The page asks for nothing from any network, stays
     below `MOST_BYTES` (patients of the montage are left out until it does, and it says so), and is the same
@@ -91,8 +90,8 @@ def make_report(run: Path, images: bool = True) -> Path:
     newer version.
     """
     files = read_run(run)
-    content = _content(files, images)
-    patients = _attention(files, images)
+    content = _content(files, images=images)
+    patients = _attention(files, images=images)
     shown = len(patients)
     while True:
         page = _render(content | {"attention": patients[:shown], "left_out": len(patients) - shown})
@@ -114,14 +113,14 @@ def _render(content: dict[str, Any]) -> str:
     return template.render(css=(here / "report.css").read_text(encoding="utf-8"), **content)
 
 
-def _content(files: RunFiles, images: bool) -> dict[str, Any]:
+def _content(files: RunFiles, *, images: bool) -> dict[str, Any]:
     """Everything that the template shows but the patients of the montage; draws and saves the figures."""
     facts = files.facts
     return {
         "facts": facts,
         "banners": banners(facts, files.rows),
         "tasks": _tasks(files),
-        "segmentation": segmentation_sections(files, images),
+        "segmentation": segmentation_sections(files, images=images),
         "flow": _flow(files.folder, files.flow),
         "exclusions": files.flow.exclusions if files.flow else (),
         "table_one": files.table_one,
@@ -218,7 +217,7 @@ def _training(files: RunFiles) -> list[tuple[str, list[Picture]]]:
     return found
 
 
-def _attention(files: RunFiles, images: bool) -> list[AttentionPatient]:
+def _attention(files: RunFiles, *, images: bool) -> list[AttentionPatient]:
     if files.montage is None:
         return []
     found = []

@@ -14,7 +14,7 @@ from medform.reporting.drawing import COLOURS, INK, RULE, Picture, plain, publis
 from medform.reporting.figures import slug
 from medform.reporting.overlays import OverlayPatient, data_address, read_overlays
 from medform.reporting.run_files import RunFiles
-from medform.reporting.words import COMPARISONS, METRICS, interval, model_words, number, signed
+from medform.reporting.words import COMPARISONS, METRICS, interval, mark, model_words, number, signed
 from medform.runs.scores import ScoreRow, detectable_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class SegmentationSection:
 
     def note_mark(self, row: ScoreRow) -> str:
         """The letter of a row's note."""
-        return chr(ord("a") + self.notes.index(row.note) % 26) if row.note in self.notes else ""
+        return mark(self.notes.index(row.note)) if row.note in self.notes else ""
 
     def shown(self, model: str, metric: str) -> str:
         """A figure as text: numbers of patients whole, scores with three digits."""
@@ -87,7 +87,7 @@ class SegmentationSection:
         return "" if row is None else interval(row.ci_low, row.ci_high, digits)
 
 
-def segmentation_sections(files: RunFiles, images: bool = True) -> list[SegmentationSection]:
+def segmentation_sections(files: RunFiles, *, images: bool = True) -> list[SegmentationSection]:
     """A section for each task that has segmentation rows; draws and saves its figure.
 
     ``images=False`` leaves out the pictures of patients.
@@ -97,13 +97,13 @@ def segmentation_sections(files: RunFiles, images: bool = True) -> list[Segmenta
     sections = [_section(files, task, [row for row in rows if (row.task or "") == task]) for task in _tasks(rows)]
     if overlays is None:
         return sections
-    masks = tuple(_shown(files, one, images) for one in overlays.patients)
+    masks = tuple(_shown(files, one, images=images) for one in overlays.patients)
     return [
         replace(one, masks_of=overlays.model, masks=masks) if one.task == overlays.task else one for one in sections
     ]
 
 
-def _shown(files: RunFiles, patient: OverlayPatient, images: bool) -> ShownMasks:
+def _shown(files: RunFiles, patient: OverlayPatient, *, images: bool) -> ShownMasks:
     if not images:
         return ShownMasks(patient, None, None)
     return ShownMasks(patient, *(data_address(files.folder / name) for name in (patient.true, patient.predicted)))

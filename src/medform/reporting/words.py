@@ -10,10 +10,11 @@ __all__ = [
     "FEW_SHOT_MODELS",
     "METRICS",
     "MODELS",
-    "ModelWords",
     "SUPPORTS",
+    "ModelWords",
     "between",
     "interval",
+    "mark",
     "metric_name",
     "model_words",
     "number",
@@ -53,6 +54,18 @@ MODELS: dict[str, ModelWords] = {
         "MGI, shuffled genes", "control", "image + genes of others", "trained with other patients' genes"
     ),
     "mgi_null_genes": ModelWords("MGI, genes withheld", "control", _IMAGE, "MGI, given no genes at test"),
+    "mgi_slice_split": ModelWords(
+        "MGI, split by slices",
+        "control",
+        "image + genes",
+        "a leak on purpose: other slices of the patient were learnt from",
+    ),
+    "mgi_on_slice_split": ModelWords(
+        "MGI on those slices",
+        "control",
+        "image + genes",
+        "MGI split by patients, on the slices that the leak is judged on",
+    ),
     "fused": ModelWords("table + aligned", "both", _BOTH, "the table and the score of the aligned image"),
     "fused_unaligned": ModelWords("table + image alone", "both", _BOTH, "the table and the score of the image alone"),
     "table_logistic": ModelWords("table alone", "table", _TABLE, "logistic regression on the clinical columns"),
@@ -137,12 +150,22 @@ COMPARISONS = {
     "mgi_shuffled_genes - vit_no_genes": "What do other patients' genes seem to add?",
     "mgi_null_genes - vit_no_genes": "What did training beside genes add, without them at test?",
     "vit_no_genes - unet": "Is the network without genes better than a U-Net?",
+    "mgi_slice_split - mgi_on_slice_split": "What does it gain to have seen other slices of the test patients?",
 }
 
 
 def model_words(name: str) -> ModelWords:
     """The words of a model; a model that is not known here is named by itself."""
     return MODELS.get(name) or ModelWords(name.replace("_", " "), "image", _IMAGE, "")
+
+
+def mark(place: int) -> str:
+    """What a note is known by in its table: a to z, then aa, ab and so on."""
+    letters = ""
+    while place >= 0:
+        place, letter = divmod(place, 26)
+        letters, place = chr(ord("a") + letter) + letters, place - 1
+    return letters
 
 
 def metric_name(name: str) -> str:

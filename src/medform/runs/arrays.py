@@ -33,7 +33,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             notes = json.loads((file.metadata() or {}).get(_NOTES, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, notes
+            return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118 - not a mapping
     except FileNotFoundError:
         raise InputError("no such file.", where=str(path), fix="check the path of the run or model folder.") from None
     except (SafetensorError, json.JSONDecodeError) as error:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medform.errors import InputError
 from medform.runs.folder import write_atomically
 
-__all__ = ["Checkpoint", "load_weights", "latest", "remove_all", "save", "save_weights"]
+__all__ = ["Checkpoint", "latest", "load_weights", "remove_all", "save", "save_weights"]
 
 SCHEMA_VERSION = 1
 _NOTES = "medform"
@@ -93,7 +93,7 @@ def _read(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             tree = json.loads(file.metadata()[_NOTES])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(
             f"not a readable checkpoint ({error}).",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -102,7 +102,7 @@ def _highdicom(path: Path) -> Any:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def _silence() -> Generator[None]:
     """No warnings and log lines of pydicom and highdicom: they quote the names of patients."""
     loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
     before = [logger.disabled for logger in loggers]
@@ -118,8 +118,10 @@ def _silence() -> Iterator[None]:
 
 
 def _frames(files: Sequence[Path], instances: Sequence[str] | None, path: Path) -> list[_Frame]:
-    """Frames of the wanted instances; files that are no DICOM, or another's, are left out only where these are
-    named."""
+    """Frames of the wanted instances.
+
+    Files that are no DICOM, or another's, are left out only where the instances are named.
+    """
     import pydicom
     from pydicom.errors import InvalidDicomError
 

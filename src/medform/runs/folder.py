@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def write_atomically(path: Path, content: bytes | str | Callable[[Path], object]
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -242,7 +242,7 @@ class RunFolder:
             leftover.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Generator[None]:
         """Hold the folder: a second process that wants it gets an `InputError` naming the first.
 
         The operating system drops the lock with the process, so a killed run never blocks the next one.
@@ -251,7 +251,8 @@ class RunFolder:
         lock = self.path / ".lock"
         with lock.open("a+", encoding="utf-8") as file:
             # a lock file that was removed in between (see below) holds nobody off
-            if not _try_lock(file.fileno()) or not (lock.exists() and os.path.samefile(lock, file.fileno())):
+            ours = _try_lock(file.fileno())
+            if not ours or not (lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno()))):
                 file.seek(0)
                 raise InputError(
                     f"another process is writing here: {file.read().strip() or 'unknown'}.",

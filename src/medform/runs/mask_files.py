@@ -89,7 +89,7 @@ def write_nrrd(
         image.SetMetaData(key, text)
     writer = SimpleITK.ImageFileWriter()
     writer.SetImageIO("NrrdImageIO")
-    writer.SetUseCompression(True)
+    writer.UseCompressionOn()
 
     def write(temporary: Path) -> None:
         writer.SetFileName(str(temporary))

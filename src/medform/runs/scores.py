@@ -118,8 +118,7 @@ def detectable_of(row: ScoreRow) -> float | None:
 
 
 def difference_in_words(row: ScoreRow, detectable: float | None = None) -> str:
-    """What the row of a paired difference says, with its interval; every null says what could not have been
-    seen.
+    """What the row of a paired difference says, with its interval; every null says what could not have been seen.
 
     ``detectable`` is the smallest difference with 80 % power at this n; by default the row's own note is
     asked.

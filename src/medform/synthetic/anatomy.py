@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,7 +11,16 @@ from medform.synthetic.planting import PlantedPatient
 from medform.synthetic.randomness import generator
 from medform.synthetic.scanners import Grid
 
-__all__ = ["Anatomy", "Ellipsoid", "Lesion", "draw_anatomy", "hounsfield", "lesion_mask", "place_lesion"]
+__all__ = [
+    "Anatomy",
+    "Ellipsoid",
+    "Lesion",
+    "draw_anatomy",
+    "hounsfield",
+    "lesion_mask",
+    "place_lesion",
+    "place_twins",
+]
 
 AIR_HU = -1000.0
 FAT_HU = -100.0
@@ -45,10 +55,12 @@ class Lesion:
 
     @property
     def mm3(self) -> float:
+        """Volume in mm3."""
         return float(4 / 3 * np.pi * self.radius_mm**2 * self.half_height_mm)
 
     @property
     def ellipsoid(self) -> Ellipsoid:
+        """The nodule as a structure to be painted."""
         return Ellipsoid(self.centre, (self.radius_mm, self.radius_mm, self.half_height_mm), self.hu)
 
 
@@ -139,10 +151,30 @@ def place_lesion(patient: PlantedPatient, anatomy: Anatomy, grid: Grid, seed: in
     return Lesion((float(x), float(y), float(z)), radius, half, hu)
 
 
-def hounsfield(anatomy: Anatomy, lesion: Lesion | None, grid: Grid) -> np.ndarray:
+def place_twins(
+    lesion: Lesion, anatomy: Anatomy, grid: Grid, seed: int, patient: PlantedPatient
+) -> tuple[Lesion, Lesion]:
+    """Two spots that differ from ``lesion`` by their place in the slice only: one in front, one at the back.
+
+    Each has its own side. They never touch, and how they lie says nothing of which of them is the lesion.
+    """
+    random = generator(seed, "twins", patient.patient_id)
+    corner, pixel = grid.origin_mm[0], grid.spacing_mm[2]
+    middle = random.uniform(-8, 0) * anatomy.scale
+    apart = max(random.uniform(28, 36) * anatomy.scale, lesion.radius_mm + pixel)
+
+    def spot(y: float) -> Lesion:
+        x = random.choice([-1.0, 1.0]) * random.uniform(58, 76) * anatomy.scale
+        on_grid = [float(corner + pixel * round((one - corner) / pixel)) for one in (x, y)]
+        return replace(lesion, centre=(on_grid[0], on_grid[1], lesion.centre[2]))
+
+    return spot(middle - apart), spot(middle + apart)
+
+
+def hounsfield(anatomy: Anatomy, spots: Sequence[Lesion], grid: Grid) -> np.ndarray:
     """HU (N,H,W) float32 without noise; edges are one pixel wide, as partial volume makes them."""
     z, y, x = grid.axes()
-    return paint([*anatomy.structures, *([lesion.ellipsoid] if lesion else [])], z, y, x, grid.spacing_mm[1])
+    return paint([*anatomy.structures, *(spot.ellipsoid for spot in spots)], z, y, x, grid.spacing_mm[1])
 
 
 def paint(structures: list[Ellipsoid], z: np.ndarray, y: np.ndarray, x: np.ndarray, edge_mm: float) -> np.ndarray:

@@ -67,7 +67,7 @@ def write_scan(scan: Scan, stack: np.ndarray, root: Path, seed: int) -> list[Pat
         dataset.update(shared)
         _describe_slice(dataset, scan, index, len(stack), seed)
         _store_pixels(dataset, scan, stack[index], scan.slopes[index], scan.intercepts[index])
-        dataset.file_meta = _file_meta(dataset, scan, seed)
+        dataset.file_meta = _file_meta(dataset, scan)
         dcmwrite(folder / name, dataset, enforce_file_format=True)
         paths.append(folder / name)
     return paths
@@ -150,7 +150,7 @@ def _store_pixels(dataset: Dataset, scan: Scan, image: np.ndarray, slope: float,
     dataset.PixelData = stored.astype("<i2" if signed else "<u2").tobytes()
 
 
-def _file_meta(dataset: Dataset, scan: Scan, seed: int) -> FileMetaDataset:
+def _file_meta(dataset: Dataset, scan: Scan) -> FileMetaDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID

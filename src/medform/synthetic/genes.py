@@ -1,4 +1,7 @@
-"""Gene expression: a matrix of noise with one module of genes that follows the hidden severity."""
+"""Gene expression: a matrix of noise with one module of genes that follows the hidden severity.
+
+With twins (two spots, of which one is the lesion) the module follows that choice instead.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ def planted_module(seed: int) -> tuple[str, ...]:
 def draw_expression(patients: list[PlantedPatient], seed: int, options: HospitalOptions) -> np.ndarray:
     """Log2 expression (patient, gene): every gene has its own mean and spread, the module follows severity.
 
-    Two genes of the module correlate by the square of ``gene_signal``.
+    With twins it follows the lesion's place: +1 where it is the spot in front, -1 where it is that at the back. Two
+    genes of the module correlate by the square of ``gene_signal``.
     """
     of_genes = generator(seed, "gene levels")
     mean, spread = of_genes.uniform(2, 10, len(GENES)), of_genes.uniform(0.5, 1.5, len(GENES))
@@ -35,9 +39,16 @@ def draw_expression(patients: list[PlantedPatient], seed: int, options: Hospital
     rows = []
     for patient in patients:
         noise = generator(seed, "expression", patient.patient_id).standard_normal(len(GENES))
-        planted = strength * patient.severity + np.sqrt(1 - strength**2) * noise
+        planted = strength * _hidden(patient) + np.sqrt(1 - strength**2) * noise
         rows.append(mean + spread * np.where(in_module, planted, noise))
     return np.array(rows).reshape(len(patients), len(GENES))
+
+
+def _hidden(patient: PlantedPatient) -> float:
+    """What the module of genes follows: mean 0 and variance 1 over patients, either way."""
+    if patient.lesion_in_front is None:
+        return patient.severity
+    return 1.0 if patient.lesion_in_front else -1.0
 
 
 def write_genes(patients: list[PlantedPatient], seed: int, options: HospitalOptions, path: Path) -> None:

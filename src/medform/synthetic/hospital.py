@@ -88,7 +88,7 @@ def write_hospital(
     """
     options = options or HospitalOptions()
     planted = plant(patients, seed, options)
-    _refuse_to_replace(out, overwrite)
+    _refuse_to_replace(out, overwrite=overwrite)
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -102,7 +102,7 @@ def write_hospital(
     return truth
 
 
-def _refuse_to_replace(out: Path, overwrite: bool) -> None:
+def _refuse_to_replace(out: Path, *, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     earlier = (out / TRUTH_FILE).is_file()
@@ -189,6 +189,7 @@ def _patient_truth(
     exported: dict[str, Any],
 ) -> PatientTruth:
     lesion = scans[0].lesion if scans else None
+    twin = scans[0].twin if scans else None
     voxel_mm3 = float(np.prod(scans[0].grid.spacing_mm)) if scans else 0.0
     in_table = patient.flaw != "no_table"
     lesion_slices = np.flatnonzero(mask.any(axis=(1, 2))).tolist() if mask is not None else []
@@ -204,6 +205,7 @@ def _patient_truth(
         lesion_mm3=patient.lesion_mm3,
         mask_mm3=float(mask.sum() * voxel_mm3) if mask is not None else None,
         lesion_centre_lps_mm=lesion.centre if lesion else None,
+        twin_centre_lps_mm=twin.centre if twin else None,
         lesion_slices=tuple(lesion_slices),
         slices=scans[0].grid.slices if scans else 0,
         survival_months=patient.survival_months,

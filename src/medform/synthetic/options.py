@@ -26,7 +26,12 @@ class HospitalOptions(Config):
     )
     image_signal: float = Field(default=0.95, ge=0, le=1, description="Severity and the lesion's log volume.")
     table_signal: float = Field(default=0.75, ge=0, le=1, description="Severity and the log of the tumour marker.")
-    gene_signal: float = Field(default=0.8, ge=0, le=1, description="Severity and every gene of the planted module.")
+    gene_signal: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="Severity (with `twin`: the lesion's place) and every gene of the planted module.",
+    )
     label_signal: float = Field(default=0.85, ge=0, le=1, description="Severity and what decides label and stage.")
     survival_signal: float = Field(default=0.7, ge=0, le=1, description="Severity and the log hazard of death.")
     shortcut: float = Field(
@@ -44,6 +49,11 @@ class HospitalOptions(Config):
         ge=1,
         le=8,
         description="Slices that carry the lesion; without it, as many as its sphere crosses.",
+    )
+    twin: bool = Field(
+        default=False,
+        description="A second spot in every scan that looks exactly like the lesion: one lies to the front, one to the "
+        "back. Which of the two is the lesion follows the module of genes alone, which then says nothing of severity.",
     )
     missing: float = Field(default=0.06, ge=0, le=0.9, description="Share of empty cells in the feature columns.")
     sentinel: float = Field(

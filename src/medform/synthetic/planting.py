@@ -26,13 +26,15 @@ class PlantedPatient:
     """What is true of one patient, before anything is written.
 
     ``severity`` is hidden (standard normal); ``lesion_diameter_mm`` is that of the sphere with the
-    lesion's volume; ``marker`` is in U/mL; ``survival_months`` ends with death where ``died``, with the
+    lesion's volume; ``lesion_in_front`` says which of two spots is the lesion (None where there is one);
+    ``marker`` is in U/mL; ``survival_months`` ends with death where ``died``, with the
     end of observation otherwise.
     """
 
     patient_id: str
     severity: float
     lesion_diameter_mm: float
+    lesion_in_front: bool | None
     marker: float
     malignant: bool
     stage: str
@@ -50,6 +52,7 @@ class PlantedPatient:
 
     @property
     def lesion_mm3(self) -> float:
+        """Volume of a ball of the lesion's diameter, in mm3."""
         return float(np.pi / 6 * self.lesion_diameter_mm**3)
 
 
@@ -69,7 +72,7 @@ def plant(patients: int, seed: int, options: HospitalOptions) -> list[PlantedPat
     total = patients + len(flaws)
     numbers = generator(seed, "ids").permutation(np.arange(1, 10_000))[:total]
     ids = [f"{number:05d}" for number in numbers]
-    flaw: dict[str, Flaw] = {one: "none" for one in ids[:patients]}
+    flaw: dict[str, Flaw] = dict.fromkeys(ids[:patients], "none")
     flaw.update(zip(ids[patients:], flaws, strict=True))
     usable = [one for one in ids if flaw[one] == "none"]
 
@@ -90,11 +93,14 @@ def plant(patients: int, seed: int, options: HospitalOptions) -> list[PlantedPat
     localizer = chosen_share(seed, "localizer", usable, options.localizers)
     kernel = chosen_share(seed, "kernel", usable, options.second_kernels)
     follow_up = chosen_share(seed, "follow_up", usable, options.follow_ups)
+    flawed = [one for one in ids if flaw[one] != "none"]
+    front = chosen_share(seed, "twin", usable, 0.5) | chosen_share(seed, "twin", flawed, 0.5)
     planted = {
         one: PlantedPatient(
             patient_id=one,
             severity=float(severity[i]),
             lesion_diameter_mm=float(diameter[i]),
+            lesion_in_front=one in front if options.twin else None,
             marker=float(MEDIAN_MARKER * np.exp(0.9 * marker[i])),
             malignant=bool(malignant[i]),
             stage=("I", "II", "III", "IV")[int(np.searchsorted([-0.67, 0.0, 0.67], stage[i]))],

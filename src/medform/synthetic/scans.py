@@ -16,6 +16,7 @@ from medform.synthetic.anatomy import (
     lesion_mask,
     paint,
     place_lesion,
+    place_twins,
 )
 from medform.synthetic.options import HospitalOptions
 from medform.synthetic.planting import PlantedPatient
@@ -39,9 +40,10 @@ FIRST_DAY = date(2001, 1, 1)
 class Scan:
     """One series of one patient, before it is rendered.
 
-    ``lesion`` is None where the scan shows none. ``slopes`` and ``intercepts`` have one entry a slice.
-    ``turned``: the patient lay on the belly, so the stored rows run to the front and the columns to the
-    right. ``left_out`` is the index of the slice that was lost, feet to head.
+    ``lesion`` is None where the scan shows none; ``twin`` is a spot that looks like it and is no lesion.
+    ``slopes`` and ``intercepts`` have one entry a slice. ``turned``: the patient lay on the belly, so the
+    stored rows run to the front and the columns to the right. ``left_out`` is the index of the slice that
+    was lost, feet to head.
     """
 
     patient: PlantedPatient
@@ -51,6 +53,7 @@ class Scan:
     grid: Grid
     anatomy: Anatomy
     lesion: Lesion | None
+    twin: Lesion | None
     kernel: str
     noise_hu: float
     slopes: tuple[float, ...]
@@ -60,7 +63,13 @@ class Scan:
 
     @property
     def study(self) -> str:
+        """Which visit the scan belongs to: ``first`` or ``follow_up``."""
         return "follow_up" if self.kind == "follow_up" else "first"
+
+    @property
+    def spots(self) -> tuple[Lesion, ...]:
+        """What the scan shows in the lungs: the lesion, and what looks like it."""
+        return tuple(spot for spot in (self.lesion, self.twin) if spot is not None)
 
     @property
     def stored_slices(self) -> tuple[int, ...]:
@@ -79,6 +88,10 @@ def plan_scans(patient: PlantedPatient, seed: int, options: HospitalOptions) -> 
     grid = scanner.grid(slices, options.size, first_mm)
     anatomy = draw_anatomy(patient, seed)
     lesion = place_lesion(patient, anatomy, grid, seed, options.lesion_slices)
+    twin = None
+    if patient.lesion_in_front is not None:
+        front, back = place_twins(lesion, anatomy, grid, seed, patient)
+        lesion, twin = (front, back) if patient.lesion_in_front else (back, front)
     day = FIRST_DAY + timedelta(days=int(random.integers(0, 700)))
     later = day + timedelta(days=int(random.integers(60, 240)))
     turned = bool(random.random() < 0.3) and not scanner.shared_folder
@@ -95,6 +108,7 @@ def plan_scans(patient: PlantedPatient, seed: int, options: HospitalOptions) -> 
             grid=on,
             anatomy=anatomy,
             lesion=shown,
+            twin=twin,
             kernel=scanner.sharp_kernel if sharp else scanner.soft_kernel,
             noise_hu=scanner.noise_hu * (2.5 if sharp else 1.0),
             slopes=rescale[0][: on.slices],
@@ -129,7 +143,7 @@ def render(scan: Scan, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
     if scan.kind == "localizer":
         return _coronal(scan), np.zeros((1, scan.grid.size, scan.grid.size), np.uint8)
-    clean = hounsfield(scan.anatomy, scan.lesion, scan.grid)
+    clean = hounsfield(scan.anatomy, scan.spots, scan.grid)
     random = generator(seed, "noise", scan.patient.patient_id, scan.kind)
     noise = random.standard_normal(clean.shape, dtype=np.float32)
     if scan.kernel == scan.scanner.soft_kernel:  # a soft kernel correlates neighbours; the spread is kept
@@ -145,5 +159,5 @@ def _coronal(scan: Scan) -> np.ndarray:
     pixel = scan.grid.spacing_mm[1]
     z = (pixel * (scan.grid.size - 1) / 2 - pixel * np.arange(scan.grid.size))[:, None, None]
     y = np.linspace(-120.0, 120.0, 25)[None, :, None]
-    structures = [*scan.anatomy.structures, *([scan.lesion.ellipsoid] if scan.lesion else [])]
+    structures = [*scan.anatomy.structures, *(spot.ellipsoid for spot in scan.spots)]
     return np.asarray(paint(structures, z, y, x, pixel).mean(axis=1)[None], np.float32)

@@ -11,7 +11,7 @@ from medform.errors import InputError
 
 __all__ = ["FileCounts", "PatientTruth", "SeriesTruth", "Truth"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class PatientTruth:
     """One person of the hospital. ``usable``: has a scan that can be vouched for and a row of the table.
 
     Sizes are in mm3: ``lesion_mm3`` as planted, ``mask_mm3`` as voxels of the mask (None without images).
+    ``twin_centre_lps_mm``: of the spot that looks like the lesion and is none (None where none was planted).
     ``lesion_slices`` are indices from feet to head in the full scan. ``table`` holds the true values and
     ``emptied`` the columns whose cell was lost or replaced by a sentinel before export.
     """
@@ -67,6 +68,7 @@ class PatientTruth:
     lesion_mm3: float
     mask_mm3: float | None
     lesion_centre_lps_mm: tuple[float, float, float] | None
+    twin_centre_lps_mm: tuple[float, float, float] | None
     lesion_slices: tuple[int, ...]
     slices: int
     survival_months: float
@@ -78,7 +80,7 @@ class PatientTruth:
 
 @dataclass(frozen=True)
 class Truth:
-    """Everything that was planted, as written to ``truth.json`` (``schema_version`` 1)."""
+    """Everything that was planted, as written to ``truth.json`` (``schema_version`` 2)."""
 
     seed: int
     options: dict[str, Any]

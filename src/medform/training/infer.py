@@ -165,7 +165,7 @@ def segment_slices(
             for first in range(0, len(places), batch):
                 part = places[first : first + batch]
                 image = torch.from_numpy(images(rows[part])).to(device, memory_format=torch.channels_last)
-                logit = _mask_logits(objective, image, patient, own, window, batch, use_ema, flip)
+                logit = _mask_logits(objective, image, patient, own, window, batch, use_ema=use_ema, flip=flip)
                 if logit.shape[-1] != edge:
                     logit = torch.nn.functional.interpolate(logit, (edge, edge), mode="bilinear", antialias=True)
                 found[part] = logit.sigmoid()[:, 0].half().cpu().numpy()
@@ -182,6 +182,7 @@ def _mask_logits(
     genes: Block | None,
     window: int | None,
     batch: int,
+    *,
     use_ema: bool,
     flip: bool,
 ) -> Tensor:
@@ -199,8 +200,7 @@ def _mask_logits(
 
 @dataclass(frozen=True)
 class RankMonitor:
-    """Centred effective rank of the image tower's vectors of a few fixed slices: a tower that collapses shows
-    here.
+    """Centred effective rank of the image tower's vectors of a few fixed slices: a tower that collapses shows here.
 
     Slices larger than ``side`` are averaged down to it: a collapse shows there as well, in a fraction of the
     time. Fewer than ``least`` slices cannot tell one and give no figure.

@@ -81,8 +81,7 @@ def base_rate(config: OptimizerConfig, objective: Objective) -> float:
 
 
 def learning_rate(config: OptimizerConfig, base: float, step: int, total: int, warmup: int) -> float:
-    """Rate of step ``step`` (from 0) of ``total``: base (step + 1) / warmup up to ``base``, then down to
-    ``final_lr``.
+    """Rate of step ``step`` (from 0) of ``total``: base (step + 1) / warmup up to ``base``, then down to ``final_lr``.
 
     The rate is ``base`` at step max(warmup - 1, 0) and, with the cosine, exactly ``final_lr`` at the last
     step.
@@ -100,8 +99,7 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase
 
 
 def build_optimizer(config: OptimizerConfig, objective: nn.Module, rate: float) -> torch.optim.Optimizer:
-    """Optimizer over the trainable parameters, in two groups: decayed, and not (biases, norms, single
-    numbers).
+    """Optimizer over the trainable parameters, in two groups: decayed, and not (biases, norms, single numbers).
 
     Where the objective's ``rate_of`` gives some parameters a rate of their own, each group is divided by
     it, and the group's ``share`` of the rate is kept in it. Raises `InputError` where nothing is trainable.
@@ -110,7 +108,7 @@ def build_optimizer(config: OptimizerConfig, objective: nn.Module, rate: float) 
     for module in objective.modules():
         if isinstance(module, _NORMS):
             spared |= {id(parameter) for parameter in module.parameters(recurse=False)}
-    share_of = getattr(objective, "rate_of", lambda name: 1.0)
+    share_of = getattr(objective, "rate_of", lambda _: 1.0)
     found: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:

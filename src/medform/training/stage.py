@@ -179,9 +179,9 @@ def _plan(
     """Steps and rate, settled once after the objective's own start, and stored: resuming repeats them."""
     path = folder / "plan.json"
     resumed = path.is_file()
-    if not resumed or checkpoint.latest(folder) is None:
-        if type(objective).start is not Objective.start:
-            objective.start({modality: block.to(fabric.device) for modality, block in loader.whole().items()})
+    begins = not resumed or checkpoint.latest(folder) is None
+    if begins and type(objective).start is not Objective.start:
+        objective.start({modality: block.to(fabric.device) for modality, block in loader.whole().items()})
     if resumed:
         return read_json(path)
     seconds = None

@@ -13,7 +13,7 @@ LABEL_MAPS = ("mask", "dseg")
 """Suffixes of label maps among derivatives: one region, and several numbered ones."""
 
 
-def recognise(root: Path, files: Iterable[str]) -> bool:
+def recognise(_root: Path, files: Iterable[str]) -> bool:
     """Whether a file lies below a ``sub-`` folder and is named after it."""
     return any(_subject(file) is not None for file in files)
 
@@ -30,8 +30,11 @@ class BidsLayout:
     name = "bids"
 
     def place(self, file: str) -> Place:
-        """The subject; `LabelMap` for masks and segmentations, `NotScan` for other derivatives and files outside a
-        subject's folder."""
+        """The subject of a file.
+
+        Raises `LabelMap` for masks and segmentations, `NotScan` for other derivatives and files outside a subject's
+        folder.
+        """
         parts = PurePosixPath(file).parts
         subject = _subject(file)
         session = next((part for part in parts if part.startswith("ses-")), "")

@@ -43,8 +43,7 @@ class FolderLayout:
         return below[0] if len(below) > 1 else None
 
     def place(self, file: str) -> Place:
-        """Patient by the first folder that tells files apart, series by the whole folder (pictures) or
-        the file.
+        """Patient by the first folder that tells files apart, series by the whole folder (pictures) or the file.
 
         `LabelMap` for what lies in a folder of masks.
         """

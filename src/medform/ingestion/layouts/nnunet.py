@@ -1,5 +1,4 @@
-"""nnU-Net: ``imagesTr/CASE_0000.nii.gz`` with ``dataset.json`` (channel_names); label maps lie in
-``labelsTr``."""
+"""nnU-Net: ``imagesTr/CASE_0000.nii.gz`` with ``dataset.json`` (channel_names); label maps lie in ``labelsTr``."""
 
 from __future__ import annotations
 
@@ -15,14 +14,13 @@ __all__ = ["NnunetLayout", "recognise"]
 _CASE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
-def recognise(root: Path, files: Iterable[str]) -> bool:
+def recognise(_root: Path, files: Iterable[str]) -> bool:
     """Whether the folder holds ``imagesTr`` and files with a channel number."""
     return any(PurePosixPath(file).parts[-2:-1] == ("imagesTr",) and _CASE.fullmatch(stem(file)) for file in files)
 
 
 class NnunetLayout:
-    """Case and channel from the file name; the channel's name, where ``dataset.json`` has one, is the
-    modality."""
+    """Case and channel from the file name; the channel's name, where ``dataset.json`` has one, is the modality."""
 
     name = "nnunet"
 

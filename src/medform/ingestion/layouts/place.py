@@ -15,8 +15,7 @@ A_MASK = "a mask"
 
 @dataclass(frozen=True)
 class Place:
-    """Whose image a file is. ``series`` groups the pictures of one stack; ``study`` one visit; '' where
-    unknown."""
+    """Whose image a file is. ``series`` groups the pictures of one stack; ``study`` one visit; '' where unknown."""
 
     patient_id: str
     series: str
@@ -25,8 +24,7 @@ class Place:
 
 
 class NotScan(Exception):
-    """A file that holds an image but no scan in this layout (a label map, a derived image); the text says
-    which."""
+    """A file that holds an image but no scan in this layout (a label map, a derived image); the text says which."""
 
 
 class LabelMap(NotScan):

@@ -57,8 +57,7 @@ def _below(root: Path, cohort_root: Path) -> PurePosixPath:
 
 
 def _rows(table: RawTable, index: Index, base: PurePosixPath) -> list[tuple[str, float, int, SliceSource]]:
-    """(patient, order, line of the file, source) of every row; all faults of the index in one
-    `InputError`."""
+    """(patient, order, line of the file, source) of every row; all faults of the index in one `InputError`."""
     wanted = [index.patient, index.order, index.file, *([index.mask] if index.mask else [])]
     problems = [*table.problems, *_missing_columns(table, wanted)]
     if problems:
