@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,18 @@ def test_the_selected_model_is_the_best_on_validation_patients_of_the_committed_
     validation = cases[(cases["part"] == "validation") & ~controls]
     best = validation.groupby(["model", "fold", "patient"])["dice_patient"].mean().groupby("model").mean().idxmax()
     assert json.loads(path.with_name("run.json").read_text())["selected"]["segmentation"] == best
+
+
+@pytest.mark.proves("G6.1", "G6.2")
+def test_seeds_of_several_runs_are_judged_together_on_the_same_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RESULTS.parents[1] / "tools"))
+    tool = importlib.import_module("mask_results")
+    folders = [RESULTS / "tcga_lgg", RESULTS / "tcga_lgg_seed1"]
+    cases = tool.pooled_cases(folders)
+    dice = cases[cases["metric"] == "dice_patient"].groupby(["model", "patient_id"])["value"].mean()
+    page = RESULTS.with_suffix(".md").read_text(encoding="utf-8").partition("all runs of mgi-small together")[2]
+    for model in ("mgi", "vit_no_genes"):
+        assert cases[cases["model"] == model]["seed"].nunique() == 2
+        assert len(dice[model]) == 82 and f"| `{model}` | {dice[model].mean():.3f} [" in page
+    with pytest.raises(ValueError, match="stands in two runs"):
+        tool.pooled_cases([folders[0], folders[0]])

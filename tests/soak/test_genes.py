@@ -152,7 +152,8 @@ def test_integrated_gradients_recover_the_planted_genes_and_of_shuffled_pairs_no
     With matched pairs they come first under every seed. A model trained with other patients' genes can still learn its
     training patients by heart: its attributions are small and not zero, and since planted genes go together they tell
     patients apart less well than others do, so that they tend to come last rather than anywhere. What chance means
-    there is that they do not come first, and that they carry a small part of what they carry with matched pairs.
+    there is that they do not come first, and that they carry a small part of what they carry with matched pairs, over
+    the seeds: in one draw other patients' genes are right about the spot more often than not, in another less.
     """
     ranks: dict[str, list[float]] = {"main": [], "mgi_shuffled_genes": []}
     carried: dict[str, list[float]] = {"main": [], "mgi_shuffled_genes": []}

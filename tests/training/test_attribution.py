@@ -135,7 +135,7 @@ def segmentation(fusion: str, **options: object) -> Segment:
     random = generator(2)
     with torch.no_grad():
         for parameter in objective.decoder.fusion.parameters():  # it begins at zero
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=random))
+            parameter.add_((1.0 if fusion == "film" else 0.5) * torch.randn(parameter.shape, generator=random))
         for part in objective.decoder.doublings.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.bias.fill_(20.0)  # every ReLU is open: a kink on the path would ask for many more steps
@@ -168,7 +168,7 @@ def test_shares_sum_to_what_the_genes_change_in_the_logit_of_the_lesion(fusion: 
     change = (logits[0] - logits[1]) * lesion
     for row, code in enumerate((10, 11, 12)):
         own = image.patient == code
-        assert found[row].sum() == pytest.approx(float(change[own].sum() / lesion[own].sum()), abs=1e-3, rel=0.01)
+        assert found[row].sum() == pytest.approx(float(change[own].sum() / lesion[own].sum()), abs=2e-4, rel=0.01)
     assert np.abs(found).max() > 1e-3
 
 
