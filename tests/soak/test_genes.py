@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,6 @@ from medform.pipeline.stages import build_encoder
 from medform.recipes.recipe import read_recipe
 from medform.runs.folder import RunFolder, read_json
 from medform.runs.scores import ScoreRow, read_scores
-from medform.synthetic.anatomy import lesion_mask
-from medform.synthetic.options import HospitalOptions
-from medform.synthetic.planting import plant
-from medform.synthetic.scans import plan_scans
 from medform.synthetic.truth import Truth
 from medform.training.attribution import gene_attribution, lesion_logit
 
@@ -59,21 +56,6 @@ class Twins:
 
     hospital: Path
     run: Path
-
-    @property
-    def truth(self) -> Truth:
-        """What was planted."""
-        return Truth.read(self.hospital / "truth.json")
-
-    @property
-    def spots(self) -> dict[str, np.ndarray]:
-        """Masks (2, N, H, W) of each patient's lesion and of its twin."""
-        options = HospitalOptions.model_validate(self.truth.options)
-        found = {}
-        for patient in plant(len(self.truth.patients), self.truth.seed, options):
-            scan = plan_scans(patient, self.truth.seed, options)[0]
-            found[patient.patient_id] = np.stack([lesion_mask(spot, scan.grid) for spot in scan.spots])
-        return found
 
     @property
     def dice(self) -> dict[str, ScoreRow]:
@@ -129,7 +111,7 @@ def test_genes_that_say_which_of_two_equal_spots_is_the_lesion_are_used(twins: T
 
 
 def attributions(twins: Twins, variant: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """What each gene of a patient (P, G) adds to the logit of the lesion over that of its twin, and which were planted.
+    """What each gene of a patient (P, G) adds to the logit of the patient's lesion, and which genes were planted (G,).
 
     Of patients whom the training did not see, with their own genes, on the slice that shows most of the lesion.
     """
@@ -146,22 +128,17 @@ def attributions(twins: Twins, variant: str, seed: int) -> tuple[np.ndarray, np.
         segmenter = train_segmenter(bench, group, recipe, variant, seed, encoder, companions)
     assert read_json(record) == trained, "the trained stage was not taken as it is"
     store, masks = bench.slices(64), bench.masks(64, None)
-    held = [*group.validation, *group.test]
-    codes = store.codes(held)
+    held = store.codes([*group.validation, *group.test])
     rows = np.array(
-        [max(np.flatnonzero(store.patient == one), key=lambda row: masks.lesion_pixels[row]) for one in codes]
+        [max(np.flatnonzero(store.patient == one), key=lambda row: masks.lesion_pixels[row]) for one in held]
     )
-    image = slice_block(store, rows, {"image": plain_stacks(store, rows, segmenter.config)})
-    spots = [twins.spots[patient][:, store.index[row]] for patient, row in zip(held, rows, strict=True)]
-    lesion, twin = torch.from_numpy(np.stack(spots, axis=1)[:, :, None].astype(np.float32))
-    assert torch.equal(lesion[:, 0] > 0, torch.from_numpy(np.asarray(masks.share[rows]) > 0).reshape(-1, 64, 64))
-    genes = companions.source(GENES).block(codes)
-    parts = [
-        gene_attribution(tower, genes, score, steps=16, batch=64)
-        for tower, score in (lesion_logit(segmenter.objective, image, spot) for spot in (lesion, twin))
-    ]
+    image: Any = slice_block(store, rows, {"image": plain_stacks(store, rows, segmenter.config)})
+    lesion = torch.from_numpy(np.asarray(masks.share[rows], np.float32)).reshape(len(rows), 1, 64, 64)
+    tower, score = lesion_logit(segmenter.objective, image, lesion)
+    found = gene_attribution(tower, companions.source(GENES).block(held), score, steps=16, batch=64)
     assert companions.genes is not None
-    return parts[0] - parts[1], np.isin(companions.genes.gene_ids, twins.truth.module)
+    planted = np.isin(companions.genes.gene_ids, Truth.read(twins.hospital / "truth.json").module)
+    return found, planted
 
 
 @pytest.mark.soak
