@@ -26,8 +26,8 @@ UNTRAINED = (
     "aligned", "image_only", "random_start", "shuffled_pairs", "attention_unaligned", "supervised_mil",
 )  # fmt: skip
 """Models of a stage-1 encoder."""
-SEES_GENES = ("aligned", "aligned_genes", "aligned_both", "genes_logistic", "mgi_shuffled_genes", "vit_no_genes")
-"""Models that saw genes, in alignment (`vit_no_genes` starts from it) or later, beside the recipe's own masks."""
+SEES_GENES = ("aligned", "aligned_genes", "aligned_both", "genes_logistic")
+"""Models that saw genes, beside the masks of all variants with a gene path (`vit_no_genes` starts from alignment)."""
 LEAKY = "a leak on purpose: split by slices, half of each test patient's were learnt from"
 LIKE_LEAKY = "split by patients"
 UNSEEN = "judged on the slices that {} has not seen, HD95 and NSD slice by slice; tumour size is of all slices"
@@ -210,19 +210,20 @@ def _notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
     Models that are split by slices, and their likes on the same slices, say so.
     """
     from medform.evaluation.segmentation import on_slices_of
-    from medform.pipeline.segmentation import segment_stage, segmentation_name
+    from medform.pipeline.companions import GENES
+    from medform.pipeline.segmentation import NULL_GENES, segment_stage, segmentation_name, segments
     from medform.pipeline.stages import image_stage
 
     said: dict[str, list[str]] = {}
-    leaks = {
-        name: on_slices_of(like or segmentation_name(recipe), name) for name, like in recipe.slice_splits().items()
-    }
-    sees_genes = [*SEES_GENES, segmentation_name(recipe)]
+    own = segmentation_name(recipe)
+    leaks = {name: on_slices_of(like or own, name) for name, like in recipe.slice_splits().items()}
+    drawing = {name: segment_stage(one) for name in recipe.variants if segments(one := recipe.variant(name))}
+    with_genes = [name for name, stage in drawing.items() if stage is not None and GENES in stage[1].towers]
+    sees_genes = [*SEES_GENES, own, f"{own}_{NULL_GENES}", *with_genes]
     for leaky, like in leaks.items():
         said[leaky] = [LEAKY, UNSEEN.format(leaky)]
         said[like] = [LIKE_LEAKY, UNSEEN.format(leaky)]
-        drawing = segment_stage(recipe.variant(leaky))
-        sees_genes += [leaky, like] if drawing is not None and "genes" in drawing[1].towers else []
+        sees_genes += [like] if leaky in with_genes else []
     _, stage = image_stage(recipe)
     steps = stage.budget.steps
     if stage.start.image in (None, "random") and steps is not None and steps < FEWEST_STEPS:

@@ -130,8 +130,8 @@ class _Batches:
         self._next: tuple[int, Future[Batch]] | None = None
 
     def at(self, step: int) -> Batch:
-        ready = self._next is not None and self._next[0] == step
-        batch = self._next[1].result() if ready and self._next else self._loader.batch(step)
+        made = self._next
+        batch = made[1].result() if made is not None and made[0] == step else self._loader.batch(step)
         if step + 1 < self._last:
             self._next = (step + 1, self._pool.submit(self._loader.batch, step + 1))
         return {modality: block.to(self._device) for modality, block in batch.items()}
