@@ -45,6 +45,10 @@ def table_of(config: StackAugmentConfig, count: int, seed: int = 3, epoch: int =
     return stack_table(config, np.arange(count) * 977, np.arange(count) % 2, epoch, seed)
 
 
+def plain(size: int, **changes: Any) -> SegmentationInputConfig:
+    return SegmentationInputConfig(size=size, source=size, **changes)
+
+
 def only(**changes: Any) -> StackAugmentConfig:
     """Nothing but ``changes``."""
     still = {"flip": 0, "rotate_deg": 0, "scale": (1, 1), "aspect": (1, 1), "shift": 0, "contrast": (1, 1),
@@ -107,7 +111,7 @@ def test_a_mask_follows_its_lesion_and_stays_soft(store: SliceStore) -> None:
     bright = SliceStore(**{**vars(store), "pixels": pixels, "scale": type(store.scale)(1.0, 0.0, (0.0, 255.0))})
     masks = MaskStore(pixels, np.ones(len(store), bool), np.full(len(store), 320), "none")
     rows, table = np.arange(len(store)), table_of(only(flip=0.5, rotate_deg=15, shift=0.04), len(store))
-    image = stack_views(bright, rows, table, 1, 64)
+    image = stack_views(bright, rows, table, plain(64))
     mask = mask_views(masks, rows, table, 64)
     assert mask.shape == image.shape and np.array_equal(mask, image)
     assert mask.min() >= 0 and mask.max() <= 1 and ((mask > 0.01) & (mask < 0.99)).any()
@@ -120,14 +124,38 @@ def test_all_channels_move_alike_and_their_noise_is_their_own(store: SliceStore)
     noisy = only(noise_sd=0.04)
     table = table_of(noisy, 15)
     table[:, COLUMNS.index("noise")] = 0.04
-    noise = stack_views(flat, rows, table, 3, 40) - 0.5
+    noise = stack_views(flat, rows, table, plain(40, channels=3)) - 0.5
     between = [abs(np.corrcoef(view.reshape(3, -1))[np.triu_indices(3, 1)]).max() for view in noise]
     assert max(between) < 0.15 and abs(noise.std() - 0.04) < 0.002
     moved = table_of(only(rotate_deg=15, scale=(0.85, 1.15)), 15)
-    views = stack_views(store, rows, moved, 3, 32)
-    assert np.array_equal(views[:, 1], stack_views(store, rows, moved, 1, 32)[:, 0])
-    again = stack_views(store, rows[::-1].copy(), moved[::-1].copy(), 3, 32, threads=2)
+    views = stack_views(store, rows, moved, plain(32, channels=3))
+    assert np.array_equal(views[:, 1], stack_views(store, rows, moved, plain(32))[:, 0])
+    again = stack_views(store, rows[::-1].copy(), moved[::-1].copy(), plain(32, channels=3), threads=2)
     assert np.array_equal(again[::-1], views)
+
+
+@pytest.mark.proves("G6.2")
+def test_a_scan_at_its_own_brightness_is_seen_alike_whatever_its_scanner_multiplied_by(store: SliceStore) -> None:
+    rows, table = np.arange(len(store)), table_of(only(contrast=(0.8, 1.2), rotate_deg=15), len(store))
+    scale = type(store.scale)(1.0, 0.0, (0.0, 4000.0))
+    grey = np.random.default_rng(4).integers(0, 900, (len(store), 40, 40), np.int16)
+    grey[:, :, 30:] = 0  # air
+    factor = np.where(store.series == store.series[0], 4, 1).astype(np.int16)[:, None, None]
+    dark, mixed = (SliceStore(**{**vars(store), "pixels": one, "scale": scale}) for one in (grey, grey * factor))
+    own, cohort = plain(40, intensity="scan"), plain(40)
+    assert np.allclose(stack_views(mixed, rows, table, own), stack_views(dark, rows, table, own), atol=1e-5)
+    assert not np.allclose(stack_views(mixed, rows, table, cohort), stack_views(dark, rows, table, cohort), atol=0.1)
+    for one in np.unique(store.series):  # the median of what is no air, by hand
+        seen = plain_stacks(dark, rows[store.series == one], own)
+        whole = grey[store.series == one][:, ::2, ::2]
+        assert abs(np.median(seen[:, 0, ::2, ::2][whole > whole.mean()]) - 0.35) < 1e-3
+    one_grey = SliceStore(**{**vars(store), "pixels": np.full_like(grey, 7), "scale": scale})
+    assert np.isfinite(plain_stacks(one_grey, rows, own)).all()
+
+
+def test_a_stage_at_the_brightness_of_the_cohort_is_written_as_before_there_was_a_choice() -> None:
+    assert "intensity" not in SegmentationInputConfig().model_dump()
+    assert SegmentationInputConfig(intensity="scan").model_dump()["intensity"] == "scan"
 
 
 def test_parameters_have_the_ranges_of_the_pilot_and_their_own_rows() -> None:
@@ -175,6 +203,8 @@ def test_rows_of_the_spine_are_the_very_ones_they_were() -> None:
         (SegmentationInputConfig, {"channels": 9}, "1, 3, 5 or 7"),
         (SegmentationInputConfig, {"size": 64, "source": 256}, "between size 64 and twice"),
         (SegmentationInputConfig, {"lesion_share": 0}, "greater than 0"),
+        (PatientSlicesConfig, {"intensity": "scan"}, "only a segmentation"),
+        (SegmentationInputConfig, {"intensity": "zscore"}, "cohort"),
         (PatientSlicesConfig, {"slices": 0}, "greater than or equal to 1"),
         (StackAugmentConfig, {"scale": [0.1, 1]}, r"\[0.5, 2\]"),
         (StackAugmentConfig, {"gamma": [0.1, 1]}, r"\[0.42, 2\]"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,8 @@ def test_every_shipped_ablation_trains_and_an_unknown_one_is_refused_with_the_kn
     whole = recipe.with_ablations(list(recipe.ablations))
     train = gene_store.split().folds[0].train
     companions = encode_companions(gene_store, train, recipe)
-    bench = Bench(gene_store, RunFolder(gene_store.root.parent / "ablations"), Fabric(accelerator="cpu"), 1, None)
+    folder, fabric = RunFolder(gene_store.root.parent / "ablations"), Fabric(accelerator="cpu")
+    bench = Bench(replace(gene_store, unit="raw"), folder, fabric, 1, None)
     for name in recipe.ablations:
         variant = whole.variant(name)
         encoder, _ = build_encoder(variant, 0, companions)
@@ -229,3 +231,10 @@ def test_every_shipped_ablation_trains_and_an_unknown_one_is_refused_with_the_kn
     with pytest.raises(InputError, match="mgi_fi1m") as caught:
         tiny("ablate=[mgi_fi1m]")
     assert "mgi_film" in (caught.value.fix or "")
+
+
+@pytest.mark.proves("G.input")
+def test_scans_in_hounsfield_units_are_not_given_a_brightness_of_their_own(gene_store: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Hounsfield") as caught:
+        start(gene_store, tmp_path / "run", tiny("ablate=[mgi_scan_intensity]"))
+    assert caught.value.consequence == "Nothing was started." and not (tmp_path / "run" / "folds").exists()

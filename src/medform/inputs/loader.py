@@ -321,7 +321,7 @@ class SlicePatientLoader:
         rows = np.concatenate([self._draw(int(code), epoch) for code in patients]).astype(np.int64)
         key = self.store.key[rows]
         table = stack_table(self.config.augment, key, np.zeros_like(key), epoch, self.views)
-        image = stack_views(self.store, rows, table, self.config.channels, self.config.size, self.threads)
+        image = stack_views(self.store, rows, table, self.config, self.threads)
         return self._blocks(patients, rows, image)
 
     def whole(self) -> Batch:

@@ -108,9 +108,8 @@ class SegmentationLoader:
         return self._blocks(self.rows, still_table(len(self.rows)))
 
     def _blocks(self, rows: Codes, table: Float32[np.ndarray, "m p"]) -> Batch:
-        size = self.config.size
-        image = stack_views(self.store, rows, table, self.config.channels, size, self.threads)
-        mask = mask_views(self.masks, rows, table, size, self.threads)
+        image = stack_views(self.store, rows, table, self.config, self.threads)
+        mask = mask_views(self.masks, rows, table, self.config.size, self.threads)
         found = {
             "image": slice_block(self.store, rows, {"image": image}),
             "mask": slice_block(self.store, rows, {"mask": mask}),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -164,6 +164,21 @@ class SliceStore:
         own = np.searchsorted(starts, rows, side="right") - 1
         offset = np.arange(channels) - channels // 2
         return np.clip(np.asarray(rows)[:, None] + offset, starts[own][:, None], ends[own][:, None])
+
+    @cached_property
+    def brightness(self) -> Float32[np.ndarray, " t"]:
+        """How bright the scan of each slice (T,) is, on the unit scale: the median of what lies above its mean.
+
+        What is darker is air for the most part. 1 where a scan is of one grey value.
+        """
+        found = np.ones(len(self), np.float32)
+        for one in np.unique(self.series):
+            rows = np.flatnonzero(self.series == one)
+            grey = self.scale.unit(self.pixels[rows][:, ::2, ::2])
+            bright = grey[grey > grey.mean()]
+            if len(bright):
+                found[rows] = np.median(bright)
+        return found
 
     def images(self, rows: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n 1 side side"]:
         """Slices as a network is to see them at inference: the window mapped to [0, 1], nothing random."""

@@ -6,11 +6,11 @@ same patient could look like is allowed, as for `medform.inputs.augment`, and th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from jaxtyping import Float32, Int
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from medform.config import Config
 from medform.inputs.augment import COLUMNS, Bounds, Share, augment, geometry_only, still_table, uniforms
@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 _NOISE_SEEDS = 2**24  # whole numbers below it are exact in float32
-_NOISE = COLUMNS.index("noise_seed")
+_NOISE, _GAIN = COLUMNS.index("noise_seed"), COLUMNS.index("gain")
+_FOREGROUND = 0.35  # where `intensity: scan` puts it on the unit scale: room above for fat and lesions
 
 
 class StackAugmentConfig(Config):
@@ -61,13 +62,24 @@ class StackAugmentConfig(Config):
 class StackInputConfig(Config):
     """Single slices of ``size``, cut from slices of ``source``, each with its neighbours as ``channels``.
 
-    ``augment: null`` gives plain views in training too.
+    ``augment: null`` gives plain views in training too. ``intensity: scan`` makes every scan equally bright (the
+    median of its foreground, `SliceStore.brightness`, lies at one grey value): for MRI, whose numbers have no unit and
+    whose scanners scale as they please. ``cohort`` sees all scans through the cohort's one window.
     """
 
     size: Side = 128
     source: Side = 256
     channels: int = 1  # 1, 3, 5 or 7; the slice itself is the middle one
+    intensity: Literal["cohort", "scan"] = "cohort"
     augment: StackAugmentConfig | None = StackAugmentConfig()
+
+    @model_serializer(mode="wrap")
+    def _cohort_is_not_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Stages of before there was a choice stay the same stages."""
+        tree = write(self)
+        if self.intensity == "cohort":
+            tree.pop("intensity", None)
+        return tree
 
     @field_validator("channels")
     @classmethod
@@ -103,9 +115,11 @@ class PatientSlicesConfig(StackInputConfig):
 
     @model_validator(mode="after")
     def _slices_stand_alone(self) -> Self:
-        # vectors of single slices are read and monitored without their neighbours
+        # vectors of single slices are read and monitored without their neighbours, through the cohort's window
         if self.channels != 1:
             raise ValueError("channels: only a segmentation takes neighbouring slices as channels.")
+        if self.intensity != "cohort":
+            raise ValueError("intensity: only a segmentation takes scans at a brightness of their own.")
         return self
 
 
@@ -157,17 +171,19 @@ def stack_views(
     store: SliceStore,
     rows: Int[np.ndarray, " m"],
     table: Float32[np.ndarray, "m p"],
-    channels: int,
-    size: int,
+    config: StackInputConfig,
     threads: int = 1,
 ) -> Float32[np.ndarray, "m channels size size"]:
     """Views in [0, 1] of ``rows`` with their neighbours, all channels moved by the slice's row of ``table``.
 
     Noise is independent between channels, as it is between slices of a scan.
     """
+    channels, size = config.channels, config.size
     around = store.neighbours(rows, channels)
     tables = np.repeat(table, channels, axis=0)
     tables[:, _NOISE] = (tables[:, _NOISE] + np.tile(np.arange(channels), len(rows))) % _NOISE_SEEDS
+    if config.intensity == "scan":
+        tables[:, _GAIN] *= _FOREGROUND / store.brightness[around.ravel()]
     views = augment(store.pixels, around.ravel(), tables, store.scale.to_unit, size, threads)
     return views.reshape(len(rows), channels, size, size)
 
@@ -187,4 +203,4 @@ def plain_stacks(
     store: SliceStore, rows: Int[np.ndarray, " m"], config: StackInputConfig, threads: int = 1
 ) -> Float32[np.ndarray, "m channels size size"]:
     """Slices as the network is to see them at inference, nothing random."""
-    return stack_views(store, rows, still_table(len(rows)), config.channels, config.size, threads)
+    return stack_views(store, rows, still_table(len(rows)), config, threads)

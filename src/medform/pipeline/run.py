@@ -107,9 +107,10 @@ def run_stages(
     from medform.pipeline.plan import make_plan
     from medform.pipeline.records import Spending, begin, write_cohort_pages
     from medform.pipeline.report import report
-    from medform.pipeline.segmentation import segments
+    from medform.pipeline.segmentation import check_brightness, segments
 
     labels = task_labels(cohort)
+    check_brightness(recipe, cohort.unit)
     notes: list[str] = []
     groups = fold_groups(cohort, folds, segmented=segments(recipe))
     spending = Spending()

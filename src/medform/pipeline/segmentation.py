@@ -42,6 +42,7 @@ __all__ = [
     "NULL_GENES",
     "SEGMENTATION",
     "Segmenter",
+    "check_brightness",
     "draw_lesion",
     "judge_masks",
     "keep_masks",
@@ -76,6 +77,19 @@ def segments(recipe: Recipe) -> bool:
     """Whether the recipe, or this variant of it, trains a segmentation."""
     found = segment_stage(recipe)
     return found is not None and found[1].budget.steps != 0
+
+
+def check_brightness(recipe: Recipe, unit: str) -> None:
+    """Raise `InputError` where the recipe or a variant evens out the brightness of scans in Hounsfield units."""
+    for chosen in (recipe, *(recipe.variant(name) for name in recipe.variants)):
+        found = segment_stage(chosen)
+        if unit == "HU" and found and getattr(found[1].inputs["image"], "intensity", None) == "scan":
+            raise InputError(
+                "`intensity: scan` would take from CT what is the same in every scan: its Hounsfield units.",
+                where=f"stages.{found[0]}.inputs.image.intensity",
+                consequence="Nothing was started.",
+                fix="leave it at `cohort`; `scan` is for images without a unit, such as MRI.",
+            )
 
 
 @dataclass(frozen=True)
