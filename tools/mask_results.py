@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from medform.evaluation.segmentation import (
@@ -14,11 +15,13 @@ from medform.evaluation.segmentation import (
     segmentation_rows,
     select_segmentation,
 )
+from medform.metrics.bootstrap import resample_counts
 from medform.runs.scores import ScoreRow
 
-__all__ = ["collect_cases", "collect_curves", "mask_section", "pooled_cases", "pooled_section"]
+__all__ = ["collect_cases", "collect_curves", "mask_section", "pooled_cases", "pooled_section", "trials_section"]
 
 FIGURES = ("dice_patient", "iou_patient", "dice_slice", "hd95_mm", "hd95_px", "nsd_mm", "nsd_px", "lesion_voxels")
+DRAWS = 2000
 FLAT = 0.02  # share of all that a loss fell, below which its last tenth was flat
 COLUMNS = (
     ("dice_patient", "mean Dice"),
@@ -126,6 +129,39 @@ def pooled_section(title: str, folders: list[Path]) -> list[str]:
         *_seeds(cases, most),
         "",
     ]
+
+
+def trials_section(page: Path) -> list[str]:
+    """What was tried on validation patients after training (`tools/mask_trials.py`), beside what is judged."""
+    cases = pd.read_csv(page)
+    first = str(cases["way"].iloc[0])
+    by_patient = cases.groupby(["way", "patient"], sort=False).mean(numeric_only=True).unstack("way")
+    values = by_patient["dice_patient"]
+    small = (by_patient["lesion_voxels"][first] < SMALL_TUMOUR).to_numpy()
+    text = [
+        "## tcga_lgg: what was tried on masks after training",
+        "",
+        f"`vit_no_genes` of seeds that were still at hand ({cases['seeds'].max()} a fold), validation patients of "
+        f"{cases['fold'].nunique()} folds alone ({len(values)} patients, {small.sum()} of them with "
+        f"under {SMALL_TUMOUR:,} voxels), by `tools/mask_trials.py`; the last columns are differences from the first "
+        "row, patient by patient. None of it is in the scores above.",
+        "",
+        f"| way | mean Dice | under {SMALL_TUMOUR:,} voxels | below 0.5 | difference | of the small |",
+        "| --- |" + " --- |" * 5,
+    ]
+    for way in cases["way"].unique():
+        mine, gain = values[way], (values[way] - values[first]).to_numpy()
+        cells = [f"{mine.mean():.3f}", f"{mine[small].mean():.3f}", f"{(mine < 0.5).sum()}"]
+        cells += ["-", "-"] if way == first else [_gain(gain), _gain(gain[small])]
+        text.append(f"| {way} | " + " | ".join(cells) + " |")
+    return [*text, ""]
+
+
+def _gain(differences: np.ndarray) -> str:
+    """Mean of patients' differences with its interval over patients."""
+    drawn = resample_counts(len(differences), DRAWS, np.random.default_rng(0)) @ differences / len(differences)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return f"{differences.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _figures(found: dict[tuple[str, str], ScoreRow], models: list[str], chosen: str) -> list[str]:

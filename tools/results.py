@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mask_results import collect_cases, collect_curves, mask_section, pooled_section
+from mask_results import collect_cases, collect_curves, mask_section, pooled_section, trials_section
 
 from medform.runs.scores import difference_in_words, read_scores, write_scores
 
@@ -234,6 +234,8 @@ def main() -> None:
             text += scan_section(folder / "scans.json")
     for (cohort, recipe), folders in beside().items():
         text += pooled_section(f"{cohort}: all runs of {recipe} together", folders)
+    if (RESULTS / "mask_trials.csv").is_file():
+        text += trials_section(RESULTS / "mask_trials.csv")
     text += benchmarks()
     PAGE.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
 
