@@ -107,6 +107,11 @@ class Objective(nn.Module):
     def start(self, batch: Batch) -> None:
         """Closed-form starting point; called once, before step 0, with all the fold's training patients."""
 
+    @property
+    def fits_start(self) -> bool:
+        """Whether `start` looks at the patients at all; where it does not they are not loaded for it."""
+        return type(self).start is not Objective.start
+
     def forward(self, batch: Batch, step: int, random: torch.Generator) -> tuple[Float[Tensor, ""], dict[str, float]]:
         """Loss of ``batch`` at ``step`` (from 0), and what is logged by name; ``random`` is for all that is drawn."""
         raise NotImplementedError  # abstract: every objective of objectives/ says how

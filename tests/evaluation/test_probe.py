@@ -8,8 +8,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from medform.cohort.split import inner_folds, patient_order
-from medform.evaluation.few_shot import POOL_CASE, draw_supports, few_shot, held_out_patients
+from medform.cohort.split import inner_folds, patient_order, stratified_share
+from medform.evaluation.few_shot import POOL_CASE, draw_supports, few_shot, held_out_patients, supports_of
 from medform.evaluation.fusion import fuse
 from medform.evaluation.permuted import permuted_labels
 from medform.evaluation.predictions import concat_predictions
@@ -112,8 +112,35 @@ def test_supports_of_unseen_rows_were_never_aligned(example: Example, vectors: V
     held = held_out_patients(vectors, example.labels["histology"], example.settings)
     for fold in range(3):
         aligned_on, _ = example.vector("aligned", "unseen", fold, "train")
-        assert held[fold] and not held[fold] & set(aligned_on)
-        assert held[fold] <= set(example.split.folds[fold].train)
+        assert held[0, fold] and not held[0, fold] & set(aligned_on)
+        assert held[0, fold] <= set(example.split.folds[fold].train)
+
+
+@pytest.mark.proves("A6.2")
+def test_an_aligned_model_without_an_alignment_that_left_patients_out_has_no_unseen_supports(example: Example) -> None:
+    frame = example.embeddings[example.embeddings["supports"] == "aligned"]
+    vectors = Vectors(frame, example.split)
+    assert supports_of("aligned", vectors) == ["aligned"]
+    assert supports_of("image_only", vectors) == supports_of("table", vectors) == ["aligned", "unseen"]
+    assert supports_of("aligned", Vectors(example.embeddings, example.split)) == ["aligned", "out_of_fold", "unseen"]
+
+
+@pytest.mark.proves("A6.2")
+def test_unseen_supports_of_several_seeds_are_those_of_the_seed(example: Example) -> None:
+    frame = example.embeddings
+    others = [
+        set(stratified_share(fold.train, None, 0.3, 50 + number)) for number, fold in enumerate(example.split.folds)
+    ]
+    again = frame[frame["model"] == "aligned"].assign(seed=1)
+    taught = (again["supports"] == "unseen") & again["part"].isin(["train", "held_out"])
+    hidden = [one in others[fold] for one, fold in zip(again["patient_id"], again["fold"], strict=True)]
+    again.loc[taught, "part"] = np.where(hidden, "held_out", "train")[taught]
+    both = Vectors(pd.concat([frame, again]), example.split)
+    held = held_out_patients(both, example.labels["histology"], example.settings)
+    assert set(held) == {(seed, fold) for seed in (0, 1) for fold in range(3)}
+    for (seed, fold), ids in held.items():
+        assert ids == frozenset(both.rows("aligned", "unseen", fold, seed, "held_out").ids)
+    assert any(held[0, fold] != held[1, fold] for fold in range(3))
 
 
 @pytest.mark.proves("A6.2")

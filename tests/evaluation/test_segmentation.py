@@ -18,7 +18,7 @@ from medform.evaluation.segmentation import (
 )
 from medform.evaluation.settings import EvaluationSettings
 from medform.metrics.overlap import dice
-from medform.runs.scores import ScoreRow, detectable_of
+from medform.runs.scores import FALSE_LESIONS, FLAT, ScoreRow, detectable_of
 
 SETTINGS = EvaluationSettings(bootstrap=500)
 WHERE = {"cohort": "brains", "task": "tumour", "fold": 0, "seed": 0, "patient_id": "p"}
@@ -121,6 +121,27 @@ def test_paired_differences_are_of_the_same_patients_with_what_could_have_been_s
     wide = found["mgi - mgi_shuffled_genes", "dice_patient"]
     assert wide.ci_low is not None and row.ci_low is not None and wide.ci_low < 0, "pairs, not groups, are compared"
     assert ("mgi_shuffled_genes - vit_no_genes", "dice_patient") in found
+
+
+@pytest.mark.proves("G4.3")
+def test_a_figure_that_no_resample_changes_has_no_interval() -> None:
+    found = rows_of(table({"mgi": np.full(20, 0.8)}))
+    for metric in ("dice_patient", "dice_patient_below_half", "dice_patient_median"):
+        row = found["mgi", metric]
+        assert row.value is not None and row.ci_low is None and FLAT in (row.note or "")
+
+
+@pytest.mark.proves("G6.2", "G4.3")
+def test_a_difference_says_how_many_false_lesions_it_does_not_see() -> None:
+    ill = np.linspace(0.6, 0.9, 10)
+    values = {"mgi": np.append(ill + 0.01, np.zeros(4)), "vit_no_genes": np.append(ill, np.full(4, np.nan))}
+    sizes = np.append(np.full(10, 5000), np.zeros(4))
+    found = rows_of(table(values, sizes))
+    assert found["mgi", "dice_patient"].n_patients == 14
+    row = found["mgi - vit_no_genes", "dice_patient"]
+    assert row.n_patients == 10 and f"4 {FALSE_LESIONS}" in (row.note or "")
+    clean = rows_of(table({name: one[:10] for name, one in values.items()}, sizes[:10]))
+    assert FALSE_LESIONS not in (clean["mgi - vit_no_genes", "dice_patient"].note or "")
 
 
 @pytest.mark.proves("G6.2")

@@ -68,6 +68,16 @@ def slice_loader(store: SliceStore, rows: np.ndarray, batch: int = 4, seed: int 
     return SliceLoader(store, rows, SliceInputConfig(size=24, source=32), batch, seed, **more)
 
 
+def test_a_block_of_slices_knows_scan_and_height(store: SliceStore) -> None:
+    block = SliceLoader(store, np.arange(len(store)), SliceInputConfig(size=16, source=32), 4, seed=1).batch(0)["image"]
+    rows = block.item.numpy()
+    assert block.value["series"].tolist() == store.series[rows].tolist()
+    for row, height in zip(rows, block.value["height"].tolist(), strict=True):
+        places = store.index[store.series == store.series[row]]
+        span = places.max() - places.min()
+        assert height == pytest.approx((store.index[row] - places.min()) / span if span else 0.5)
+
+
 def test_two_views_of_a_slice_share_its_item_and_differ(store: SliceStore) -> None:
     loader = slice_loader(store, np.arange(len(store)))
     block = loader.batch(0)["image"]

@@ -114,6 +114,34 @@ def test_one_two_and_three_patients_work_from_start_to_step(n: int) -> None:
 
 
 @pytest.mark.proves("A5.3")
+def test_all_patients_are_asked_for_only_where_the_start_is_fitted_to_them() -> None:
+    mlp = {"clinical": MlpConfig(hidden=[8], width=16).build(COLUMNS, generator(1)),
+           "image": MlpConfig(hidden=[8], width=16).build(COLUMNS, generator(2))}  # fmt: skip
+    assert not AlignConfig(temperature=0.1).build(dict(mlp)).fits_start
+    assert (
+        AlignConfig.model_validate({"temperature": {"relative": 0.1}, "similarity": "distance"}).build(mlp).fits_start
+    )
+    assert small("random").fits_start
+
+
+def test_retrieval_beside_soft_targets_counts_the_nearest_patients_alone() -> None:
+    """A kernel leaves no patient without some share of a target: any of them is not a hit."""
+    batch = cohort(16)
+    config = AlignConfig.model_validate({"similarity": "cosine", "temperature": 0.1, "kernel_bandwidth": 1.0})
+    model = config.build(linear_towers(), "random")
+    _, logs = model(batch, 0, generator(0))
+    assert logs["retrieval_at_1"] < 0.7
+
+
+def test_a_relative_rate_needs_weights_to_be_relative_to() -> None:
+    towers = {
+        "image": BagConfig(pool=MeanPoolConfig()).build(FEATURES, generator(0)),
+        "clinical": linear_towers(FEATURES)["clinical"],
+    }
+    with pytest.raises(InputError, match="no weights"):
+        AlignConfig().build(towers).learning_rate_scale()
+
+
 def test_patients_with_identical_rows_are_each_others_positives_and_are_counted() -> None:
     batch = cohort(6)
     rows = batch["clinical"].value["table"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -22,6 +24,16 @@ def stack() -> Ids:
     patient = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]).repeat(2)
     z = torch.arange(4).repeat(4)
     return Ids(patient, torch.arange(8).repeat(2), z, 5.0 * z, z / 3)
+
+
+@pytest.mark.proves("A4.1")
+def test_slices_of_different_scans_of_a_patient_are_not_near() -> None:
+    ids = stack()
+    apart = replace(ids, series=torch.arange(4).repeat_interleave(2).repeat(2))  # two scans a patient, of two slices
+    near = between_views(apart, Positives(same_patient_within=1), Negatives())
+    one_scan = between_views(ids, Positives(same_patient_within=1), Negatives())
+    assert near.target.sum(1).tolist() == [3] * 16, "the other view, and both of the neighbour in the scan"
+    assert (one_scan.target & ~near.target).any() and not (near.target & ~one_scan.target).any()
 
 
 @pytest.mark.proves("A4.1")

@@ -24,6 +24,7 @@ from medform.pipeline.run import RunResult, run_stages
 from medform.pipeline.segmentation import segment_task
 from medform.pipeline.stages import build_encoder
 from medform.recipes.recipe import Recipe, read_recipe
+from medform.reporting.table_one import read_table_one
 from medform.runs.arrays import read_arrays
 from medform.runs.folder import RunFolder
 from medform.runs.scores import read_scores
@@ -92,6 +93,22 @@ def test_figures_of_genes_that_their_publisher_standardised_over_everybody_say_s
     marked = {row.model for row in rows if "upstream_transductive" in (row.note or "")}
     assert {"mgi", "mgi_shuffled_genes", "vit_no_genes", "aligned", "aligned_genes", "aligned_both"} <= marked
     assert not marked & {"unet", "table_cox", "table_logistic", "imagenet_encoder"}
+    lacking = {row.model for row in rows if "3 patients of the cohort have no genes" in (row.note or "")}
+    assert {"mgi", "mgi_shuffled_genes"} <= lacking and not lacking & {"vit_no_genes", "unet", "mgi_null_genes"}
+
+
+@pytest.mark.proves("A7")
+def test_table_one_and_the_flow_are_of_the_fold_that_was_run(mgi_run: RunResult, gene_store: Cohort) -> None:
+    table = read_table_one(mgi_run.run)
+    assert table is not None
+    fold = gene_store.split().folds[0]
+    assert table.groups == {
+        "all": 24,
+        "train of fold 0": len(fold.train),
+        "validation of fold 0": len(fold.validation),
+        "test of fold 0": len(fold.test),
+    }
+    assert RunFolder(mgi_run.run).record()["folds"] == len(gene_store.split().folds)
 
 
 @pytest.mark.proves("G6.3")

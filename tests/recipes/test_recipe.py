@@ -56,6 +56,7 @@ def test_the_recipes_page_is_up_to_date() -> None:
         ("stages.pretrain.objective={kind: simclr, temprature: 1}", "did you mean 'temperature'?"),
         ("stages.pretrain.budget={steps: 4, epochs: 2}", "exactly one of"),
         ("stages.pretrain.batch", "write key=value"),
+        ("stages.align.objective={kind: cox}", "no stage learns survival"),
     ],
 )
 def test_a_wrong_override_names_key_and_remedy(override: str, said: str) -> None:

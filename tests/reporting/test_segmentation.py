@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from medform.reporting.report import make_report
 from medform.reporting.run_files import read_run
 from medform.reporting.segmentation import segmentation_sections
 from medform.reporting.words import signed
-from medform.runs.scores import read_scores, write_scores
+from medform.runs.scores import FALSE_LESIONS, read_scores, write_scores
 
 PATIENTS = 40
 
@@ -105,6 +106,37 @@ def test_genes_count_only_against_their_controls(make_run: Any, gains: dict[str,
     assert given == tone and said in found and found.startswith("On tumour, MGI reaches a mean Dice of 0.")
     if "does not show" in said:
         assert "could not have been seen" in found
+
+
+@pytest.mark.proves("G5", "G6.2")
+@pytest.mark.parametrize("what", ["false lesions", "shuffled genes without interval"])
+def test_genes_are_not_said_to_help_where_a_control_is_blind(make_run: Any, what: str) -> None:
+    run = segmented(make_run(scores=False, montage=False), GAINS)
+    rows = read_scores(run / "scores.json")
+    for place, row in enumerate(rows):
+        if what == "false lesions" and row.model == "mgi - vit_no_genes":
+            rows[place] = replace(row, note=f"{row.note}; 3 {FALSE_LESIONS}")
+        elif what != "false lesions" and row.model == "mgi - mgi_shuffled_genes":
+            rows[place] = replace(row, ci_low=None, ci_high=None)
+    write_scores(run / "scores.json", rows)
+    said, tone = sentence(run)
+    assert tone == "none" and "genes seem to gain" in said
+    assert (f"3 {FALSE_LESIONS}" if what == "false lesions" else "cannot be compared") in said
+    if what == "false lesions":
+        page = " ".join(BeautifulSoup(make_report(run).read_text(encoding="utf-8"), "html.parser").get_text().split())
+        assert page.count(f"3 {FALSE_LESIONS}") >= 2
+
+
+@pytest.mark.proves("A7", "G4.3")
+def test_the_page_of_a_frozen_model_on_another_cohort_is_an_evaluation_with_its_differences(make_run: Any) -> None:
+    run = make_run(scores=False, montage=False, tasks=[], selected={})
+    frame = case_frame([{**one, "protocol": "external"} for one in cases({"mgi": 0.05, "mgi_null_genes": 0.0})])
+    pairs = [("mgi", "mgi_null_genes")]
+    write_scores(run / "scores.json", segmentation_rows(frame, EvaluationSettings(bootstrap=400), pairs=pairs))
+    soup = BeautifulSoup(make_report(run).read_text(encoding="utf-8"), "html.parser")
+    text = " ".join(soup.get_text().split())
+    assert "no evaluation yet" not in text and "No task was evaluated" not in text
+    assert "MGI − MGI, genes withheld" in text
 
 
 @pytest.mark.proves("A7")

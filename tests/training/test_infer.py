@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medform.compute.seed import generator
 from medform.inputs.bags import BagSource
 from medform.inputs.loader import RowSource
 from medform.interfaces import Block, Encoded, Tower
 from medform.metrics.representation import effective_rank
-from medform.training.infer import RankMonitor, bag_embeddings, segment_slices, slice_features, weights_digest
+from medform.models.image import ModuleConfig, TimmConfig
+from medform.models.vit import VitConfig
+from medform.training.infer import (
+    RankMonitor,
+    bag_embeddings,
+    segment_slices,
+    shrunk,
+    slice_features,
+    weights_digest,
+)
 
 LAYERS = (2, "head")
 
@@ -72,6 +83,38 @@ def test_features_are_cached_by_weights_layers_and_pixels(
         tower.conv.bias[0] += 1e-6
     assert not np.array_equal(slice_features(tower, store, LAYERS, cache=tmp_path), first)
     assert sum(calls) == 3 * 24 and len(list(tmp_path.iterdir())) == 3
+
+
+def test_networks_that_pool_differently_do_not_share_cached_features(store: Any, tmp_path: Path) -> None:
+    average, largest = (TimmConfig(model="resnet10t", pool=pool).build(generator(0)) for pool in ("avg", "max"))
+    largest.load_state_dict(average.state_dict())
+    assert weights_digest(average) == weights_digest(largest)
+    store = replace(store, pixels=np.random.default_rng(1).integers(-1000, 400, (24, 64, 64)).astype(np.int16))
+    apart = slice_features(largest, store, ("head",))
+    first = slice_features(average, store, ("head",), cache=tmp_path)
+    assert np.array_equal(slice_features(largest, store, ("head",), cache=tmp_path), apart)
+    assert not np.allclose(first, apart)
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "seen"),
+    [
+        (VitConfig(model="vit_tiny_patch16_224", image_size=112, patch=14), 112, 84),
+        (VitConfig(model="vit_tiny_patch16_224", image_size=128, patch=16), 128, 96),
+        (TimmConfig(model="resnet10t"), 128, 96),
+        (TimmConfig(model="resnet10t"), 64, 64),
+    ],
+)
+def test_a_look_during_training_is_small_and_of_whole_patches(config: Any, size: int, seen: int) -> None:
+    tower = config.build(generator(0))
+    image = shrunk(torch.rand(2, 1, size, size), tower, 96)
+    assert image.shape[-1] == seen and tower.slice_vector(image, ("head",)).isfinite().all()
+
+
+def test_a_network_of_one_size_is_looked_at_in_its_own(store: Any) -> None:
+    fixed = nn.Identity()
+    fixed.config = ModuleConfig.model_construct(kind="module")  # type: ignore[assignment]
+    assert shrunk(torch.rand(2, 1, 150, 150), fixed, 96).shape[-1] == 150
 
 
 def test_the_digest_of_weights_changes_with_any_of_them(simclr: Callable[[], Any]) -> None:

@@ -111,7 +111,10 @@ def test_a_complete_stage_is_loaded_and_not_trained_again(bench: Any, simclr: Ma
     assert not stage_is_complete(bench.folder / "a")
     run_stage(first, bench.loader(), **settings(bench))
     before = {path.name: path.read_bytes() for path in (bench.folder / "a").iterdir()}
+    moved: list[Any] = []
+    again.to = moved.append  # what is loaded works where what is trained does
     result = run_stage(again, bench.loader(), **settings(bench))
+    assert moved == [bench.fabric.device]
     assert result.skipped and result.steps == 9 and weights(again) == weights(first)
     assert load_stage(bench.folder / "a", other).status == "done" and weights(other) == weights(first)
     assert {path.name: path.read_bytes() for path in (bench.folder / "a").iterdir()} == before

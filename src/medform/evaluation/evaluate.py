@@ -17,7 +17,7 @@ from medform.errors import InputError, Problem, nearest
 from medform.evaluation.attention import attention_cases
 from medform.evaluation.boosting import boosted_table
 from medform.evaluation.curves import roc_curves
-from medform.evaluation.few_shot import few_shot, held_out_patients
+from medform.evaluation.few_shot import HeldOut, few_shot, held_out_patients
 from medform.evaluation.fusion import fuse
 from medform.evaluation.permuted import permuted_labels
 from medform.evaluation.predictions import case_frame, concat_predictions
@@ -159,7 +159,7 @@ def _targets(labels: pd.DataFrame, settings: EvaluationSettings, cohort: str) ->
 def _outcomes(
     vectors: Vectors,
     targets: Sequence[Target],
-    held_out: dict[int, frozenset[str]],
+    held_out: HeldOut,
     settings: EvaluationSettings,
     direct: pd.DataFrame | None,
     progress: Callable[[str], None] | None,

@@ -16,15 +16,22 @@ from medform.cohort.split import patient_order, stratified_share
 from medform.evaluation.predictions import coded, prediction_frame
 from medform.evaluation.probe import Outcome, Target, probe_name
 from medform.evaluation.settings import EvaluationSettings
-from medform.evaluation.vectors import Readout, Rows, Supports, Vectors, readout_of
+from medform.evaluation.vectors import TABLE, Readout, Rows, Supports, Vectors, readout_of
 from medform.metrics.linear_probe import centroid_scores, logistic_scores
 
-__all__ = ["POOL_CASE", "draw_supports", "few_shot", "held_out_patients", "supports_of"]
+__all__ = ["POOL_CASE", "HeldOut", "draw_supports", "few_shot", "held_out_patients", "supports_of"]
 
 Array = NDArray[np.float64]
 
 POOL_CASE = "smallest_class_of_pool"
 """Metric prefix of the cases that say how many patients the smaller class of a pool of supports has."""
+NEVER_ALIGNED = frozenset({
+    *(TABLE, "genes_logistic", "intensity_stats", "image_only", "imagenet_encoder", "random_encoder"),
+    *("attention_unaligned", "embeddings"),
+})  # fmt: skip
+"""Models without an alignment: any training patient is one that alignment did not see."""
+HeldOut = dict[tuple[int, int], frozenset[str]]
+"""(seed, fold) -> training patients that `unseen` supports come from."""
 
 
 def draw_supports(labels: Array, shots: int, draws: int, names: Sequence[object]) -> NDArray[np.intp]:
@@ -46,30 +53,41 @@ def draw_supports(labels: Array, shots: int, draws: int, names: Sequence[object]
 
 
 def supports_of(model: str, vectors: Vectors) -> list[Supports]:
-    """Kinds of supports that a model has rows for: `aligned` and `unseen`; aligned models `out_of_fold` too."""
-    return ["aligned", "out_of_fold", "unseen"] if vectors.has(model, "out_of_fold") else ["aligned", "unseen"]
+    """Kinds of supports that a model has rows for: `aligned`, and others where its vectors were made for them.
 
-
-def held_out_patients(
-    vectors: Vectors, labels: pd.Series | None, settings: EvaluationSettings
-) -> dict[int, frozenset[str]]:
-    """Fold -> training patients that alignment did not see for `unseen` supports.
-
-    Read from the `unseen` vectors where there are any; otherwise a stratified share is drawn.
+    A model without an alignment has `unseen` ones too. An aligned model without vectors of an alignment that left
+    patients out has none: all training patients were aligned.
     """
-    held: dict[int, frozenset[str]] = {}
+    made: list[Supports] = ["out_of_fold"] if vectors.has(model, "out_of_fold") else []
+    made += ["unseen"] if vectors.has(model, "unseen") or model in NEVER_ALIGNED else []
+    return ["aligned", *made]
+
+
+def held_out_patients(vectors: Vectors, labels: pd.Series | None, settings: EvaluationSettings) -> HeldOut:
+    """Training patients that alignment did not see for `unseen` supports.
+
+    Read from the `unseen` vectors where there are any; otherwise a stratified share is drawn. A model that was made
+    under fewer seeds takes, under its own, those of the first seed that has the fold.
+    """
+    held: HeldOut = {}
     trained: dict[int, set[str]] = {}
     for model in vectors.models:
         for seed, fold in vectors.folds(model, "unseen"):
             rows = vectors.rows(model, "unseen", fold, seed, "held_out")
-            held[fold] = held.get(fold, frozenset()) | frozenset(rows.ids)
+            held[seed, fold] = held.get((seed, fold), frozenset()) | frozenset(rows.ids)
         for seed, fold in vectors.folds(model):
             trained.setdefault(fold, set()).update(vectors.rows(model, "aligned", fold, seed, "train").ids)
     for fold, ids in trained.items():
-        if fold not in held:
+        if all(fold != known for _, known in held):
             drawn = stratified_share(sorted(ids), labels, settings.held_out, f"{settings.seed}:held_out:{fold}")
-            held[fold] = frozenset(drawn)
+            held[0, fold] = frozenset(drawn)
     return held
+
+
+def _held_out(held: HeldOut, seed: int, fold: int) -> frozenset[str]:
+    """Those of the seed, or of the first seed that has the fold."""
+    seeds = [one for one, known in sorted(held) if known == fold]
+    return held[seed if seed in seeds else seeds[0], fold] if seeds else frozenset()
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,7 @@ def few_shot(
     model: str,
     vectors: Vectors,
     target: Target,
-    held_out: dict[int, frozenset[str]],
+    held_out: HeldOut,
     settings: EvaluationSettings,
 ) -> Iterator[Outcome]:
     """One outcome for each kind of supports: predictions of all k, draws, folds, seeds and readouts, and pool sizes.
@@ -128,7 +146,7 @@ def _settings(
     supports: Supports,
     vectors: Vectors,
     target: Target,
-    held_out: dict[int, frozenset[str]],
+    held_out: HeldOut,
     readout: Readout,
     settings: EvaluationSettings,
 ) -> Iterator[_Setting]:
@@ -145,7 +163,7 @@ def _settings(
             pool = vectors.rows(model, own, fold, seed, "held_out", "validation")
         elif supports == "unseen":
             validation = vectors.rows(model, own, fold, seed, "validation")
-            hidden = held_out.get(fold, frozenset()) | frozenset(validation.ids)
+            hidden = _held_out(held_out, seed, fold) | frozenset(validation.ids)
             outside = vectors.rows(model, own, fold, seed, "train", "validation")
             pool = outside.select([one for one in outside.ids if one in hidden])
         pool, labels = target.labelled(pool.select(patient_order(pool.ids, settings.seed)))

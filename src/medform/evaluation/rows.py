@@ -29,7 +29,7 @@ from medform.metrics.bootstrap import (
 )
 from medform.metrics.power import detectable_from_error
 from medform.metrics.ranking import Concordance
-from medform.runs.scores import ScoreRow
+from medform.runs.scores import FLAT, ScoreRow
 
 __all__ = ["CHANCE", "PAIRS", "score_rows", "tallied_rows"]
 
@@ -179,6 +179,8 @@ def _rows_of(tally: Tally, settings: EvaluationSettings, pools: Mapping[tuple, _
 
 
 def _filled(row: ScoreRow, value: float, interval: Interval | None, notes: Sequence[str | None]) -> ScoreRow:
+    if interval is not None and interval.flat:
+        interval, notes = None, [FLAT, *notes]
     method = None if interval is None or interval.method == "bootstrap" else f"interval: {interval.method}"
     low, high = (None, None) if interval is None else (interval.low, interval.high)
     return replace(row, value=value, ci_low=low, ci_high=high, note=_joined([method, *notes]))

@@ -19,7 +19,7 @@ from medform.evaluation.settings import EvaluationSettings
 from medform.metrics.bootstrap import SMALL_CLASS, percentile_interval, resample, sign_p_value, weighted_medians
 from medform.metrics.overlap import Overlap, overlap, pooled, surface_distances
 from medform.metrics.power import detectable_from_error
-from medform.runs.scores import ScoreRow
+from medform.runs.scores import FALSE_LESIONS, FLAT, ScoreRow
 
 __all__ = [
     "SMALL_TUMOUR",
@@ -306,6 +306,9 @@ class _Judge:
         interval = None
         if len(ids) >= SMALL_CLASS:
             interval = percentile_interval(figure.statistic(array, self._counts(len(ids))))
+        said = None
+        if interval is not None and interval.flat:
+            interval, said = None, FLAT
         empty = len(set(found.patients(VOXELS)) - set(values)) if figure.case == "dice_patient" else 0
         return self._row(
             [model],
@@ -315,6 +318,7 @@ class _Judge:
             value=float(figure.statistic(array, np.ones((1, len(ids))))[0]),
             ci_low=interval.low if interval else None,
             ci_high=interval.high if interval else None,
+            said=said,
             more=f"these were {empty}" if empty else None,
         )
 
@@ -327,16 +331,21 @@ class _Judge:
         ids = self._chosen(set(one) & set(other), (first, second), small=figure.small)
         if not ids:
             return None
+        odd = set(sides[0].patients(VOXELS)) & set(sides[1].patients(VOXELS))
+        odd &= set(sides[0].patients(figure.case)) ^ set(sides[1].patients(figure.case))
+        more = None
+        if odd and figure.case == "dice_patient":  # an empty mask that is right has no Dice; a false lesion has 0
+            more = f"{len(odd)} {FALSE_LESIONS}"
         array = np.array([one[patient] - other[patient] for patient in ids])
         seeds = len({seed for _, _, seed in keys}) if keys else min(len(side.seeds) for side in sides)
         value = float(array.mean())
         if len(ids) < SMALL_CLASS:
-            return self._row([first, second], figure, len(ids), seeds, value=value)
+            return self._row([first, second], figure, len(ids), seeds, value=value, more=more)
         drawn = _mean(array, self._counts(len(ids)))
         interval, error = percentile_interval(drawn), float(drawn.std())
         if error == 0 or interval is None:
             said = "no interval: no resample tells the two apart"
-            return self._row([first, second], figure, len(ids), seeds, value=value, said=said)
+            return self._row([first, second], figure, len(ids), seeds, value=value, said=said, more=more)
         better = int(np.count_nonzero(array > 0))
         return self._row(
             [first, second],
@@ -348,6 +357,7 @@ class _Judge:
             ci_high=interval.high,
             p_value=sign_p_value(drawn),
             said=f"detectable {detectable_from_error(error):.3f}; higher in {better} of {len(ids)} patients",
+            more=more,
         )
 
 

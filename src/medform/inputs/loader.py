@@ -73,10 +73,14 @@ class PairedSource(Source, Protocol):
 
 
 def slice_block(store: SliceStore, rows: Codes, value: Mapping[str, Float32[np.ndarray, "m c s s"]]) -> Block:
-    """A block of single slices: ``value`` by name, one entry for each of ``rows`` of ``store``."""
+    """A block of single slices: ``value`` by name, one entry for each of ``rows`` of ``store``.
+
+    Beside them what is known of places: ``series`` (of the cohort) and ``height`` in it, 0 to 1.
+    """
     patient = torch.from_numpy(store.patient[rows])
+    known = {"series": store.series[rows], "height": store.height[rows]}
     return Block(
-        value={name: torch.from_numpy(array) for name, array in value.items()},
+        value={name: torch.from_numpy(array) for name, array in (known | dict(value)).items()},
         patient=patient,
         item=torch.from_numpy(rows),
         cohort=torch.zeros_like(patient),

@@ -180,6 +180,17 @@ class SliceStore:
                 found[rows] = np.median(bright)
         return found
 
+    @cached_property
+    def height(self) -> Float32[np.ndarray, " t"]:
+        """Where each slice (T,) lies in its scan: 0 the first, 1 the last, 0.5 the only one of the store."""
+        found = np.full(len(self), 0.5, np.float32)
+        for one in np.unique(self.series):
+            rows = np.flatnonzero(self.series == one)
+            first, last = self.index[rows].min(), self.index[rows].max()
+            if last > first:
+                found[rows] = (self.index[rows] - first) / (last - first)
+        return found
+
     def images(self, rows: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n 1 side side"]:
         """Slices as a network is to see them at inference: the window mapped to [0, 1], nothing random."""
         return self.scale.unit(self.pixels[rows])[:, None]

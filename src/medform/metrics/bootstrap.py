@@ -7,6 +7,7 @@ fold.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -52,6 +53,11 @@ class Interval:
     low: float
     high: float
     method: Method
+
+    @property
+    def flat(self) -> bool:
+        """Whether no resample differs (up to rounding): a certainty that n patients cannot give."""
+        return math.isclose(self.low, self.high, rel_tol=1e-9, abs_tol=1e-12)
 
 
 @dataclass(frozen=True)

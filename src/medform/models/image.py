@@ -167,7 +167,7 @@ class ImageTower(Tower):
 
     def __init__(self, encoder: nn.Module, config: ImageConfig, model: str, width: int | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.config = model, config
         # channels last is 1.2 to 1.7 times faster on the CPU for convolutions, with the same results
         self.encoder: Any = encoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.width = _width(encoder, model) if width is None else width

@@ -183,6 +183,12 @@ class Align(Objective):
             self.towers[modality].eval()
         return self
 
+    @property
+    def fits_start(self) -> bool:
+        """Whether anything is closed-form: not where slices are aligned from random heads at a fixed or learnt unit."""
+        closed = any(isinstance(tower, BagTower | LinearTower) for tower in self.towers.values())
+        return closed or self._wanted_start == "cca" or isinstance(self.config.temperature, RelativeTemperature)
+
     @torch.no_grad()
     def start(self, batch: Batch) -> None:
         """Fit what is closed-form from all training patients: input centring, heads, a relative temperature."""
@@ -268,6 +274,13 @@ class Align(Objective):
         head = getattr(image, "head", None)
         matrices = [parameter for parameter in (head or image).parameters() if parameter.ndim >= 2]
         squares = sum(float(matrix.detach().double().square().sum()) for matrix in matrices)
+        if not matrices:
+            raise InputError(
+                "the image tower has no weights that a relative learning rate could be a share of.",
+                where="optimizer.lr",
+                consequence="Nothing was started.",
+                fix="give the rate as a number.",
+            )
         return math.sqrt(squares / sum(matrix.numel() for matrix in matrices))
 
     def forward(self, batch: Batch, step: int, random: torch.Generator) -> tuple[Float[Tensor, ""], dict[str, float]]:
@@ -292,7 +305,9 @@ class Align(Objective):
             for a, b, way in ((vectors[one], vectors[two], target), (vectors[two], vectors[one], target.T)):
                 losses.append(contrast(a, b, way, temperature, similarity=similarity))
                 chances.append(chance(way))
-                found.append(retrieval(a.detach(), b.detach(), way, similarity=similarity))
+                soft = way.float()  # of soft targets the nearest counts
+                best = soft >= soft.amax(1, keepdim=True).clamp(min=1e-12)
+                found.append(retrieval(a.detach(), b.detach(), best, similarity=similarity))
         # with zero gradients for a tower that met no partner, so that every parameter has one
         nothing = 0.0 * torch.stack([vector.sum() for vector in vectors.values()]).sum()
         loss = torch.stack(losses).mean() + nothing if losses else nothing

@@ -59,9 +59,11 @@ class Classify(Objective):
         """Cross-entropy over patients with a label; logs: loss, chance (that of the batch's class shares), labelled."""
         with draws_from(random):
             logit = self.last(self.towers[MODALITY](batch[MODALITY]).pooled).float()
-        label = batch[LABEL]
-        rows, columns = (batch[MODALITY].patient[:, None] == label.patient).nonzero(as_tuple=True)
-        logit, wanted = gather(logit[rows]), gather(label.value["label"][columns].float())
+        owner, value = batch[MODALITY].patient.new_zeros(0), logit.new_zeros(0)
+        if LABEL in batch:  # nobody of the batch may have one
+            owner, value = batch[LABEL].patient, batch[LABEL].value["label"]
+        rows, columns = (batch[MODALITY].patient[:, None] == owner).nonzero(as_tuple=True)
+        logit, wanted = gather(logit[rows]), gather(value[columns].float())
         if not len(logit):
             return 0.0 * logit.sum(), {"loss": 0.0, "chance": 0.0, "labelled": 0.0}
         if logit.shape[1] == 1:

@@ -65,13 +65,17 @@ class Negatives(Config):
 
 @dataclass(frozen=True)
 class Ids:
-    """What `Block` says of its items, of all ranks. ``height``: relative, in the stack, 0 to 1."""
+    """What `Block` says of its items, of all ranks. ``height``: relative, in the stack, 0 to 1.
+
+    ``series``: the scan of an item; without it all items of a patient are taken to be of one.
+    """
 
     patient: Int[Tensor, " m"]
     item: Int[Tensor, " m"]
     z: Int[Tensor, " m"] | None = None
     z_mm: Float[Tensor, " m"] | None = None
     height: Float[Tensor, " m"] | None = None
+    series: Int[Tensor, " m"] | None = None
 
     @classmethod
     def of(cls, block: Block) -> Ids:
@@ -79,13 +83,14 @@ class Ids:
         whole = block.offset is None
         z = block.z if whole else None
         z_mm = block.z_mm if whole else None
-        height = block.value.get("height")
+        height, series = block.value.get("height"), block.value.get("series")
         return cls(
             gather(block.patient),
             gather(block.item),
             None if z is None else gather(z),
             None if z_mm is None else gather(z_mm),
             None if height is None else gather(height),
+            None if series is None else gather(series),
         )
 
 
@@ -123,15 +128,17 @@ def between_views(ids: Ids, positives: Positives, negatives: Negatives) -> Pairs
 
 
 def _near(ids: Ids, reach: Reach) -> Bool[Tensor, "m m"]:
-    """Slices of one patient within ``reach``. A slice of unknown position is near to none but itself."""
-    same_patient = ids.patient[:, None] == ids.patient
+    """Slices of one scan within ``reach``. A slice of unknown position is near to none but itself."""
+    same_scan = ids.patient[:, None] == ids.patient
+    if ids.series is not None:
+        same_scan = same_scan & (ids.series[:, None] == ids.series)
     if isinstance(reach, str):
         if ids.z_mm is None or bool(ids.z_mm.isnan().all()):
             raise _unknown(f"a distance of {reach} between slices", "positions in mm", "count in slices instead")
-        return same_patient & ((ids.z_mm[:, None] - ids.z_mm).abs() <= float(reach.removesuffix("mm")))
+        return same_scan & ((ids.z_mm[:, None] - ids.z_mm).abs() <= float(reach.removesuffix("mm")))
     if ids.z is None:
         raise _unknown("a distance in slices", "slice index", "leave the rule about near slices out")
-    return same_patient & ((ids.z[:, None] - ids.z).abs() <= reach)
+    return same_scan & ((ids.z[:, None] - ids.z).abs() <= reach)
 
 
 def _like_height(ids: Ids) -> Bool[Tensor, "m m"]:

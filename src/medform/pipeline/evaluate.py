@@ -171,7 +171,7 @@ def _probes(
             sink=writer,
             progress=lambda line: logger.debug("%s", line),
         )
-        return found, _slice_rows(folder, cohort, settings, writer)
+        return found, _slice_rows(folder, cohort, settings, writer, notes)
 
 
 def _segmentation(
@@ -230,13 +230,18 @@ def _notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
         for model in UNTRAINED:
             said.setdefault(model, []).append("encoder_untrained")
     genes = cohort.genes() if any("genes" in one.inputs for one in recipe.stages.values()) else None
+    stages = {own: segment_stage(recipe), **{name: drawing[name] for name in with_genes}}
+    drawn = [name for name, found in stages.items() if found and getattr(found[1].objective, "gene_dropout", 1) < 1]
+    if genes is not None and (lacking := len(set(cohort.patient_ids) - set(genes.patient_ids))):
+        for model in drawn:
+            said.setdefault(model, []).append(f"{lacking} patients of the cohort have no genes: a stand-in was used")
     if genes is not None and genes.upstream_transductive:
         for model in sees_genes:
             said.setdefault(model, []).append("upstream_transductive")
     return {model: "; ".join(notes) for model, notes in said.items()}
 
 
-def _slice_rows(folder: RunFolder, cohort: Cohort, settings: Any, writer: Any) -> list[ScoreRow]:
+def _slice_rows(folder: RunFolder, cohort: Cohort, settings: Any, writer: Any, notes: dict[str, str]) -> list[ScoreRow]:
     """Slice probes of the encoders beside position, thumbnail and intensity, where slices have labels."""
     import numpy as np
 
@@ -272,4 +277,4 @@ def _slice_rows(folder: RunFolder, cohort: Cohort, settings: Any, writer: Any) -
         )
     for frame in frames:
         writer(frame)
-    return score_rows(frames, None, settings) if frames else []
+    return score_rows(frames, None, settings, notes=notes) if frames else []

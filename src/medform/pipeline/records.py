@@ -39,6 +39,8 @@ def begin(
     Returns what the run was before where variants or seeds were added to it, else None; and what it is now: all that
     is there with all that is asked for.
     """
+    from medform.pipeline.segmentation import segments
+
     stored = _stored(folder) if resume and not overwrite else None
     whole = stored.joined(recipe) if stored is not None else None
     asked = stored if stored is not None and whole is not None else recipe
@@ -65,7 +67,7 @@ def begin(
         tasks=tasks,
         transductive=recipe.transductive,
         precision=recipe.precision,
-        folds=len(cohort.split().folds) if cohort.tasks else None,
+        folds=len(cohort.split().folds) if cohort.tasks or segments(recipe) else None,
         **_circumstances(folder, cohort),
     )
     if stored is None or whole is None:
@@ -234,14 +236,19 @@ def write_cohort_pages(folder: RunFolder, cohort: Cohort, labels: pd.DataFrame, 
     from medform.reporting.table_one import summarise, write_table_one
 
     write_flow(folder.path, cohort_flow(cohort, labels, primary))
-    if cohort.clinical is not None and cohort.tasks:
-        fold = cohort.split().folds[0]
-        groups = {
-            "all": cohort.patient_ids,
-            "train": fold.train,
-            "validation": fold.validation,
-            "test": fold.test,
-        }
+    if cohort.clinical is not None:
+        groups = {"all": cohort.patient_ids}
+        done = sorted(int(path.parent.name) for path in (folder.path / "folds").glob("*/facts.json"))
+        folds = cohort.split().folds if done or cohort.tasks else ()
+        if len(done) == 1:
+            parts = folds[done[0]]
+            groups |= {
+                f"train of fold {done[0]}": parts.train,
+                f"validation of fold {done[0]}": parts.validation,
+                f"test of fold {done[0]}": parts.test,
+            }
+        else:
+            groups |= {f"test of fold {fold}": folds[fold].test for fold in done or range(len(folds))}
         columns = cohort.columns
         table = summarise(
             cohort.table(),
@@ -283,5 +290,7 @@ def cohort_flow(cohort: Cohort, labels: pd.DataFrame, primary: str | None) -> An
             exclusions.append(Exclusion("a row of the table but no images", only, "patients", after=accepted))
     if primary is not None:
         known: Any = labels[primary].reindex(list(imaged["patient_id"])).notna()
+        if without := len(imaged) - int(known.sum()):
+            exclusions.append(Exclusion(f"images but no label for {primary}", without, "patients", after=accepted))
         steps.append(FlowStep(f"patients with a label for {primary}", patients=int(known.sum())))
     return Flow(tuple(steps), tuple(exclusions))

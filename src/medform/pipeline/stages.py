@@ -155,6 +155,8 @@ def train_encoder(
     store = bench.slices(config.source)
     objective, loader = slice_task(bench, group.train, recipe, seed, encoder, sources)
     made_from = [sorted(group.train), store.digest, companions.digest(list(sources))]
+    if (stage.start.image or "random") not in ("random", "imagenet"):  # a file may change under its name
+        made_from.append(weights_digest(encoder.image))
     monitor = slice_monitor(bench.cohort, store, store.rows(bench.imaged(group.train)))
     result = bench.train(group, variant, seed, (name, stage), objective, loader, made_from, monitor)
     return Encoder(encoder.towers, result)

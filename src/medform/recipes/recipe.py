@@ -157,6 +157,8 @@ class Recipe(Config):
     def _stages_follow(self) -> Recipe:
         names = list(self.stages)
         for index, (name, stage) in enumerate(self.stages.items()):
+            if stage.objective.kind == "cox":
+                raise ValueError(f"stages.{name}.objective: no stage learns survival; it is judged from the vectors.")
             for modality, config in stage.inputs.items():
                 source = getattr(config, "of", None)
                 if source is not None and source not in names[:index]:

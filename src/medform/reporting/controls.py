@@ -78,9 +78,9 @@ class Verdict:
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Known models in the report's order, then the others by name."""
+    """Known models in the report's order, then the others by name, then differences."""
     known = [name for name in MODELS if name in names]
-    return known + sorted(set(names) - set(known))
+    return known + sorted(set(names) - set(known), key=lambda name: (" - " in name, name))
 
 
 def task_scores(
@@ -99,7 +99,7 @@ def task_scores(
                 chance[row.metric] = row.value
             continue
         paired, nearest_mean, area = " - " in row.model, row.readout == "centroid", row.metric == "auroc"
-        if not paired and not nearest_mean:
+        if not nearest_mean and (not paired or protocol != "cross_validation"):
             cells.setdefault(row.model, {})[row.metric] = row
         elif not paired and area:
             centroid[row.model] = row

@@ -127,13 +127,16 @@ def draw_roc(run: Path, task: str, curves: Mapping[str, Sequence[RocPoint]]) -> 
         axes.set_aspect("equal")
         axes.legend(loc="lower right")
         labels = [model_words(model).label for model in shown]
+        banded = not any(math.isnan(point.ci_low) for point in next(iter(shown.values())))
         return publish(
             run,
             f"roc-{slug(task)}",
             figure,
             [{"model": model} | point._asdict() for model, points in shown.items() for point in points],
             task,
-            f"Test patients of the folds that were run. Band: 95 % interval of {labels[0]}. Dotted: chance.",
+            "Test patients of the folds that were run. "
+            + (f"Band: 95 % interval of {labels[0]}. " if banded else "")
+            + "Dotted: chance.",
             f"ROC curves on {task} of {', '.join(labels)}; the areas stand in the table.",
         )
 
@@ -231,7 +234,7 @@ def draw_training(
             figure,
             rows,
             label,
-            f"One line a fold.{note.get(key, '')}",
+            f"One line a fold and seed.{note.get(key, '')}",
             f"{label} of stage {stage} by step; at the end {ends}.",
         )
 

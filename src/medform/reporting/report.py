@@ -238,7 +238,9 @@ def _attention_words(files: RunFiles) -> str | None:
             weights.setdefault(tuple(bag), []).append(float(weight))
     if not weights:
         return None
-    ratios = np.array([entropy_ratio(np.array(of_a_bag)) for of_a_bag in weights.values()])
+    ratios = np.array([entropy_ratio(np.array(of_a_bag)) for of_a_bag in weights.values() if len(of_a_bag) > 1])
+    if not len(ratios):  # of a single slice there is nothing to choose
+        return None
     flat = int((ratios > FLAT).sum())
     text = (
         f"Over {len(ratios)} bags the entropy of the weights is {np.median(ratios):.3f} of its maximum "

@@ -15,7 +15,7 @@ from medform.reporting.figures import slug
 from medform.reporting.overlays import OverlayPatient, data_address, read_overlays
 from medform.reporting.run_files import RunFiles
 from medform.reporting.words import COMPARISONS, METRICS, interval, mark, model_words, number, signed
-from medform.runs.scores import ScoreRow, detectable_of
+from medform.runs.scores import FALSE_LESIONS, ScoreRow, detectable_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -171,8 +171,11 @@ def _of_genes(pairs: dict[str, dict[str, ScoreRow]]) -> tuple[str, str]:
     figures = f"({signed(gain.value, DIGITS)} [{signed(gain.ci_low, DIGITS)}, {signed(gain.ci_high, DIGITS)}])"
     if tone == "gain" and tone_of(own) in ("none", "loss"):
         return f"; genes seem to gain {figures}, but shuffled genes do not fall behind, so it is not the genes", "none"
-    if tone == "gain" and own is None:
-        return f"; genes seem to gain {figures}, but shuffled genes were not tried", "none"
+    if tone == "gain" and tone_of(own) == "unknown":
+        tried = "were not tried" if own is None else "cannot be compared"
+        return f"; genes seem to gain {figures}, but shuffled genes {tried}", "none"
+    if tone == "gain" and (left_out := _false_lesions(gain)):
+        return f"; genes seem to gain {figures}, but {left_out}", "none"
     limit = detectable_of(gain)
     unseen = "" if limit is None else f"; a difference below {number(limit, DIGITS)} could not have been seen"
     said = {
@@ -181,6 +184,11 @@ def _of_genes(pairs: dict[str, dict[str, ScoreRow]]) -> tuple[str, str]:
         "none": f"; this cohort does not show a benefit of genes {figures}{unseen}",
     }
     return said[tone], tone
+
+
+def _false_lesions(row: ScoreRow) -> str:
+    """What a difference leaves out: patients without lesion in whom one model alone drew one."""
+    return next((part for part in (row.note or "").split("; ") if part.endswith(FALSE_LESIONS)), "")
 
 
 def _difference(name: str, rows: dict[str, ScoreRow]) -> Difference:
@@ -205,6 +213,7 @@ def _difference(name: str, rows: dict[str, ScoreRow]) -> Difference:
         if part is not None and part.value is not None:
             parts.append(f"{tumours} {_figure(part)}")
     answer += f" By size: {'; '.join(parts)}." if parts else ""
+    answer += f" {left_out}." if (left_out := _false_lesions(rows[MAIN_METRIC])) else ""
     return Difference(question, f"{first} − {second}", answer, tone)
 
 

@@ -41,7 +41,7 @@ CHANCE = "chance"  # the rows of `scores.json` that say what a guess gets
 
 # The order is the order of the rows in every table and figure.
 MODELS: dict[str, ModelWords] = {
-    "aligned": ModelWords("aligned", "image", _IMAGE, "pre-trained, then aligned with the table of training patients"),
+    "aligned": ModelWords("aligned", "image", _IMAGE, "aligned with the table or the genes of training patients"),
     "image_only": ModelWords("image alone", "image", _IMAGE, "pre-trained on slices, never saw a table"),
     "supervised_mil": ModelWords("trained on the label", "image", _IMAGE, "attention trained on the label itself"),
     "embeddings": ModelWords("given vectors", "image", _IMAGE, "vectors of another encoder, as handed over"),
@@ -69,6 +69,7 @@ MODELS: dict[str, ModelWords] = {
     "fused": ModelWords("table + aligned", "both", _BOTH, "the table and the score of the aligned image"),
     "fused_unaligned": ModelWords("table + image alone", "both", _BOTH, "the table and the score of the image alone"),
     "table_logistic": ModelWords("table alone", "table", _TABLE, "logistic regression on the clinical columns"),
+    "table_cox": ModelWords("table alone, Cox", "table", _TABLE, "a Cox model of the clinical columns"),
     "table_boosting": ModelWords(
         "table, boosted trees", "table", _TABLE, "boosted trees on the clinical columns, which may act together"
     ),
@@ -126,7 +127,7 @@ METRICS = {
 SUPPORTS = {
     "aligned": (
         "Supports that were aligned",
-        "alignment knew the supports' own tables, so part of a gain can be just that",
+        "alignment knew the supports' own table or genes, so part of a gain can be just that",
     ),
     "out_of_fold": (
         "Supports out of fold",
@@ -155,7 +156,9 @@ COMPARISONS = {
 
 
 def model_words(name: str) -> ModelWords:
-    """The words of a model; a model that is not known here is named by itself."""
+    """The words of a model, or of the difference of two; a model that is not known here is named by itself."""
+    if " - " in name:
+        return ModelWords(" − ".join(model_words(one).label for one in name.split(" - ", 1)), "control", "", "")
     return MODELS.get(name) or ModelWords(name.replace("_", " "), "image", _IMAGE, "")
 
 

@@ -13,9 +13,22 @@ from typing import Any, Literal, get_args
 from medform.errors import InputError, Problem, nearest
 from medform.runs.folder import write_atomically
 
-__all__ = ["Protocol", "ScoreRow", "detectable_of", "difference_in_words", "read_scores", "write_scores"]
+__all__ = [
+    "FALSE_LESIONS",
+    "FLAT",
+    "Protocol",
+    "ScoreRow",
+    "detectable_of",
+    "difference_in_words",
+    "read_scores",
+    "write_scores",
+]
 
 Protocol = Literal["cross_validation", "few_shot", "slice_probe", "retrieval", "segmentation", "survival", "external"]
+FLAT = "no interval: no resample differs"
+"""In the note of a figure that is the same whichever patients are drawn."""
+FALSE_LESIONS = "patients without lesion, in whom only one of the two drew one, are not compared"
+"""In the note of a paired difference of Dice, after their number: it says nothing of false lesions."""
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def gene_attribution(
     error of the quadrature of ``steps`` points (Gauss-Legendre). A gene that is not known gets 0.
 
     ``genes``: ``expression`` and ``known`` (P, G), as `medform.inputs.genes` encodes them. The tower is read in
-    evaluation mode and left as it was; at most ``batch`` rows are in memory at once. Raises `ExtraMissing` without
-    captum.
+    evaluation mode and left as it was; at most ``batch`` rows (a patient at a point of the way) are in memory at once.
+    Raises `ExtraMissing` without captum.
     """
     captum = _captum()
     device = next((one.device for one in tower.parameters()), torch.device("cpu"))
@@ -52,17 +52,22 @@ def gene_attribution(
     was_training = tower.training
     tower.eval()
     try:
-        found = captum.IntegratedGradients(forward).attribute(
-            expression,
-            baselines=torch.zeros_like(expression),
-            additional_forward_args=(known, patient),
-            n_steps=steps,
-            method="gausslegendre",
-            internal_batch_size=max(batch, len(genes)),
-        )
+        integrated, found = captum.IntegratedGradients(forward), []
+        for first in range(0, len(genes), batch):  # captum takes all patients at once, however small its batch
+            part = slice(first, first + batch)
+            found.append(
+                integrated.attribute(
+                    expression[part],
+                    baselines=torch.zeros_like(expression[part]),
+                    additional_forward_args=(known[part], patient[part]),
+                    n_steps=steps,
+                    method="gausslegendre",
+                    internal_batch_size=max(batch, len(expression[part])),
+                ).detach()
+            )
     finally:
         tower.train(was_training)
-    return found.detach().float().cpu().numpy()
+    return torch.cat(found).float().cpu().numpy()
 
 
 def similarity_to(image: Float[Tensor, "p d"], patient: Int[Tensor, " p"], similarity: Similarity = "cosine") -> Score:

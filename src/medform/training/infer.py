@@ -29,6 +29,7 @@ __all__ = [
     "bag_embeddings",
     "embeddings",
     "segment_slices",
+    "shrunk",
     "slice_features",
     "weights_digest",
 ]
@@ -89,13 +90,15 @@ def slice_features(
 ) -> Float32[np.ndarray, "t d"]:
     """Raw vectors (T, d) of every slice of ``store`` from a frozen tower, in the store's order.
 
-    With ``cache`` (a folder) they are read from there if they were made from the same weights, layers and
-    pixels. A network that is normalised by batch statistics in training is not here, so a slice's vector is
-    its own alone.
+    With ``cache`` (a folder) they are read from there if they were made by the same network (its settings and
+    weights: how it pools is no weight), layers and pixels. A network that is normalised by batch statistics in
+    training is not here, so a slice's vector is its own alone.
     """
     path = None
     if cache is not None:
-        name = digest([weights_digest(tower), [str(layer) for layer in layers], store.digest])
+        config = getattr(tower, "config", None)
+        settings = None if config is None else config.model_dump(mode="json")
+        name = digest([weights_digest(tower), settings, [str(layer) for layer in layers], store.digest])
         path = cache / f"features-{name}.safetensors"
         if path.is_file():
             return read_arrays(path)[0]["features"]
@@ -198,6 +201,20 @@ def _mask_logits(
     return sliding_window(window, batch)(image, whole)
 
 
+def shrunk(image: Tensor, tower: nn.Module, side: int) -> Tensor:
+    """Slices (M, C, H, W) averaged down to about ``side`` pixels, for a look at them during training.
+
+    A network that cuts them into patches gets whole ones; one that may take a single size gets them as they are.
+    """
+    config = getattr(tower, "config", None)
+    patch = getattr(getattr(getattr(tower, "encoder", None), "patch_embed", None), "patch_size", None)
+    if patch is not None:
+        side = max(side // patch[0], 1) * patch[0]
+    if image.shape[-1] <= side or getattr(config, "kind", None) == "module":
+        return image
+    return torch.nn.functional.adaptive_avg_pool2d(image, side)
+
+
 @dataclass(frozen=True)
 class RankMonitor:
     """Centred effective rank of the image tower's vectors of a few fixed slices: a tower that collapses shows here.
@@ -225,9 +242,7 @@ class RankMonitor:
         if len(self.rows) < self.least:
             return {}
         patient = torch.from_numpy(self.store.patient[self.rows])
-        image = torch.from_numpy(self.store.images(self.rows))
-        if self.store.size > self.side:
-            image = torch.nn.functional.adaptive_avg_pool2d(image, self.side)
-        block = Block({"image": image}, patient, torch.from_numpy(self.rows))
         tower: Any = objective.towers[self.modality]
+        image = shrunk(torch.from_numpy(self.store.images(self.rows)), tower, self.side)
+        block = Block({"image": image}, patient, torch.from_numpy(self.rows))
         return {"effective_rank": effective_rank(embeddings(tower, block))}

@@ -17,7 +17,7 @@ from medform.interfaces import Block, Objective
 from medform.metrics.linear_probe import fit_logistic, fit_scaler
 from medform.metrics.ranking import stratified_auroc
 from medform.training.fit import Monitor
-from medform.training.infer import embeddings
+from medform.training.infer import embeddings, shrunk
 
 __all__ = ["MOST_SLICES", "SliceProbeMonitor", "together"]
 
@@ -85,11 +85,9 @@ class SliceProbeMonitor:
 
     def _vectors(self, objective: Objective, first: int) -> Float32[np.ndarray, "m d"]:
         rows = self.rows[first : first + self.batch]
-        image = torch.from_numpy(self.store.images(rows))
-        if self.store.size > self.side:
-            image = torch.nn.functional.adaptive_avg_pool2d(image, self.side)
-        block = Block({"image": image}, torch.from_numpy(self.store.patient[rows]), torch.from_numpy(rows))
         tower: Any = objective.towers[self.modality]
+        image = shrunk(torch.from_numpy(self.store.images(rows)), tower, self.side)
+        block = Block({"image": image}, torch.from_numpy(self.store.patient[rows]), torch.from_numpy(rows))
         return embeddings(tower, block)
 
 

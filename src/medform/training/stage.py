@@ -113,10 +113,10 @@ def run_stage(
     written to inputs.safetensors.
     """
     _refuse_other(folder, digest)
+    objective.to(fabric.device)
     if stage_is_complete(folder):
         return load_stage(folder, objective)
     started = time.process_time()
-    objective.to(fabric.device)
     plan = _plan(objective, loader, folder, digest, optimizer, budget, seed, fabric)
     settings = FitSettings(
         steps=plan["steps"],
@@ -180,7 +180,7 @@ def _plan(
     path = folder / "plan.json"
     resumed = path.is_file()
     begins = not resumed or checkpoint.latest(folder) is None
-    if begins and type(objective).start is not Objective.start:
+    if begins and objective.fits_start:
         objective.start({modality: block.to(fabric.device) for modality, block in loader.whole().items()})
     if resumed:
         return read_json(path)
