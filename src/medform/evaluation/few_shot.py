@@ -58,9 +58,12 @@ def supports_of(model: str, vectors: Vectors) -> list[Supports]:
     A model without an alignment has `unseen` ones too. An aligned model without vectors of an alignment that left
     patients out has none: all training patients were aligned.
     """
-    made: list[Supports] = ["out_of_fold"] if vectors.has(model, "out_of_fold") else []
-    made += ["unseen"] if vectors.has(model, "unseen") or model in NEVER_ALIGNED else []
-    return ["aligned", *made]
+    made: list[Supports] = ["aligned"]
+    if vectors.has(model, "out_of_fold"):
+        made.append("out_of_fold")
+    if vectors.has(model, "unseen") or model in NEVER_ALIGNED:
+        made.append("unseen")
+    return made
 
 
 def held_out_patients(vectors: Vectors, labels: pd.Series | None, settings: EvaluationSettings) -> HeldOut:

@@ -157,7 +157,7 @@ class Recipe(Config):
     def _stages_follow(self) -> Recipe:
         names = list(self.stages)
         for index, (name, stage) in enumerate(self.stages.items()):
-            if stage.objective.kind == "cox":
+            if getattr(stage.objective, "kind", None) == "cox":
                 raise ValueError(f"stages.{name}.objective: no stage learns survival; it is judged from the vectors.")
             for modality, config in stage.inputs.items():
                 source = getattr(config, "of", None)
