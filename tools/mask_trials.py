@@ -79,7 +79,7 @@ def ways(
     yield "as judged", plain, 0.5
     yield f"threshold {LOWER:g}", plain, LOWER
     yield "smoothed along the stack", [correlate1d(one, BESIDE, axis=0, mode="nearest") for one in plain], 0.5
-    yield "at the scan's own brightness", bright, 0.5
+    yield "own brightness at prediction alone", bright, 0.5
     yield "the brighter of both", [np.maximum(a, b) for a, b in zip(plain, bright, strict=True)], 0.5
     yield "mean with the model with genes", [(a + b) / 2 for a, b in zip(plain, with_genes, strict=True)], 0.5
     yield "mean of the seeds", [np.mean(plain, axis=0)], 0.5

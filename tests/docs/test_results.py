@@ -64,12 +64,28 @@ def test_the_selected_model_is_the_best_on_validation_patients_of_the_committed_
 def test_seeds_of_several_runs_are_judged_together_on_the_same_folds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(RESULTS.parents[1] / "tools"))
     tool = importlib.import_module("mask_results")
-    folders = [RESULTS / "tcga_lgg", RESULTS / "tcga_lgg_seed1"]
+    folders = [RESULTS / "tcga_lgg", RESULTS / "tcga_lgg_seed1", RESULTS / "tcga_lgg_seed2"]
     cases = tool.pooled_cases(folders)
     dice = cases[cases["metric"] == "dice_patient"].groupby(["model", "patient_id"])["value"].mean()
     page = RESULTS.with_suffix(".md").read_text(encoding="utf-8").partition("all runs of mgi-small together")[2]
     for model in ("mgi", "vit_no_genes"):
-        assert cases[cases["model"] == model]["seed"].nunique() == 2
+        assert cases[cases["model"] == model]["seed"].nunique() == 3
         assert len(dice[model]) == 82 and f"| `{model}` | {dice[model].mean():.3f} [" in page
     with pytest.raises(ValueError, match="stands in two runs"):
         tool.pooled_cases([folders[0], folders[0]])
+
+
+@pytest.mark.proves("G6.2")
+def test_what_was_tried_on_masks_after_training_is_of_the_validation_patients_of_the_committed_cases() -> None:
+    tried = pd.read_csv(RESULTS / "mask_trials.csv")
+    cases = pd.concat([pd.read_csv(RESULTS / name / "cases.csv") for name in ("tcga_lgg_seed1", "tcga_lgg_seed2")])
+    cases = cases[(cases["part"] == "validation") & (cases["model"] == "vit_no_genes")]
+    judged = cases.groupby(["fold", "patient"])["dice_patient"].mean()
+    found = tried[tried["way"] == "as judged"].set_index(["fold", "patient"])["dice_patient"]
+    assert set(found.index) == set(judged.index) and set(tried["seeds"]) == {2}
+    assert found.to_numpy() == pytest.approx(judged.loc[found.index].to_numpy(), abs=2e-3)
+    page = RESULTS.with_suffix(".md").read_text(encoding="utf-8")
+    assert (
+        f"| as judged | {tried[tried['way'] == 'as judged'].groupby('patient')['dice_patient'].mean().mean():.3f} |"
+        in page
+    )
