@@ -54,6 +54,9 @@ MODELS: dict[str, ModelWords] = {
         "MGI, shuffled genes", "control", "image + genes of others", "trained with other patients' genes"
     ),
     "mgi_null_genes": ModelWords("MGI, genes withheld", "control", _IMAGE, "MGI, given no genes at test"),
+    "mgi_scan_intensity": ModelWords(
+        "MGI, scans equally bright", "both", "image + genes", "every scan shown at a brightness of its own"
+    ),
     "mgi_slice_split": ModelWords(
         "MGI, split by slices",
         "control",
@@ -147,6 +150,7 @@ COMPARISONS = {
     "mgi - vit_no_genes": "Do genes help to segment?",
     "mgi - mgi_shuffled_genes": "Is it the patient's own genes that count?",
     "mgi - mgi_null_genes": "Does the trained model use the genes it is given?",
+    "mgi - mgi_scan_intensity": "Is it better to leave every scan's brightness as it is?",
     "mgi - unet": "Is MGI better than a U-Net on images alone?",
     "mgi_shuffled_genes - vit_no_genes": "What do other patients' genes seem to add?",
     "mgi_null_genes - vit_no_genes": "What did training beside genes add, without them at test?",
