@@ -334,7 +334,8 @@ class _Judge:
         odd = set(sides[0].patients(VOXELS)) & set(sides[1].patients(VOXELS))
         odd &= set(sides[0].patients(figure.case)) ^ set(sides[1].patients(figure.case))
         more = None
-        if odd and figure.case == "dice_patient":  # an empty mask that is right has no Dice; a false lesion has 0
+        # an empty mask that is right has no Dice, a false lesion has 0; among large tumours there is neither
+        if odd and figure.case == "dice_patient" and figure.small is not False:
             more = f"{len(odd)} {FALSE_LESIONS}"
         array = np.array([one[patient] - other[patient] for patient in ids])
         seeds = len({seed for _, _, seed in keys}) if keys else min(len(side.seeds) for side in sides)

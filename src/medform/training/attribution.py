@@ -62,7 +62,7 @@ def gene_attribution(
                     additional_forward_args=(known[part], patient[part]),
                     n_steps=steps,
                     method="gausslegendre",
-                    internal_batch_size=max(batch, len(expression[part])),
+                    internal_batch_size=batch,
                 ).detach()
             )
     finally:
