@@ -106,6 +106,22 @@ def test_a_patient_with_nothing_to_find_and_nothing_found_is_left_out_and_counte
     assert row.note == "patients without lesion in truth and prediction left out; these were 1"
 
 
+@pytest.mark.proves("G4.3", "U7")
+def test_patients_whose_distances_are_in_the_rarer_unit_are_left_out_and_counted() -> None:
+    cases = []
+    for model, shift in {"mgi": 5, "unet": 6}.items():
+        for number in range(7):
+            scan = PredictedScan(volume((4, shift)), volume((4, 4)), None if number < 2 else (1.0, 1.0, 1.0))
+            where = {**WHERE, "patient_id": f"p{number}", "fold": 0}
+            cases += segmentation_cases([scan], model=model, **where)
+    found = rows_of(cases)
+    said = "2 without a known spacing left out"
+    for name, metric in (("mgi", "hd95"), ("unet", "hd95_median"), ("mgi", "nsd"), ("mgi - unet", "hd95")):
+        row = found[name, metric]
+        assert row.n_patients == 5 and said in (row.note or "").split("; ")
+    assert found["mgi", "dice_patient"].n_patients == 7
+
+
 @pytest.mark.proves("G6.2", "G5")
 def test_paired_differences_are_of_the_same_patients_with_what_could_have_been_seen() -> None:
     random = np.random.default_rng(1)
@@ -224,6 +240,8 @@ def test_the_selected_model_has_the_best_validation_score_and_is_no_control() ->
 def test_pairs_follow_the_models_that_are_there() -> None:
     assert segmentation_pairs(["unet", "vit_no_genes"]) == [("vit_no_genes", "unet")]
     assert segmentation_pairs(["unet", "mgi", "mgi_mlp"]) == [("mgi", "unet"), ("mgi", "mgi_mlp")]
+    beside = [pair for pair in segmentation_pairs(["mgi", "mgi_scratch", "mgi_pure_vit"]) if pair[0] != "mgi"]
+    assert beside == [("mgi_scratch", "mgi_pure_vit")], "what convolutions are worth where neither starts from ImageNet"
 
 
 @pytest.mark.proves("G5")

@@ -152,7 +152,10 @@ class _Model:
 
 @dataclass(frozen=True)
 class _Figure:
-    """A metric of the rows: which case it is made of, how, of which tumours, and what its note says."""
+    """A metric of the rows: which case it is made of, how, of which tumours, and what its note says.
+
+    ``other``: the case of the patients whose distances are in the other unit, who are left out.
+    """
 
     metric: str
     case: str
@@ -160,6 +163,16 @@ class _Figure:
     small: bool | None = None
     note: str | None = None
     paired: bool = False
+    other: str | None = None
+
+    def aside(self, models: Sequence[_Model]) -> str | None:
+        """How many patients of all ``models`` are left out for their unit; None where there are none."""
+        if self.other is None:
+            return None
+        ids = set.intersection(*({*model.patients(self.case), *model.patients(self.other)} for model in models))
+        left = ids - set.intersection(*(set(model.patients(self.case)) for model in models))
+        known = "without" if self.other.endswith("px") else "with"
+        return f"{len(left)} {known} a known spacing left out" if left else None
 
 
 def _mean(values: Array, counts: Array) -> Array:
@@ -173,6 +186,7 @@ def _below_half(values: Array, counts: Array) -> Array:
 def _figures(unit: str, tolerance: float, small_below: int) -> tuple[_Figure, ...]:
     said = UNITS[unit]
     within = f"within {tolerance:g} {'mm' if unit == 'mm' else 'pixels: the spacing is unknown'}"
+    other = "px" if unit == "mm" else "mm"
     size = f"{small_below:,} voxels"
     small, large = f"tumours under {size}", f"tumours of {size} or more"
     return (
@@ -184,14 +198,25 @@ def _figures(unit: str, tolerance: float, small_below: int) -> tuple[_Figure, ..
         _Figure("iou_patient", "iou_patient", _mean, note=EMPTY_PATIENTS),
         _Figure("dice_slice", "dice_slice", _mean, note=EMPTY_SLICES, paired=True),
         _Figure("dice_slice_empty_1", "dice_slice_empty_1", _mean, note="slices empty in both count as 1"),
-        _Figure("hd95", f"hd95_{unit}", _mean, note=f"{said}; {MISSED}", paired=True),
-        _Figure("hd95_median", f"hd95_{unit}", weighted_medians, note=f"median; {said}; {MISSED}"),
-        _Figure("nsd", f"nsd_{unit}", _mean, note=within, paired=True),
+        _Figure("hd95", f"hd95_{unit}", _mean, note=f"{said}; {MISSED}", paired=True, other=f"hd95_{other}"),
+        _Figure(
+            "hd95_median", f"hd95_{unit}", weighted_medians, note=f"median; {said}; {MISSED}", other=f"hd95_{other}"
+        ),
+        _Figure("nsd", f"nsd_{unit}", _mean, note=within, paired=True, other=f"nsd_{other}"),
     )
 
 
+# Pairs without `mgi` that answer a question of their own, because they differ in one thing alone.
+_BESIDE = (
+    ("mgi_shuffled_genes", "vit_no_genes"),
+    ("mgi_null_genes", "vit_no_genes"),
+    ("vit_no_genes", "unet"),
+    ("mgi_scratch", "mgi_pure_vit"),
+)
+
+
 def segmentation_pairs(models: Iterable[str]) -> list[tuple[str, str]]:
-    """Which models are compared: `mgi` with every other one, and each control with the model without genes.
+    """Which models are compared: `mgi` with every other one, and those that differ in one thing alone.
 
     A model that is split by slices is compared with its like on the same slices (`on_slices_of`), and neither of them
     with any other: those are judged on more slices.
@@ -200,8 +225,7 @@ def segmentation_pairs(models: Iterable[str]) -> list[tuple[str, str]]:
     leaks = [(leaky, on) for leaky in names for model in names if (on := on_slices_of(model, leaky)) in names]
     apart = {name for pair in leaks for name in pair}
     pairs = [("mgi", other) for other in names if other != "mgi" and other not in apart] if "mgi" in names else []
-    against = [("mgi_shuffled_genes", "vit_no_genes"), ("mgi_null_genes", "vit_no_genes"), ("vit_no_genes", "unet")]
-    return pairs + [pair for pair in against if set(pair) <= set(names)] + leaks
+    return pairs + [pair for pair in _BESIDE if set(pair) <= set(names)] + leaks
 
 
 def on_slices_of(model: str, leaky: str) -> str:
@@ -319,7 +343,7 @@ class _Judge:
             ci_low=interval.low if interval else None,
             ci_high=interval.high if interval else None,
             said=said,
-            more=f"these were {empty}" if empty else None,
+            more=f"these were {empty}" if empty else figure.aside([found]),
         )
 
     def difference(self, first: str, second: str, figure: _Figure) -> ScoreRow | None:
@@ -333,7 +357,7 @@ class _Judge:
             return None
         odd = set(sides[0].patients(VOXELS)) & set(sides[1].patients(VOXELS))
         odd &= set(sides[0].patients(figure.case)) ^ set(sides[1].patients(figure.case))
-        more = None
+        more = figure.aside(sides)
         # an empty mask that is right has no Dice, a false lesion has 0; among large tumours there is neither
         if odd and figure.case == "dice_patient" and figure.small is not False:
             more = f"{len(odd)} {FALSE_LESIONS}"

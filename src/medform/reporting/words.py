@@ -54,6 +54,18 @@ MODELS: dict[str, ModelWords] = {
         "MGI, shuffled genes", "control", "image + genes of others", "trained with other patients' genes"
     ),
     "mgi_null_genes": ModelWords("MGI, genes withheld", "control", _IMAGE, "MGI, given no genes at test"),
+    "mgi_unaligned": ModelWords("MGI, not aligned", "both", "image + genes", "from ImageNet straight to masks"),
+    "mgi_scratch": ModelWords("MGI from scratch", "both", "image + genes", "nothing learnt before alignment"),
+    "mgi_pure_vit": ModelWords(
+        "MGI, pure ViT", "both", "image + genes", "patches of 16 pixels in place of convolutions, from scratch"
+    ),
+    "mgi_gene_mlp": ModelWords("MGI, genes by MLP", "both", "image + genes", "an MLP reads the genes, not a Mamba"),
+    "mgi_gene_transformer": ModelWords(
+        "MGI, genes by Transformer", "both", "image + genes", "a Transformer reads the genes, not a Mamba"
+    ),
+    "mgi_film": ModelWords(
+        "MGI with FiLM", "both", "image + genes", "genes scale and shift the image's tokens, no cross-attention"
+    ),
     "mgi_scan_intensity": ModelWords(
         "MGI, scans equally bright", "both", "image + genes", "every scan shown at a brightness of its own"
     ),
@@ -150,6 +162,13 @@ COMPARISONS = {
     "mgi - vit_no_genes": "Do genes help to segment?",
     "mgi - mgi_shuffled_genes": "Is it the patient's own genes that count?",
     "mgi - mgi_null_genes": "Does the trained model use the genes it is given?",
+    "mgi - mgi_unaligned": "Does alignment help to segment?",
+    "mgi - mgi_scratch": "Is it worth starting from ImageNet?",
+    "mgi - mgi_pure_vit": "What are convolutions and their start from ImageNet worth together?",
+    "mgi_scratch - mgi_pure_vit": "Are convolutions better than patches of 16 pixels, both from scratch?",
+    "mgi - mgi_gene_mlp": "Are the genes better read by a Mamba than by an MLP?",
+    "mgi - mgi_gene_transformer": "Are the genes better read by a Mamba than by a Transformer?",
+    "mgi - mgi_film": "Is cross-attention to the genes better than FiLM?",
     "mgi - mgi_scan_intensity": "Is it better to leave every scan's brightness as it is?",
     "mgi - unet": "Is MGI better than a U-Net on images alone?",
     "mgi_shuffled_genes - vit_no_genes": "What do other patients' genes seem to add?",
