@@ -10,7 +10,7 @@ from medform.evaluation.evaluate import evaluate
 from medform.evaluation.predictions import case_frame
 from medform.evaluation.retrieval import retrieval_cases, retrieval_rows
 from medform.evaluation.settings import EvaluationSettings
-from medform.runs.scores import ScoreRow
+from medform.runs.scores import FLAT, ScoreRow
 
 from .conftest import Example
 
@@ -32,6 +32,9 @@ def test_perfect_pairs_have_rank_one_in_both_directions(random: np.random.Genera
     for task in ("image_to_table", "table_to_image"):
         assert found[task, "aligned", "recall_at_k"].value == 1
         assert found[task, "aligned", "median_rank"].value == 1
+        for metric in ("recall_at_k", "median_rank"):
+            row = found[task, "aligned", metric]
+            assert row.ci_low is None and row.ci_high is None and (row.note or "").startswith(FLAT), "no certainty"
         assert found[task, "chance", "recall_at_k"].value == pytest.approx(2 / 10)
         assert found[task, "chance", "median_rank"].value == 5.5
 

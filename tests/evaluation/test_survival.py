@@ -9,7 +9,7 @@ from medform.evaluation.predictions import case_frame
 from medform.evaluation.settings import EvaluationSettings
 from medform.evaluation.survival import survival_cases, survival_rows
 from medform.metrics.concordance import harrell_c
-from medform.runs.scores import ScoreRow, detectable_of
+from medform.runs.scores import FLAT, ScoreRow, detectable_of
 
 SETTINGS = EvaluationSettings(bootstrap=500)
 
@@ -78,6 +78,14 @@ def test_seeds_are_averaged_and_few_events_have_no_interval() -> None:
     nobody = survival_cases(["a", "b"], [1, 2], [0, 0], [3, 2], **where)  # pyright: ignore[reportArgumentType]
     row = rows_of(nobody)["m", "c_index"]
     assert row.value is None and "undefined" in (row.note or "")
+
+
+def test_a_perfect_order_has_no_interval_for_no_resample_differs() -> None:
+    time, _, _ = hospital()
+    found = rows_of(cases_of({"joint_cox": -time}))
+    for metric in ("c_index", "c_index_uno"):
+        row = found["joint_cox", metric]
+        assert row.value == 1 and row.ci_low is None and row.ci_high is None and FLAT in (row.note or "")
 
 
 def test_patients_without_an_outcome_are_left_out_and_a_risk_is_a_number() -> None:

@@ -13,7 +13,7 @@ from medform.cohort.split import patient_order
 from medform.evaluation.settings import EvaluationSettings
 from medform.metrics.bootstrap import SMALL_CLASS, percentile_interval, resample, weighted_medians
 from medform.metrics.ranking import match_ranks
-from medform.runs.scores import ScoreRow
+from medform.runs.scores import FLAT, ScoreRow
 
 __all__ = ["Similarity", "retrieval_cases", "retrieval_rows"]
 
@@ -104,6 +104,8 @@ def _rows(
         interval = None if few else percentile_interval(figure(counts))
         notes = [f"k = {k}"] if metric == "recall_at_k" else []
         notes += [f"no interval: fewer than {SMALL_CLASS} patients"] if few else []
+        if interval is not None and interval.flat:
+            interval, notes = None, [FLAT, *notes]
         yield ScoreRow(
             cohort=cohort,
             task=task,

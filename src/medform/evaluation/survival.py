@@ -19,7 +19,7 @@ from medform.evaluation.settings import EvaluationSettings
 from medform.metrics.bootstrap import SMALL_CLASS, percentile_interval, quadratic_resamples, resample, sign_p_value
 from medform.metrics.concordance import Pairs, harrell_pairs, mean_pairs, uno_pairs
 from medform.metrics.power import detectable_from_error
-from medform.runs.scores import ScoreRow
+from medform.runs.scores import FLAT, ScoreRow
 
 __all__ = ["BAR", "survival_cases", "survival_rows"]
 
@@ -157,6 +157,8 @@ def _row(base: ScoreRow, name: str, model: _Model, settings: EvaluationSettings,
         interval = percentile_interval(quadratic_resamples(found.right, found.weight, _counts(len(ids), settings)))
     if interval is None:
         return replace(row, note=_joined([f"no interval: fewer than {SMALL_CLASS} events", *remarks]))
+    if interval.flat:
+        return replace(row, note=_joined([FLAT, *remarks]))
     return replace(row, ci_low=interval.low, ci_high=interval.high, note=_joined(remarks))
 
 
