@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from medform.evaluation.attention import ATTENTION_CASE, entropy_ratio
+from medform.evaluation.attention import ATTENTION_CASE
 from medform.evaluation.evaluate import evaluate
 
 from .conftest import Example
-
-
-def test_entropy_ratio_has_its_known_values() -> None:
-    assert entropy_ratio(np.full(9, 1 / 9)) == pytest.approx(1)
-    assert entropy_ratio([1.0, 0.0, 0.0]) == 0
-    assert entropy_ratio([0.5, 0.5, 0, 0]) == pytest.approx(0.5)
-    assert entropy_ratio([1.0]) is None
-
-
-@pytest.mark.parametrize("weight", [[0.4, 0.4], [1.5, -0.5]])
-def test_weights_that_are_none_are_refused(weight: list[float]) -> None:
-    with pytest.raises(ValueError, match="sum to 1"):
-        entropy_ratio(weight)
 
 
 @pytest.mark.proves("U10")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medform.reporting.montage import draw_montage, entropy_ratio, read_montage
+from medform.reporting.montage import draw_montage, read_montage
 
 PEOPLE = ["secret-b", "secret-a", "secret-c", "secret-d"]  # in the store's order, a hash
 
@@ -79,10 +79,3 @@ def test_no_patient_id_reaches_the_files(tmp_path: Path, cohort: Any) -> None:
 def test_model_without_attention_has_no_montage(tmp_path: Path, cohort: Any) -> None:
     assert draw_montage(tmp_path, cohort, attention(cohort), model="image_only") is None
     assert not (tmp_path / "montage.json").exists()
-
-
-def test_entropy_ratio_is_1_for_a_mean_and_0_for_one_slice() -> None:
-    assert entropy_ratio(np.full(7, 1 / 7)) == pytest.approx(1)
-    assert entropy_ratio(np.array([0.0, 1.0, 0.0])) == pytest.approx(0)
-    assert entropy_ratio(np.array([1.0])) == 1
-    assert entropy_ratio(np.array([0.5, 0.5, 0.0, 0.0])) == pytest.approx(0.5)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medform.cohort.files import column
+from medform.metrics.attention import entropy_ratio
 from medform.reporting.documents import read_document, write_document
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ __all__ = [
     "MontagePatient",
     "Tile",
     "draw_montage",
-    "entropy_ratio",
     "read_montage",
     "write_montage",
 ]
@@ -74,14 +74,6 @@ def write_montage(run: Path, montage: Montage) -> None:
 def read_montage(run: Path) -> Montage | None:
     """Read ``RUN/montage.json``; None where it is not there."""
     return read_document(run / "montage.json", Montage)
-
-
-def entropy_ratio(weights: np.ndarray) -> float:
-    """Entropy of weights (n,) that sum to 1, over ln(n); 1 for a single slice, 0 where one slice has all."""
-    if len(weights) < 2:
-        return 1.0
-    positive = weights[weights > 0]
-    return float(-(positive * np.log(positive)).sum() / np.log(len(weights)))
 
 
 def draw_montage(
@@ -153,8 +145,9 @@ def _entry(
         _write_tile(run / name, cohort.open(series_id).slice(int(index)), cohort.window)
         position = float(z_mm) if np.isfinite(z_mm) else None
         tiles.append(Tile(name, int(index), weights[slice_id], position))
-    profile = np.array([weights[row[0]] for row in slices])
-    return MontagePatient(pseudonym, tuple(tiles), tuple(profile.tolist()), entropy_ratio(profile), label)
+    profile = tuple(weights[row[0]] for row in slices)
+    ratio = entropy_ratio(profile)
+    return MontagePatient(pseudonym, tuple(tiles), profile, 1.0 if ratio is None else ratio, label)
 
 
 def _write_tile(path: Path, image: np.ndarray, window: tuple[float, float]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medform.cohort.files import column
+from medform.metrics.attention import entropy_ratio
 from medform.reporting import words
 from medform.reporting.controls import (
     Difference,
@@ -31,7 +32,7 @@ from medform.reporting.figures import (
     draw_training,
 )
 from medform.reporting.flow import Flow, counted, draw_flow, flow_rows
-from medform.reporting.montage import FLAT, MontagePatient, entropy_ratio
+from medform.reporting.montage import FLAT, MontagePatient
 from medform.reporting.overlays import data_address
 from medform.reporting.provenance import banners, plan_rows, provenance_rows
 from medform.reporting.run_files import RunFacts, RunFiles, TaskFacts, read_run
@@ -238,7 +239,8 @@ def _attention_words(files: RunFiles) -> str | None:
             weights.setdefault(tuple(bag), []).append(float(weight))
     if not weights:
         return None
-    ratios = np.array([entropy_ratio(np.array(of_a_bag)) for of_a_bag in weights.values() if len(of_a_bag) > 1])
+    found = [entropy_ratio(of_a_bag) for of_a_bag in weights.values()]
+    ratios = np.array([one for one in found if one is not None])
     if not len(ratios):  # of a single slice there is nothing to choose
         return None
     flat = int((ratios > FLAT).sum())
