@@ -9,7 +9,8 @@ import numpy as np
 
 from medform.errors import ExtraMissing
 from medform.evaluation.survival import BAR, survival_cases, survival_rows
-from medform.evaluation.vectors import TABLE
+from medform.evaluation.vectors import COLUMN_MODELS, TABLE
+from medform.metrics.linear_probe import fit_scaler
 from medform.objectives.cox import fit_cox
 from medform.runs.scores import ScoreRow
 
@@ -53,7 +54,8 @@ def judge_survival(
 def _cases(frame: pd.DataFrame, known: pd.DataFrame, cohort: str) -> list[dict[str, Any]]:
     """Risks of the test patients of every model, fold and seed.
 
-    Fitted on training and validation patients, as the other readouts; risk sets go over the whole fold.
+    Fitted on training and validation patients, as the other readouts, which also standardise the same models' columns;
+    risk sets go over the whole fold.
     """
     import torch
 
@@ -65,9 +67,11 @@ def _cases(frame: pd.DataFrame, known: pd.DataFrame, cohort: str) -> list[dict[s
         outcome = known.loc[fitted["patient_id"]]
         if tested.empty or int(outcome["event"].sum()) < FEWEST_EVENTS:
             continue
-        vectors, asked = (
-            torch.from_numpy(np.stack(part["vector"].tolist()).astype(np.float32)) for part in (fitted, tested)
-        )
+        matrices = [np.stack(part["vector"].tolist()) for part in (fitted, tested)]
+        if model in COLUMN_MODELS:  # units of their own: `fit_cox` has one scale for all
+            scaler = fit_scaler(matrices[0], "columns")
+            matrices = [scaler.transform(matrix) for matrix in matrices]
+        vectors, asked = (torch.from_numpy(matrix.astype(np.float32)) for matrix in matrices)
         time = torch.from_numpy(outcome["time"].to_numpy(np.float32))
         cox = fit_cox(vectors, time, torch.from_numpy(outcome["event"].to_numpy() == 1))
         truth = known.loc[tested["patient_id"]]
