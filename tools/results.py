@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
 KEPT = (
-    "schema_version", "status", "recipe", "citation", "cohort", "versions", "commit", "seed", "tasks", "planned",
-    "spent", "selected", "detectable", "warnings", "folds_run", "collapsed", "notes", "transductive", "device",
+    "schema_version", "status", "recipe", "citation", "cohort", "versions", "commit", "judged_commit", "seed", "tasks",
+    "planned", "spent", "selected", "detectable", "warnings", "folds_run", "collapsed", "notes", "transductive", "device",
 )  # fmt: skip
 PROVES = {"mgi-small": ["G6.1", "G6.2", "G6.3"], "trimodal": ["G3.2", "G6.3"]}
 """Recipe -> lines that its finished runs show; the others show A9."""
@@ -101,6 +101,12 @@ def figure(row: Any) -> str:
     return f"{row.value:.2f}{interval}"
 
 
+def commits(record: dict[str, Any]) -> str:
+    """The commit that a run was begun with, and that of the code which judged it where it is another one."""
+    begun, judged = record.get("commit"), record.get("judged_commit")
+    return f"{begun}, judged at {judged}" if judged and judged != begun else str(begun)
+
+
 def section(folder: Path) -> list[str]:
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     rows = read_scores(folder / "scores.json")
@@ -113,7 +119,7 @@ def section(folder: Path) -> list[str]:
         f"{cohort['n_patients']} patients, folds {folds}; licence of the data: {cohort['licence']}. "
         f"Planned {planned['cpu_minutes']:.0f} CPU-minutes, spent {spent['cpu_minutes']:.0f} "
         f"(peak memory {spent['peak_memory_gb']:.1f} GB) at {device.get('gflops_per_core', '?')} GFLOP/s a core; "
-        f"medform {record['versions']['medform']}, commit {record.get('commit')}.",
+        f"medform {record['versions']['medform']}, commit {commits(record)}.",
         "",
     ]
     text += [f"- {note}" for note in [*record.get("warnings", []), *record.get("notes", [])]]

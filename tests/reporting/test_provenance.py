@@ -35,6 +35,12 @@ def test_provenance_leaves_out_what_is_not_known() -> None:
     }
 
 
+def test_a_run_that_later_code_judged_says_so() -> None:
+    same, later = (dict(provenance_rows(RunFacts(commit="a1", judged_commit=one))) for one in ("a1", "b2"))
+    assert same["Commit"] == "a1" and "Judged at commit" not in same
+    assert (later["Commit"], later["Judged at commit"]) == ("a1", "b2")
+
+
 def test_an_unfinished_run_says_so() -> None:
     texts = [banner.text for banner in banners(RunFacts(status="running", folds=5, folds_run=(0, 1)), [])]
     assert texts[0].startswith("Only fold 0, 1 of 5 was run") and "status is “running”" in texts[1]

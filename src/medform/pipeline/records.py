@@ -213,6 +213,7 @@ class Spending:
         folder.update(
             status="complete" if (folder.path / "final" / "facts.json").is_file() else "folds",
             finished=_now(),
+            judged_commit=_commit(),  # a run that goes on may be judged by later code than it was begun with
             folds_run=sorted(folds),
             collapsed=[collapse for fact in facts for collapse in fact["collapsed"]],
             notes=[*notes, *dict.fromkeys(note for fact in facts for note in fact["notes"])],

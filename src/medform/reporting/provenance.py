@@ -133,6 +133,7 @@ def provenance_rows(facts: RunFacts) -> list[tuple[str, str]]:
         ("Seed", facts.seed),
         ("Device", device),
         ("Commit", facts.commit),
+        ("Judged at commit", facts.judged_commit if facts.judged_commit != facts.commit else None),
         ("Versions", ", ".join(f"{name} {version}" for name, version in facts.versions.items())),
         ("Command", " ".join(facts.argv)),
         ("Started", facts.started),

@@ -40,7 +40,8 @@ class RunFacts:
     ``planned`` and ``spent`` hold numbers, or mappings of numbers by stage, under free names (cpu_minutes,
     steps, passes, wall_minutes, peak_memory_gb). ``folds_run`` are the folds that were run, ``folds`` how
     many there are. ``warnings`` are those of the plan. ``detectable`` maps a task to the smallest difference
-    in AUROC that its n could have shown.
+    in AUROC that its n could have shown. ``commit`` is that of the code which began the run, ``judged_commit``
+    of that which made the figures.
     """
 
     status: str = "unknown"
@@ -48,6 +49,7 @@ class RunFacts:
     cohort: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
+    judged_commit: str | None = None
     device: Any = None
     seed: int | None = None
     argv: tuple[str, ...] = ()
