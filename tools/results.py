@@ -20,7 +20,8 @@ RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
 KEPT = (
     "schema_version", "status", "recipe", "citation", "cohort", "versions", "commit", "judged_commit", "seed", "tasks",
-    "planned", "spent", "selected", "detectable", "warnings", "folds_run", "collapsed", "notes", "transductive", "device",
+    "planned", "spent", "selected", "detectable", "warnings", "folds_run", "collapsed", "notes", "transductive",
+    "device",
 )  # fmt: skip
 PROVES = {"mgi-small": ["G6.1", "G6.2", "G6.3"], "trimodal": ["G3.2", "G6.3"]}
 """Recipe -> lines that its finished runs show; the others show A9."""
