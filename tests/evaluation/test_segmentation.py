@@ -104,6 +104,8 @@ def test_a_patient_with_nothing_to_find_and_nothing_found_is_left_out_and_counte
     row = rows_of(table({"mgi": values}))["mgi", "dice_patient"]
     assert row.n_patients == 5 and row.value == pytest.approx(np.nanmean(values))
     assert row.note == "patients without lesion in truth and prediction left out; these were 1"
+    below = rows_of(table({"mgi": values}))["mgi", "dice_patient_below_half"]
+    assert "these were" not in (below.note or ""), "none of these is meant"
 
 
 @pytest.mark.proves("G4.3", "U7")

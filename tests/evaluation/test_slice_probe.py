@@ -69,6 +69,17 @@ def test_slices_of_one_class_have_a_row_with_its_reason(random: np.random.Genera
     assert mine.value is None and "undefined" in (mine.note or "")
 
 
+@pytest.mark.proves("R50", "U7")
+def test_few_patients_with_a_positive_slice_have_no_interval(random: np.random.Generator) -> None:
+    slices, labels, features, split = slices_of(30, random)
+    carriers = [*split.folds[0].test[:2], *split.folds[1].test[:2]]
+    labels = (slices["patient_id"].isin(carriers).to_numpy() & (np.arange(len(labels)) % 2 == 0)) + 0 * labels
+    rows = score_rows(slice_probe({"m": features}, slices, labels, split, SETTINGS), None, SETTINGS)
+    mine = next(row for row in rows if row.model == "m")
+    assert mine.value is not None and mine.ci_low is None
+    assert "fewer than 5 patients have a positive slice" in (mine.note or "")
+
+
 def test_features_of_other_slices_are_refused(random: np.random.Generator) -> None:
     slices, labels, features, split = slices_of(6, random)
     with pytest.raises(InputError, match="slice vectors of m"):

@@ -101,16 +101,28 @@ def test_stratified_delong_is_close_to_the_bootstrap(random: np.random.Generator
 
 @pytest.mark.proves("A6.1")
 def test_newcombe_gives_the_published_interval() -> None:
-    found = newcombe_interval(1.0, 10, 10)
+    found = newcombe_interval(1.0, np.ones((10, 10)))
     assert (round(found.low, 2), found.high) == (0.80, 1.0)
-    mirrored = newcombe_interval(0.0, 10, 10)
+    mirrored = newcombe_interval(0.0, np.ones((10, 10)))
     assert (mirrored.low, mirrored.high) == (0.0, pytest.approx(1 - found.low))
-    inside = newcombe_interval(0.7, 12, 20)
+    inside = newcombe_interval(0.7, np.ones((12, 20)))
     for limit in (inside.low, inside.high):  # the defining equation of a score interval
         mean = 15.0
         spread = 1 + mean * (1 - limit) / (2 - limit) + mean * limit / (1 + limit)
         variance = limit * (1 - limit) * spread / 240
         assert abs(limit - 0.7) == pytest.approx(norm.ppf(0.975) * np.sqrt(variance), rel=1e-6)
+
+
+@pytest.mark.proves("A6.1")
+def test_newcombe_counts_the_pairs_that_folds_leave() -> None:
+    """One pair a fold is a proportion, whose score interval is Wilson's; fewer pairs never make it narrower."""
+    z = norm.ppf(0.975)
+    found = newcombe_interval(1.0, np.eye(5))
+    assert (found.low, found.high) == (pytest.approx(5 / (5 + z**2)), 1.0)
+    folds = np.kron(np.eye(5), np.ones((2, 2)))
+    lonely = np.hstack([folds, np.zeros((10, 8))])  # negatives of folds without a positive are in no pair
+    lows = [newcombe_interval(1.0, pairs).low for pairs in (np.ones((10, 10)), folds, np.eye(10))]
+    assert lows == sorted(lows, reverse=True) and newcombe_interval(1.0, lonely).low == lows[1]
 
 
 @pytest.mark.proves("A6.1")
@@ -152,7 +164,7 @@ def test_paired_difference_uses_the_same_patients_for_both(random: np.random.Gen
         stratified_auroc([1, 1, 1, 0, 0, 0, 0], [0, 1, 2, 0, 2, 4, 1], np.zeros(7)),
         resample(3, 4, 100, 0),
     )
-    assert few is not None and few.interval is not None and few.interval.method == "delong_logit"
+    assert few is not None and few.interval is not None and few.interval.method == "delong"
 
 
 def test_p_value_counts_the_smaller_side() -> None:

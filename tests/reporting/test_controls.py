@@ -42,9 +42,19 @@ ALIGNED, ALONE = row("aligned", 0.71, 0.58, 0.83), row("image_only", 0.69, 0.56,
     ],
 )
 def test_verdict_follows_the_interval_of_the_difference(low: float | None, high: float | None, words: str) -> None:
-    sentence = said(ALIGNED, ALONE, row("aligned - image_only", 0.02, low, high))
+    own = row("aligned - shuffled_pairs", 0.1, 0.02, 0.18)
+    sentence = said(ALIGNED, ALONE, row("aligned - image_only", 0.02, low, high), own)
     assert sentence.startswith("On histology, aligned scores 0.71 [0.58, 0.83] of 1 (chance 0.50); image alone 0.69; ")
     assert sentence.endswith(words)
+
+
+@pytest.mark.proves("A7", "U7")
+def test_alignment_is_not_said_to_help_where_shuffled_pairs_do_as_well_or_were_not_tried() -> None:
+    gain = row("aligned - image_only", 0.08, 0.01, 0.15)
+    for own, words in (([], "were not tried."), ([row("aligned - shuffled_pairs", -0.01, -0.1, 0.08)], "the pairing.")):
+        sentence = said(ALIGNED, ALONE, gain, *own)
+        assert "it seems to gain (+0.08 [+0.01, +0.15]), but shuffled pairs" in sentence and sentence.endswith(words)
+        assert verdict(task_scores([ALIGNED, ALONE, gain, *own], TASK), RunFacts()).tone == "none"
 
 
 def test_verdict_takes_the_detectable_difference_from_the_row_where_the_run_has_none() -> None:
@@ -121,5 +131,6 @@ def test_boosted_trees_on_the_table_stand_in_the_table_in_words_and_warn_where_t
     assert any("Boosted trees on the table alone score 0.80" in line for line in warnings(scores))
     better = task_scores([ALIGNED, row("table_logistic", 0.82, 0.5, 0.9), trees], TASK)
     assert [line for line in warnings(better) if "table alone score" in line] == [
-        "The table alone scores 0.82: where it can be had, it says more than the image."
+        "The table alone scores 0.82, more than the image: no interval is given for this difference; where the table "
+        "can be had, judge the image beside it."
     ]

@@ -27,14 +27,14 @@ def roc_curve(matrix: Array, pairs: Array, positive: Array, negative: Array) -> 
     """True positive rate (B, 101) on a grid of false positive rates, for weights (B, P) and (B, N) of the patients.
 
     A positive is crossed at the weighted share of its own fold's negatives that score above it (its
-    placement), so scores of different folds are never compared. ``matrix`` and ``pairs`` (P, N) as in
-    `Concordance`.
+    placement), and counts by the number of those, so scores of different folds are never compared and the area is the
+    AUROC of `Concordance`, whose ``matrix`` and ``pairs`` (P, N) these are.
     """
     partners = negative @ pairs.T
     above = negative @ ((1 - matrix) * pairs).T
     known = (partners > 0) & (positive > 0)
     placement = np.divide(above, partners, out=np.full_like(above, np.inf), where=known)
-    weight = np.where(known, positive, 0.0)
+    weight = np.where(known, positive * partners, 0.0)
     crossed = placement[:, :, None] <= GRID + 1e-12
     total = weight.sum(axis=1)[:, None]
     rate = (weight[:, :, None] * crossed).sum(axis=1)

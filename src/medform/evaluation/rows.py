@@ -40,13 +40,18 @@ PAIRS = (
     ("fused", "table_logistic"),
     ("fused", "fused_unaligned"),
     ("image_only", "imagenet_encoder"),
+    ("aligned", "shuffled_pairs"),
 )
 """Paired differences, first minus second."""
 CHANCE = "chance"
 """Model name of the rows that say what a guess scores."""
 PER_PATIENT = ("cross_validation", "external")
 NO_PROBABILITY = "centroid"
-"""Readout whose scores order patients but are no probabilities, so no Brier score is given."""
+"""Readout whose scores order the patients of a fold but are no probabilities: no Brier score, and no AUPRC, which ranks
+the patients of all folds together.
+"""
+SMALL = f"no interval: a class has fewer than {SMALL_CLASS} patients"
+POOLED = "the patients of all folds are ranked together"
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ def _rows_of(tally: Tally, settings: EvaluationSettings, pools: Mapping[tuple, _
     if key.shots is not None:
         return
     for metric in FIGURES:
-        if metric == "brier" and key.readout == NO_PROBABILITY:
+        if metric in ("brier", "auprc") and key.readout == NO_PROBABILITY:
             continue
         base = _blank(key, metric, len(patients), **shared)
         if patients.undefined:
@@ -174,8 +179,8 @@ def _rows_of(tally: Tally, settings: EvaluationSettings, pools: Mapping[tuple, _
         if not patients.small:
             resampled = tally.figure(metric, patients.positive, patients.negative, patients.weights)
             interval = percentile_interval(resampled)
-        few = f"no interval: a class has fewer than {SMALL_CLASS} patients" if patients.small else None
-        yield _filled(base, float(figure[0]), interval, [few, *notes])
+        said = [SMALL if patients.small else None, POOLED if metric == "auprc" else None]
+        yield _filled(base, float(figure[0]), interval, [*said, *notes])
 
 
 def _filled(row: ScoreRow, value: float, interval: Interval | None, notes: Sequence[str | None]) -> ScoreRow:
@@ -211,9 +216,10 @@ def _slice_row(tally: Tally, patients: _Patients, notes: Sequence[str | None]) -
     if scores.value is None:
         return replace(row, note=_joined(["undefined: no fold holds slices of both classes", *notes]))
     resampled = quadratic_resamples(scores.matrix * scores.pairs, scores.pairs, patients.weights)
-    few = len(everyone) < 2 * SMALL_CLASS
-    interval = None if few else percentile_interval(resampled)
-    said = f"no interval: fewer than {2 * SMALL_CLASS} patients" if few else None
+    said = f"no interval: fewer than {2 * SMALL_CLASS} patients" if len(everyone) < 2 * SMALL_CLASS else None
+    if len(patients.positive) < SMALL_CLASS:
+        said = f"no interval: fewer than {SMALL_CLASS} patients have a positive slice"
+    interval = None if said else percentile_interval(resampled)
     return _filled(row, scores.value, interval, [said, *notes])
 
 
@@ -294,7 +300,8 @@ def _paired_row(
     if found is None:
         return replace(row, note=_joined([patients.undefined or "undefined: no fold tests both classes", *notes]))
     if found.interval is None or found.standard_error is None:
-        return replace(row, value=found.value, note=_joined(["no interval: no resample tells the two apart", *notes]))
+        said = SMALL if patients.small else "no interval: no resample tells the two apart"
+        return replace(row, value=found.value, note=_joined([said, *notes]))
     said = f"detectable {detectable_from_error(found.standard_error):.3f}"
     return replace(_filled(row, found.value, found.interval, [said, *notes]), p_value=found.p_value)
 

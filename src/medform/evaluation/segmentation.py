@@ -333,7 +333,8 @@ class _Judge:
         said = None
         if interval is not None and interval.flat:
             interval, said = None, FLAT
-        empty = len(set(found.patients(VOXELS)) - set(values)) if figure.case == "dice_patient" else 0
+        counted = (figure.note or "").endswith(EMPTY_PATIENTS)  # what "these" of the remark below are
+        empty = len(set(found.patients(VOXELS)) - set(values)) if counted else 0
         return self._row(
             [model],
             figure,

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
-Method = Literal["bootstrap", "delong_logit", "newcombe"]
+Method = Literal["bootstrap", "delong", "delong_logit", "newcombe"]
 
 SMALL_CLASS = 5
 """Below this many patients in a class the bootstrap is too narrow; DeLong's interval on the logit is
@@ -166,19 +166,22 @@ def delong_covariance(first: Concordance, second: Concordance) -> float | None:
     return float(rising + falling)
 
 
-def newcombe_interval(value: float, positives: int, negatives: int, level: float = LEVEL) -> Interval:
+def newcombe_interval(value: float, pairs: Array, level: float = LEVEL) -> Interval:
     """Score-type interval of an AUROC: Newcombe (2006), Statistics in Medicine 25:559, method 5.
 
-    The variance t(1 - t)[1 + m(1 - t)/(2 - t) + m t/(1 + t)]/(PN) with m = (P + N)/2 - 1 is taken at the
-    limit t, not at the estimate, so the interval does not shrink to a point at 0 or 1: [0.80, 1] for 10 +
-    10 patients at 1.
+    ``pairs`` (P, N) is 1 where a positive and a negative are compared, with one 1 at least. The variance
+    t(1 - t)[1 + m(1 - t)/(2 - t) + m t/(1 + t)]/(PN) with m = (P + N)/2 - 1 is taken at the limit t, not at the
+    estimate, so the interval does not shrink to a point at 0 or 1: [0.80, 1] for 10 + 10 patients at 1. With folds,
+    PN is the number of pairs, and P and N the mean partners of a patient who has any: with one pair a fold this is
+    Wilson's interval of a proportion.
     """
     z = float(norm.ppf((1 + level) / 2))
-    mean = (positives + negatives) / 2 - 1
+    total = float(pairs.sum())
+    mean = sum(total / np.count_nonzero(pairs.sum(axis=axis)) for axis in (0, 1)) / 2 - 1
 
     def excess(limit: float) -> float:
         spread = 1 + mean * (1 - limit) / (2 - limit) + mean * limit / (1 + limit)
-        return (limit - value) ** 2 - z * z * limit * (1 - limit) * spread / (positives * negatives)
+        return (limit - value) ** 2 - z * z * limit * (1 - limit) * spread / total
 
     # the variance leads at the value and the squared distance at 0 and 1, so each side holds one root;
     # where the value is 0 or 1 it is a root itself, and the one that is wanted lies beside it
@@ -211,7 +214,7 @@ def auroc_interval(scores: Concordance, counts: Resamples, level: float = LEVEL)
         return percentile_interval(auroc_resamples(scores, counts), level)
     variance = delong_covariance(scores, scores)
     if extreme or not variance:
-        return newcombe_interval(value, positives, negatives, level)
+        return newcombe_interval(value, scores.pairs, level)
     return _logit_interval(value, variance, level)
 
 
@@ -263,5 +266,5 @@ def _paired_delong(first: Concordance, second: Concordance, value: float) -> Pai
         return PairedDifference(value, None, None, None)
     error = float(np.sqrt(variance))
     z = float(norm.ppf((1 + LEVEL) / 2))
-    interval = Interval(max(-1.0, value - z * error), min(1.0, value + z * error), "delong_logit")
+    interval = Interval(max(-1.0, value - z * error), min(1.0, value + z * error), "delong")
     return PairedDifference(value, interval, float(2 * norm.sf(abs(value) / error)), error)

@@ -119,8 +119,9 @@ def _judge(
         keep_fold(folder, group, _beside(result, group, given, by_slice), recipe)
     merge_folds(folder, groups)
     evaluate_run(folder, cohort, recipe, labels)
-    write_cohort_pages(folder, cohort, labels, primary)
-    spending.finish(folder, _notes(cohort, given, by_slice))
+    places = [folder.path / "folds" / str(group.fold) for group in groups]
+    write_cohort_pages(folder, cohort, labels, primary, places)
+    spending.finish(folder, _notes(cohort, given, by_slice), places)
     folder.update(status="complete")
     report(folder.path)
 

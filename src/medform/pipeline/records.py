@@ -197,24 +197,23 @@ class Spending:
         )
         self.wall, self.cpu = wall, cpu
 
-    def finish(self, folder: RunFolder, notes: Sequence[str]) -> None:
-        """The last words of run.json: what was run, what collapsed, what to know."""
+    def finish(self, folder: RunFolder, notes: Sequence[str], places: Sequence[Path] = ()) -> None:
+        """The last words of run.json: what was run, what collapsed, what to know.
+
+        ``places``: folders of the folds (and of the final model) that hold every variant and seed; the figures are of
+        these alone, whatever else lies there.
+        """
         from medform.compute.device import choose_device, measured_gflops, usable_cores
         from medform.runs.folder import read_json
 
         self.note(folder)
-        facts: list[dict[str, Any]] = []
-        folds: list[int] = []
-        for place in [*sorted((folder.path / "folds").glob("*")), folder.path / "final"]:
-            if (place / "facts.json").is_file():
-                facts.append(read_json(place / "facts.json"))
-                if place.name != "final":
-                    folds.append(int(place.name))
+        facts = [read_json(place / "facts.json") for place in places]
+        names = [place.name for place in places]
         folder.update(
-            status="complete" if (folder.path / "final" / "facts.json").is_file() else "folds",
+            status="complete" if "final" in names else "folds",
             finished=_now(),
             judged_commit=_commit(),  # a run that goes on may be judged by later code than it was begun with
-            folds_run=sorted(folds),
+            folds_run=sorted(int(name) for name in names if name != "final"),
             collapsed=[collapse for fact in facts for collapse in fact["collapsed"]],
             notes=[*notes, *dict.fromkeys(note for fact in facts for note in fact["notes"])],
             device={
@@ -227,8 +226,13 @@ class Spending:
         )
 
 
-def write_cohort_pages(folder: RunFolder, cohort: Cohort, labels: pd.DataFrame, primary: str | None) -> None:
-    """flow.json, table_one.json, montage and overlays: what the report shows of the cohort, by pseudonym."""
+def write_cohort_pages(
+    folder: RunFolder, cohort: Cohort, labels: pd.DataFrame, primary: str | None, places: Sequence[Path]
+) -> None:
+    """flow.json, table_one.json, montage and overlays: what the report shows of the cohort, by pseudonym.
+
+    ``places`` as for `Spending.finish`: table one is of the test patients of these folds.
+    """
     import pandas as pd
 
     from medform.pipeline.overlays import draw_overlays
@@ -239,7 +243,7 @@ def write_cohort_pages(folder: RunFolder, cohort: Cohort, labels: pd.DataFrame, 
     write_flow(folder.path, cohort_flow(cohort, labels, primary))
     if cohort.clinical is not None:
         groups = {"all": cohort.patient_ids}
-        done = sorted(int(path.parent.name) for path in (folder.path / "folds").glob("*/facts.json"))
+        done = sorted(int(place.name) for place in places if place.name != "final")
         folds = cohort.split().folds if done or cohort.tasks else ()
         if len(done) == 1:
             parts = folds[done[0]]
@@ -291,7 +295,8 @@ def cohort_flow(cohort: Cohort, labels: pd.DataFrame, primary: str | None) -> An
             exclusions.append(Exclusion("a row of the table but no images", only, "patients", after=accepted))
     if primary is not None:
         known: Any = labels[primary].reindex(list(imaged["patient_id"])).notna()
-        if without := len(imaged) - int(known.sum()):
-            exclusions.append(Exclusion(f"images but no label for {primary}", without, "patients", after=accepted))
+        before = steps[-1]  # with a table, those without a row of it are gone already
+        if without := (before.patients or 0) - int(known.sum()):
+            exclusions.append(Exclusion(f"images but no label for {primary}", without, "patients", after=before.name))
         steps.append(FlowStep(f"patients with a label for {primary}", patients=int(known.sum())))
     return Flow(tuple(steps), tuple(exclusions))

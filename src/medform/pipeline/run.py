@@ -131,11 +131,12 @@ def run_stages(
         spending.note(folder)
     every = fold_groups(cohort, None, segmented=segments(recipe))
     merge_folds(folder, [group for group in every if _is_done(folder, group, recipe)])
+    whole = [_place(folder, group) for group in every if _holds(folder, group, recipe)]
     if judged and (len(labels.columns) or segments(recipe)):
         evaluate_run(folder, cohort, recipe, labels)
     model = export_model(folder, cohort, recipe, labels)
-    write_cohort_pages(folder, cohort, labels, primary)
-    spending.finish(folder, notes)
+    write_cohort_pages(folder, cohort, labels, primary, whole)
+    spending.finish(folder, notes, whole)
     page = report(folder.path)
     excluded = len(cohort.quarantine())
     collapsed = len(folder.record()["collapsed"])  # of all folds, also those of an earlier sitting
@@ -212,13 +213,16 @@ def _place(folder: RunFolder, group: Group) -> Path:
 
 
 def _is_done(folder: RunFolder, group: Group, recipe: Recipe) -> bool:
-    """Whether every variant and seed of the recipe is in the fold's tables; some may have been added since."""
+    """Whether the fold's tables are there, with every variant and seed of the recipe."""
+    return (_place(folder, group) / "embeddings.parquet").is_file() and _holds(folder, group, recipe)
+
+
+def _holds(folder: RunFolder, group: Group, recipe: Recipe) -> bool:
+    """Whether every variant and seed of the recipe was trained in the fold; some may have been added since."""
     from medform.runs.folder import read_json
 
-    place = _place(folder, group)
-    if not (place / "embeddings.parquet").is_file():
-        return False
-    facts = read_json(place / "facts.json")
+    path = _place(folder, group) / "facts.json"
+    facts = read_json(path) if path.is_file() else {}
     wanted = _of_group(recipe, group)
     return set(wanted.variants) <= set(facts.get("variants", ())) and set(wanted.seeds) <= set(facts.get("seeds", ()))
 

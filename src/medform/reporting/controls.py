@@ -145,7 +145,10 @@ def unseen_below(detectable: float | None) -> str:
 
 
 def verdict(scores: TaskScores, facts: RunFacts) -> Verdict:
-    """One sentence on a task: the aligned score with its interval, the image alone, what the difference says."""
+    """One sentence on a task: the aligned score with its interval, the image alone, what the difference says.
+
+    Alignment helps where it gains over the image alone and over an alignment with the rows of other patients.
+    """
     name = scores.task.name
     aligned, alone = scores.row("aligned"), scores.row("image_only")
     if aligned is None:
@@ -159,6 +162,10 @@ def verdict(scores: TaskScores, facts: RunFacts) -> Verdict:
     if pair is None or tone == "unknown":
         return Verdict(scores.task, f"{sentence}; whether alignment helps cannot be said from this run.", tone)
     figures = f"({signed(pair.value)} {between(pair.ci_low, pair.ci_high)})"
+    own = tone_of(scores.pairs.get("aligned - shuffled_pairs"))
+    if tone == "gain" and own != "gain":
+        shuffled = "were not tried" if own == "unknown" else "do not fall behind, so it is not the pairing"
+        return Verdict(scores.task, f"{sentence}; it seems to gain {figures}, but shuffled pairs {shuffled}.", "none")
     unseen = unseen_below(facts.detectable.get(name, detectable_of(pair)))
     said = {
         "gain": f"alignment helps on this cohort {figures}",
@@ -204,10 +211,12 @@ def warnings(scores: TaskScores) -> list[str]:
             found.append(f"“{name}” scores {number(row.value)}, not less than “{label}”: {meaning}.")
     table, trees = scores.row("table_logistic"), scores.row("table_boosting")
     if table is not None and table.value is not None and table.value > aligned.value:
-        found.append(f"The table alone scores {number(table.value)}: where it can be had, it says more than the image.")
+        found.append(f"The table alone scores {number(table.value)}, more than the image: {_WHERE_HAD}.")
     elif trees is not None and trees.value is not None and trees.value > aligned.value:
         found.append(
-            f"Boosted trees on the table alone score {number(trees.value)}: where it can be had, it says more than "
-            "the image."
+            f"Boosted trees on the table alone score {number(trees.value)}, more than the image: {_WHERE_HAD}."
         )
     return found
+
+
+_WHERE_HAD = "no interval is given for this difference; where the table can be had, judge the image beside it"

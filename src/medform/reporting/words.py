@@ -159,6 +159,7 @@ COMPARISONS = {
     "fused - table_logistic": "Does the aligned image add to the table?",
     "fused - fused_unaligned": "Beside the table, is it alignment or just the image?",
     "image_only - imagenet_encoder": "What did pre-training add to its start?",
+    "aligned - shuffled_pairs": "Is it the patients' own rows that count?",
     "mgi - vit_no_genes": "Do genes help to segment?",
     "mgi - mgi_shuffled_genes": "Is it the patient's own genes that count?",
     "mgi - mgi_null_genes": "Does the trained model use the genes it is given?",

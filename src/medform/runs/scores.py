@@ -120,6 +120,7 @@ QUESTIONS = {
     "fused - table_logistic": "adding the image to the table",
     "fused - fused_unaligned": "alignment in the fused model",
     "image_only - imagenet_encoder": "pre-training on these slices",
+    "aligned - shuffled_pairs": "the patients' own rows",
 }
 """What a paired difference is about; another one is named by its first model."""
 
@@ -141,10 +142,8 @@ def difference_in_words(row: ScoreRow, detectable: float | None = None) -> str:
         return f"{row.model}: no paired difference can be given{reason}."
     about = QUESTIONS.get(row.model, row.model.split(" - ")[0].replace("_", " "))
     digits = 2
-    figure = (
-        f"Paired difference {row.value:+.{digits}f} "
-        f"(95% CI {row.ci_low:+.{digits}f} to {row.ci_high:+.{digits}f}, {row.n_patients} patients)"
-    )
+    value, *ends = (f"{one:+z.{digits}f}" for one in (row.value, row.ci_low, row.ci_high))  # z: no minus before zero
+    figure = f"Paired difference {value} (95% CI {' to '.join(ends)}, {row.n_patients} patients)"
     sign = -1 if row.metric in ("brier", "median_rank") else 1
     low, high = sorted((sign * row.ci_low, sign * row.ci_high))
     if low > 0:

@@ -1,0 +1,43 @@
+"""What run.json and the pages of the cohort say of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from medform.pipeline.records import Spending, cohort_flow
+from medform.runs.folder import RunFolder, RunIdentity, write_json
+
+
+@pytest.mark.proves("A7", "U7")
+def test_folds_that_lack_a_seed_are_not_said_to_have_been_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(RunIdentity("name: r\n", {"c": "0"}, "0"), status="running")
+    for name in ("folds/0", "folds/1", "final"):
+        write_json(folder.path / name / "facts.json", {"collapsed": [], "notes": [f"note of {name}"]})
+    Spending().finish(folder, [], [folder.path / "folds" / "1"])
+    record = folder.record()
+    assert (record["folds_run"], record["status"], record["notes"]) == ([1], "folds", ["note of folds/1"])
+
+
+@pytest.mark.proves("A7")
+def test_the_flow_counts_every_patient_who_is_left_out_once() -> None:
+    ids = [f"p{number}" for number in range(60)]
+    patients = pd.DataFrame({"patient_id": ids, "n_series": 1, "has_table": [number < 55 for number in range(60)]})
+    empty = pd.DataFrame({"series_id": []})
+    cohort: Any = SimpleNamespace(
+        counts={}, patients=patients, series=empty, slices=empty, clinical=patients, quarantine=list
+    )
+    labels = pd.DataFrame({"t": [1.0 if number < 50 else float("nan") for number in range(60)]}, index=ids)
+    flow = cohort_flow(cohort, labels, "t")
+    left = {one.reason: (one.count, one.after) for one in flow.exclusions}
+    steps = [(step.name, step.patients) for step in flow.steps if step.patients is not None]
+    assert [number for _, number in steps] == [60, 55, 50]
+    assert left == {
+        "images but no row of the table": (5, steps[0][0]),
+        "images but no label for t": (5, steps[1][0]),
+    }
