@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from medform.cohort.masks_spec import Masks
 from medform.cohort.store import Cohort
+from medform.config import load
 from medform.errors import InputError
 from medform.pipeline.evaluate import evaluate
 from medform.pipeline.export import export
 from medform.pipeline.frozen_segmentation import load_segmenter
 from medform.pipeline.phantom import phantom
-from medform.runs.folder import read_json
+from medform.recipes.recipe import Recipe
+from medform.runs.folder import RunFolder, read_json
 from medform.runs.scores import read_scores
 
 
@@ -56,6 +61,7 @@ def test_a_frozen_model_is_scored_on_other_patients_as_a_count_of_its_own_masks_
         if both := drawn.sum() + true.sum():
             patient = str(cohort.series.iloc[place]["patient_id"])
             dice.setdefault(patient, []).append(2 * (drawn & true).sum() / both)
+    assert "1 of 6 patients have no genes" in (found["mgi - mgi_null_genes", "dice_patient"].note or "")
     assert found["mgi", "dice_patient"].n_patients == len(dice)
     assert found["mgi", "dice_patient"].value == pytest.approx(np.mean([one[0] for one in dice.values()]))
     cases = pd.read_parquet(tmp_path / "run" / "cases.parquet")
@@ -90,3 +96,78 @@ def test_what_cannot_go_together_is_refused_with_the_line_to_write(tmp_path: Pat
     with pytest.raises(InputError, match="--embeddings cannot go with --model") as caught:
         evaluate(model=tmp_path, embeddings=tmp_path)
     assert "--model MODEL --cohort FILE -o RUN" in (caught.value.fix or "")
+
+
+def test_lesion_is_what_both_cohorts_call_by_one_name_and_what_cannot_be_told_is_refused() -> None:
+    from medform.pipeline.external import _lesion_numbers
+    from medform.pipeline.frozen_segmentation import lesion_names
+
+    def told(
+        values: list[int] | None, trained: dict[str, list[int]] | None, found: list[int], **declared: list[int]
+    ) -> Any:
+        model = {"mask_values": values, "mask_names": lesion_names(trained, values)}
+        numbers, problem = _lesion_numbers(model, declared, found)
+        assert (problem is None) == bool(numbers)
+        return numbers or str(problem)
+
+    both = {"organ": [1], "tumour": [2]}
+    assert told([2], both, [1, 2], organ=[2], tumour=[1]) == [1]
+    assert told(None, {"tumour": [1]}, [1, 2], **both) == [2]
+    assert told([2], None, [1, 2]) == [2]
+    assert told(None, None, [7]) == [7]
+    assert told(None, None, [1, 2, 4], lesion=[1, 2, 4]) == [1, 2, 4]
+    assert "label 2 is lesion, and no mask holds it: there is 1. Name tumour" in told([2], both, [1])
+    assert "label 2 is lesion, and no mask holds it: there is 1 (lesion)." in told([2], None, [1], lesion=[1])
+    assert "any label is lesion, and no mask holds it: there is none." in told(None, None, [])
+    assert "any label is lesion, and the masks have several: organ, tumour." in told(None, None, [1, 2], **both)
+    assert "any label is lesion, and the masks have several: 1, 2." in told(None, None, [1, 2])
+    assert "draws tumour, which masks.values does not name: it names cyst." in told([2], both, [2], cyst=[2])
+    assert "to the model tumour is lesion, and no mask holds it" in told([2], both, [1], organ=[1], tumour=[])
+    # half of what `part` stands for is lesion: its name says nothing, its number still does
+    assert told([2], {"part": [1, 2]}, [1, 2], part=[1], other=[2]) == [2]
+
+
+def test_a_cohort_whose_masks_hold_no_label_of_the_model_is_refused_before_anything_is_drawn(
+    other_store: Cohort,
+) -> None:
+    from medform.pipeline.external import _checked
+
+    segmenter: Any = SimpleNamespace(unit=other_store.unit, genes=None, reads_genes=False)
+    config = {"segmentation": {"mask_values": [2]}}
+    with pytest.raises(InputError, match="label 2 is lesion, and no mask holds it: there is 1") as caught:
+        _checked(segmenter, other_store, config, "cohort.yaml")
+    assert caught.value.exit_code == 2 and caught.value.where == "cohort.yaml"
+    config = {"segmentation": {"mask_values": None}}
+    assert _checked(segmenter, other_store, config, "cohort.yaml") == (None, [1], ["lesion is label 1 of the masks"])
+
+
+def test_rows_of_a_model_that_reads_genes_say_how_many_patients_had_none() -> None:
+    from medform.pipeline.external import _rows
+
+    common = {"cohort": "h", "task": "segmentation", "protocol": "external", "fold": 0, "seed": 0}
+    metrics = ("lesion_voxels", "dice_patient")
+    cases = pd.DataFrame(
+        common | {"model": model, "patient_id": patient, "metric": metric, "value": 0.5}
+        for model in ("mgi", "mgi_null_genes")
+        for patient in "abcde"
+        for metric in metrics
+    )
+    segmenter: Any = SimpleNamespace(name="mgi", reads_genes=True)
+    genes: Any = SimpleNamespace(patient_ids=("a", "b", "not judged"))
+    notes = {row.model: row.note or "" for row in _rows(cases, segmenter, genes, "g") if row.metric == "dice_patient"}
+    said = "3 of 5 patients have no genes: a stand-in was used"
+    assert said in notes["mgi"] and said in notes["mgi - mgi_null_genes"] and said not in notes["mgi_null_genes"]
+    everybody: Any = SimpleNamespace(patient_ids=tuple("abcde"))
+    assert not any("no genes" in (row.note or "") for row in _rows(cases, segmenter, everybody, "g"))
+
+
+def test_a_model_folder_keeps_what_the_training_cohort_calls_the_lesion(
+    segmenting_run: Path, gene_store: Cohort
+) -> None:
+    from medform.pipeline.frozen_segmentation import segmentation_parts
+
+    folder = RunFolder(segmenting_run)
+    recipe = load(Recipe, folder.path / "recipe.yaml")
+    file = gene_store.file.model_copy(update={"masks": Masks(values={"tumour": [1]})})
+    parts = segmentation_parts(folder, replace(gene_store, file=file), recipe, recipe.seeds[0], 0)
+    assert parts is not None and parts.config["mask_names"] == ["tumour"]

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from medform.runs.folder import RunFolder
     from medform.runs.model_folder import ModelFiles
 
-__all__ = ["FrozenSegmenter", "SegmentationParts", "load_segmenter", "rebuild_segmenter", "segmentation_parts"]
+__all__ = [
+    "FrozenSegmenter",
+    "SegmentationParts",
+    "lesion_names",
+    "load_segmenter",
+    "rebuild_segmenter",
+    "segmentation_parts",
+]
 
 PREFIX, AVERAGE, FITTED = "segment.", "average.module.", "inputs.genes."
 PLAIN, WITH_GENES, GENES_ROW = "lesion", "lesion_with_genes", "genes"
@@ -78,14 +85,30 @@ def segmentation_parts(
         read = None if spec is None else spec.model_dump(mode="json", include=set(LAYOUT))
         genes = {"encoder": read_json(fitted / "genes.json"), "file": read}
     towers = {key: described(tower) for key, tower in stage.towers.items() if key != GENES or genes is not None}
+    values = getattr(stage.inputs.get("mask"), "values", None)
+    declared = cohort.file.masks.values if cohort.file.masks else None
     config = {
         "model": segmentation_name(recipe),
         "objective": {**described(stage.objective), "ema": None},
         "towers": towers,
         "image": described(stage.inputs["image"]),
-        "mask_values": getattr(stage.inputs.get("mask"), "values", None),
+        "mask_values": values,
+        "mask_names": lesion_names(declared, values),
     }
     return SegmentationParts(weights, config, genes)
+
+
+def lesion_names(declared: Mapping[str, list[int]] | None, values: list[int] | None) -> list[str] | None:
+    """What a cohort file's masks.values, ``declared``, calls the lesion: label numbers ``values``, or (None) any.
+
+    None where labels have no names, or where a name stands for lesion and for something else.
+    """
+    lesion = {
+        name: [one for one in numbers if values is None or one in values] for name, numbers in (declared or {}).items()
+    }
+    if declared is None or any(some not in ([], declared[name]) for name, some in lesion.items()):
+        return None
+    return [name for name, some in lesion.items() if some] or None
 
 
 @dataclass(frozen=True)
