@@ -66,3 +66,15 @@ def test_checks_are_aligned_lines_with_their_fix(capsys: pytest.CaptureFixture[s
 def test_a_failed_check_exits_with_2() -> None:
     assert exit_code([{"name": "a", "status": "WARN", "value": "", "fix": None}], strict=True) == 0
     assert exit_code([{"name": "a", "status": "FAIL", "value": "", "fix": None}], strict=False) == 2
+
+
+@pytest.mark.proves("A1.4")
+def test_a_frame_shows_the_lines_it_carries_and_counts_what_was_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pd.DataFrame({"patient_id": ["p"]})
+    assert exit_code(frame, strict=True) == 0
+    frame.attrs |= {"lines": ["patient p: 0.5", "left"], "left_out": ["b.nii"], "exclusions": 1}
+    show(frame, as_json=False)
+    assert capsys.readouterr().out == "patient p: 0.5\nleft\n"
+    show(frame, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"rows": [{"patient_id": "p"}], "left_out": ["b.nii"]}
+    assert exit_code(frame, strict=True) == 3 and exit_code(frame, strict=False) == 0

@@ -182,6 +182,20 @@ def test_labels_are_one_zero_or_missing() -> None:
         binary_label(*_swap(_task(type="category", positive=["T8"]), words))
 
 
+@pytest.mark.proves("D8")
+def test_one_positive_member_of_a_set_is_enough() -> None:
+    sets = pd.Series(["EGFR;KRAS", "KRAS", "TP53", None, "EGFR"], dtype="string")
+    task, column = _task(type="set", positive=["EGFR"])
+    assert binary_label(task, sets, column).tolist()[:3] == [1.0, 0.0, 0.0]
+    assert binary_label(task, sets, column).isna().tolist() == [False] * 3 + [True, False]
+    with pytest.raises(InputError, match="'egfr' is spelt 'EGFR'"):
+        binary_label(*_swap(_task(type="set", positive=["egfr"]), sets.iloc[:2]))
+    with pytest.raises(InputError, match=r"no positive value .ALK. occurs"):
+        binary_label(*_swap(_task(type="set", positive=["ALK"]), sets))
+    with pytest.raises(InputError, match="compared member by member"):
+        _task(type="set", positive=["EGFR;KRAS"])
+
+
 def _swap(task_and_column: Any, values: pd.Series) -> tuple[Any, pd.Series, Any]:
     return task_and_column[0], values, task_and_column[1]
 

@@ -78,6 +78,25 @@ def test_cells_that_cannot_be_meant_are_told_all_at_once_with_their_rows(tmp_pat
 
 
 @pytest.mark.proves("A.input")
+def test_a_limit_is_no_time_but_for_followed_without_the_event(tmp_path: Path) -> None:
+    rows = ["id,months,dead,code,status", "A,>60,no,,", "B,>60,yes,,", "C,<3,yes,,", "D,-2,no,,", "E,60+,no,,"]
+    (tmp_path / "clinical.csv").write_text("\n".join(rows) + "\n")
+    limits = {"months": COLUMNS["months"] | {"censored": "limit"}}
+    with pytest.raises(InputError) as caught:
+        read_join(cohort_file(tmp_path, limits), list("ABCDE"))
+    assert [(one.row, one.value) for one in caught.value.problems] == [(5, "-2"), (3, ">60"), (4, "<3")]
+    assert "a limit is no time of follow-up" in str(caught.value) and "columns.months.missing" in str(caught.value)
+    signs = pd.array([None, ">", None, None], dtype="string")
+    ended = table(dead=pd.array([True, False, True, None], dtype="boolean"))
+    assert survival_frame(cohort_file(None, limits), ended.assign(**{"months.censored": signs}))["time"].tolist() == [
+        12.0,
+        3.5,
+    ]
+    with pytest.raises(InputError, match="1 times or events are only limits"):
+        survival_frame(cohort_file(None, limits), ended.assign(**{"months.censored": signs[[1, 0, 2, 3]]}))
+
+
+@pytest.mark.proves("A.input")
 def test_columns_that_are_useless_are_refused() -> None:
     unknown = survival_faults(
         cohort_file(event="status", positive=["Dead"]), table(status=pd.array(["dead", "alive"] * 2, dtype="string"))

@@ -65,6 +65,15 @@ def test_wide_tables_in_both_orientations(tmp_path: Path, packed: bool, orientat
         assert_whole(read(tmp_path, orientation="auto" if orientation == "auto" else lies))
 
 
+@pytest.mark.proves("G.input")
+def test_rows_that_end_in_a_separator_are_not_taken_for_row_names(tmp_path: Path) -> None:
+    header, *rows = table(VALUES, PATIENTS[:3], GENES, "patient_id").splitlines()
+    (tmp_path / "m.csv").write_text("\n".join([header, *(row + "," for row in rows)]) + "\n")
+    with pytest.raises(InputError, match="every row ends in a separator") as caught:
+        read(tmp_path)
+    assert "m.csv:2" in str(caught.value) and "remove the separator" in str(caught.value)
+
+
 @pytest.mark.proves("G1.1", "G.tests")
 def test_a_table_as_r_writes_it(tmp_path: Path) -> None:
     quoted = [f'"{one}"' for one in SAMPLES]

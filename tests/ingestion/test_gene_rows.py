@@ -78,3 +78,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         read(tmp_path, "id,GENE0\n")
     with pytest.raises(InputError, match="cannot be read"):
         read_gene_rows(tmp_path / "nothing.csv", KNOWN, Z)
+    with pytest.raises(InputError, match="every row ends in a separator"):
+        read(tmp_path, "id,GENE0,GENE1\nP1,0.5,-1,\nP2,-1,2,\n")
+    last_is_missing = read(tmp_path, "GENE0,GENE1\nP1,0.5,\nP2,-1,2\n")  # R's row names, and one empty cell
+    assert last_is_missing.genes.patient_ids == ("P1", "P2") and last_is_missing.genes.gene_ids == ("GENE0", "GENE1")

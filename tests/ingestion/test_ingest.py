@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -230,6 +231,36 @@ def test_a_finished_store_is_taken_only_from_the_same_sources(hospital: Path, tm
     os.utime(image, (2**31, 2**31))
     with pytest.raises(InputError, match=r"1 image files changed[\s\S]*a/A000"):
         ingest(cohort_file(hospital), store)
+
+
+@pytest.mark.proves("D8", "A3.2")
+def test_a_limit_below_the_threshold_is_negative_in_the_store(hospital: Path, tmp_path: Path) -> None:
+    (hospital / "clinical.csv").write_text("id,pdl1\nA,<1%\nB,50%\nC,<2%\nD,0%\nF,1%\n")
+    column = {"role": "label", "type": "number", "cell_unit": "%", "censored": "limit"}
+    tasks = [{"name": "high", "label": "clinical.pdl1", "predicted_at": "scan", "threshold": 1}]
+    cohort = ingest(cohort_file(hospital, columns={"pdl1": column}, tasks=tasks), tmp_path / "store")
+    labels = cohort.labels("high")
+    assert labels[["A", "B", "D", "F"]].tolist() == [0.0, 1.0, 0.0, 1.0] and np.isnan(labels["C"])
+    notes = json.loads((cohort.root / "columns.json").read_text())["notes"]
+    assert "task 'high': 1 patients have no label; a limit in 'pdl1' leaves it open." in notes
+
+
+@pytest.mark.proves("A3.3", "R46")
+def test_another_own_split_is_another_cohort(hospital: Path, tmp_path: Path) -> None:
+    plain = ingest(cohort_file(hospital), tmp_path / "plain")
+    assert not any(name.startswith("splits") for name in json.loads((plain.root / "cohort.json").read_text())["files"])
+    (hospital / "s.csv").write_text("patient_id,fold,part\nA,0,test\n")
+    file = cohort_file(hospital, splits={"file": "s.csv"})
+    first = ingest(file, tmp_path / "store")
+    assert ingest(file, tmp_path / "store").digest == first.digest
+    (hospital / "s.csv").write_text("patient_id,fold,part\nB,0,test\n")
+    with pytest.raises(InputError, match="made from other files"):
+        ingest(file, tmp_path / "store")
+    second = ingest(file, tmp_path / "store", overwrite=True)
+    assert second.split().folds[0].test == ("B",) and second.digest != first.digest
+    (second.root / "splits" / "main.json").unlink()
+    with pytest.raises(InputError, match="the store is damaged"):
+        Cohort.read(second.root)
 
 
 @pytest.mark.proves("A.input")

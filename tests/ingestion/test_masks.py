@@ -17,7 +17,7 @@ from medform.cohort.cohort_file import CohortFile, parse_cohort_file, read_cohor
 from medform.cohort.store import Cohort
 from medform.errors import InputError
 from medform.ingestion.ingest import ingest, ingest_scan
-from medform.ingestion.mask_names import matches, owner_by_name, owner_by_pattern
+from medform.ingestion.mask_names import matches, owner_by_name, owner_by_pattern, study_by_name
 from medform.ingestion.mask_voxels import read_masks
 from medform.ingestion.masks import FoundMask, with_masks
 from medform.ingestion.nifti import read_nifti_header
@@ -256,9 +256,34 @@ def test_layouts_say_whose_a_mask_is(tmp_path: Path) -> None:
     plan = plan_of(bids)
     series, mask = next(iter(masked(plan).items()))
     assert "ses-b" in series and mask.endswith("desc-lesion_mask.nii.gz") and len(masked(plan)) == 1
-    assert "no series of visit 'ses-c'" in plan.set_aside[0].reason
+    assert "no series of visit 'sub-01_ses-c'" in plan.set_aside[0].reason
     assert plan.counts == {"found": 5, "image": 2, "other": 3, "unreadable": 0}
     assert {file.reason for file in plan.files if file.kind == "other"} == {"a mask", "a derivative of BIDS"}
+
+
+@pytest.mark.proves("G.input", "A3.1")
+def test_a_mask_goes_to_the_visit_that_it_names_and_to_no_other(tmp_path: Path) -> None:
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    for subject in ("sub-1", "sub-2"):
+        for visit in ("ses-01", "ses-02"):
+            for contrast in ("T1w", "FLAIR"):
+                write(images / subject / visit / "anat" / f"{subject}_{visit}_{contrast}.nii", image_values())
+    write(masks / "sub-1_ses-01_mask.nii", lesion())
+    write(masks / "sub-2_mask.nii", lesion())
+    file = cohort_file(
+        tmp_path, {"path": "masks", "pattern": "{patient}_*mask.nii"}, layout="bids", select={"rule": "all"}
+    )
+    cohort = ingest(file, tmp_path / "store")
+    with_mask = {one for one in cohort.series["series_id"] if cohort.masks(str(one)) is not None}
+    first = "sub-1/ses-01/anat/sub-1_ses-01_{}.nii"
+    assert with_mask == {first.format("T1w"), first.format("FLAIR")}, "contrasts of one visit share a mask"
+    assert set(cohort.series["study"]) == {f"sub-{one}_ses-0{two}" for one in (1, 2) for two in (1, 2)}
+    [row] = [row for row in cohort.quarantine() if row.code == "mask_visit"]
+    assert row.file.endswith("sub-2_mask.nii") and "images of 2 visits ('sub-2_ses-01', 'sub-2_ses-02')" in row.reason
+    (masks / "sub-1_ses-01_mask.nii").unlink()
+    with pytest.raises(InputError, match="no image has a usable one") as caught:
+        ingest(file, tmp_path / "other")
+    assert "images of 2 visits" in str(caught.value)
 
 
 @pytest.mark.proves("G.input")
@@ -377,4 +402,8 @@ def test_an_id_in_a_name_ends_where_it_ends() -> None:
     assert owner_by_name("masks/P10_lesion_mask.nii.gz", people) == "P10"
     assert owner_by_name("P1/masks/tumour.nii.gz", people) == "P1"
     assert owner_by_name("P1/masks/P10.nii.gz", people) is None and owner_by_name("masks/P1_7.nii.gz", people) is None
+    visits = {"P1/2020", "P1/2020-05", "P1/late"}
+    assert study_by_name("P1_2020_seg.nii.gz", visits) == "P1/2020"
+    assert study_by_name("2020-05/P1.nii.gz", visits) == "P1/2020-05"
+    assert study_by_name("P1_seg.nii.gz", visits) is None and study_by_name("P1_late_to_2020_seg.nii", visits) is None
     assert matches("deep/er/P_mask.nii", "**/{patient}_mask.nii") and not matches("P.nii", "{patient}_mask.nii")

@@ -50,6 +50,10 @@ def test_masks_keep_their_labels_and_pages_are_refused(tmp_path: Path, grey: np.
     np.testing.assert_array_equal(read_mask(tmp_path / "binary.png", "binary.png"), grey > 128)
     Image.fromarray(grey % 4).save(tmp_path / "labels.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "labels.png", "labels.png"), grey % 4)
+    for name, options in (("mask.jpg", {}), ("mask.tif", {"compression": "jpeg"})):
+        Image.fromarray((grey > 128).astype(np.uint8) * 255).save(tmp_path / name, **options)
+        with pytest.raises(Refused, match=rf"{name}: a mask in a lossy format .*export it as PNG"):
+            read_mask(tmp_path / name, name)
     page = Image.fromarray(grey)
     page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])
     with pytest.raises(Refused, match=r"pages.tif: 2 frames"):

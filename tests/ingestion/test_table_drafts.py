@@ -46,6 +46,22 @@ def test_a_draft_types_its_own_table_and_names_what_is_doubtful(tmp_path: Path) 
     assert frame["crp"].iloc[2] == 0.3 and frame["crp.censored"].iloc[2] == "<"
 
 
+@pytest.mark.proves("A3.3", "A3.2")
+def test_a_mangled_cell_is_no_unit_and_a_point_beside_decimal_commas_is_no_fraction(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for cell in ("2024-02-01", "10-15", "3/4"):
+        rows = [f"p{at};{50 + at};{at} /µl;{at},5;{at}.200" for at in range(1, 9)] + [f"p9;{cell};4 /µl;3,5;850"]
+        path.write_text("id;age;count;crp;ferritin\n" + "\n".join(rows) + "\n")
+        raw = read_table(path)
+        drafts = {draft.name: draft for draft in draft_columns(raw, "id")}
+        specs = {name: draft.spec for name, draft in drafts.items()}
+        assert specs["age"].cell_unit is None and specs["age"].missing == [cell] and cell in drafts["age"].comment
+        assert specs["count"].cell_unit == "/µl"
+        assert specs["ferritin"].thousands == "." and "read as thousands" in drafts["ferritin"].comment
+        frame, problems = type_table(raw, TableSpec(path="t", patient_id="id"), specs)
+        assert problems == [] and frame["ferritin"].iloc[0] == 1200.0
+
+
 @pytest.mark.shared
 @pytest.mark.proves("A3.3")
 @pytest.mark.parametrize("name", ["nsclc_ct", "ct_ich", "tcga_lgg"])

@@ -11,7 +11,8 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from medform.cohort.cohort_file import ColumnSpec, TableSpec
+from medform.cohort.cohort_file import ColumnSpec, TableSpec, Task
+from medform.cohort.labels import task_label
 from medform.errors import InputError, Problem
 from medform.ingestion.suspects import suspected_sentinels, table_notes
 from medform.ingestion.tables import RawTable, read_table, refuse_problems, type_table, undeclared_columns
@@ -115,6 +116,25 @@ def test_a_decimal_comma_is_read_when_declared_or_unambiguous_and_never_guessed(
     assert [problem.value for problem in _problems(mixed, x=_spec("number"))] == ["1,5"]
 
 
+@pytest.mark.proves("R23", "A3.2")
+def test_thousands_beside_decimal_commas_are_asked_about(tmp_path: Path) -> None:
+    text = "id;crea;ferritin;ldh;ratio;n\na;1,2;850;1.250;1.250;7\nb;0,9;1.200;210;0.125;8\n"
+    raw = _csv(tmp_path, text)
+    specs = {name: _spec("number") for name in ("crea", "ferritin", "ldh", "ratio", "n")}
+    problems = _problems(raw, **specs)
+    assert [(one.column, one.value) for one in problems] == [("ldh", "1.250"), ("ferritin", "1.200")]
+    assert "columns.ferritin.thousands to ',' or '.'" in str(problems[1])
+    own = {"ferritin": _spec("number", thousands="."), "ldh": _spec("number", decimal=".")}
+    frame = _typed(raw, **(specs | own))
+    assert frame["ferritin"].tolist() == [850.0, 1200.0] and frame["ldh"].tolist() == [1.25, 210.0]
+    assert frame["ratio"].tolist() == [1.25, 0.125], "0.125 is no thousand, so the column has decimal points"
+    assert _typed(raw, ferritin=_spec("number"))["ferritin"].tolist() == [850.0, 1.2], "nothing tells of commas"
+    declared = {"crea": _spec("category"), "n": _spec("number", decimal=","), "ferritin": _spec("number")}
+    assert [one.value for one in _problems(raw, **declared)] == ["1.200"]
+    english = _csv(tmp_path, 'id;crea;plt\na;1,2;"150,000"\nb;0,9;"89,000"\n')
+    assert {one.column for one in _problems(english, crea=_spec("number"), plt=_spec("number"))} == {"plt"}
+
+
 @pytest.mark.proves("A3.2")
 def test_a_spreadsheets_own_numbers_keep_their_point_beside_decimal_commas(tmp_path: Path) -> None:
     raw = read_table(_excel(tmp_path, [["id", "x"], ["a", 1.234], ["b", "1,5"], ["c", "2,125"]]))
@@ -133,7 +153,22 @@ def test_units_and_limits_are_problems_until_they_are_declared(tmp_path: Path) -
     assert "the unit is 'g/L'" in problems[0].problem
     frame, _ = type_table(raw, SPEC, declared)
     assert frame["dna"].tolist() == [0.3, 1.7, 90.0, 3.0]
-    assert frame["dna.censored"].fillna("").tolist() == ["<", "", ">", ">"]
+    assert frame["dna.censored"].fillna("").tolist() == ["<", "", ">", ">="]
+
+
+@pytest.mark.proves("D8")
+def test_a_limit_gives_a_label_only_where_it_lies_on_one_side_of_the_threshold(tmp_path: Path) -> None:
+    cells = ["<1%", "<= 1 %", "≤0.5%", "<2%", "0%", "1%", ">1%", "≥1%", ">0.5%", "1+", "50%"]
+    raw = _csv(tmp_path, "id,pdl1\n" + "".join(f"p{at},{cell}\n" for at, cell in enumerate(cells)))
+    spec = _spec("number", cell_unit="%", censored="limit")
+    frame = _typed(raw, pdl1=spec)
+    assert frame["pdl1.censored"].fillna("").tolist() == ["<", "<=", "<=", "<", "", "", ">", ">=", ">", ">=", ""]
+    high = Task(name="t", label="clinical.pdl1", predicted_at="scan", threshold=1)
+    labels = task_label(high, frame, spec).to_numpy()
+    np.testing.assert_array_equal(labels, [0, np.nan, 0, np.nan, 0, 1, 1, 1, np.nan, 1, 1])
+    listed = Task(name="t", label="clinical.pdl1", predicted_at="scan", positive=["1"])
+    labels = task_label(listed, frame, spec).to_numpy()
+    np.testing.assert_array_equal(labels, np.where(frame["pdl1.censored"].notna(), np.nan, [0] * 5 + [1] + [0] * 5))
 
 
 @pytest.mark.proves("R25", "A3.2")

@@ -116,6 +116,11 @@ def test_a_patient_without_any_value_has_no_row() -> None:
         TableEncoder.fit(frame, SPECS, TRAINING)
 
 
+def test_nobody_has_a_row_where_no_column_of_the_encoder_is_there() -> None:
+    encoded = fitted().encode(pd.DataFrame({"colour": ["red"]}, index=pd.Index(["new"])))
+    assert encoded.patient_ids == () and encoded.values.shape == (0, len(fitted().names))
+
+
 @pytest.mark.proves("U13", "D10")
 def test_what_is_not_as_in_training_is_named_and_still_encoded() -> None:
     encoder = fitted()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -338,3 +339,25 @@ def test_how_deeply_a_sample_was_sequenced_is_no_signal() -> None:
     deeper = Genes(PATIENTS, NAMES, (genes.values * np.float32(3)).astype(np.float32), "counts")
     encoder = GeneEncoder.fit(genes, TRAINING)
     assert np.allclose(encoder.encode(deeper).expression, encoder.encode(genes).expression, atol=1e-5)
+
+
+@pytest.mark.proves("G1.2", "G2.1")
+def test_counts_a_million_do_not_depend_on_which_genes_a_matrix_has(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    names = tuple(f"G{number:03d}" for number in range(200))
+    values = np.rint(np.exp2(random.normal(8, 1, (30, 200)))).astype(np.float32)
+    values[:, :2] = np.rint(values[:, :2] / 1e3)  # two of few reads
+    genes = Genes(PATIENTS, names, values, "counts")
+    encoder = stored(GeneEncoder.fit(genes, TRAINING, config(select={"top_variance": 100})), tmp_path)
+    whole = encoder.encode(genes)
+    assert not whole.degradations
+    more = Genes(PATIENTS, (*names, "RRNA"), np.hstack([values, np.full((30, 1), 1e6, np.float32)]), "counts")
+    assert same(encoder.encode(more), whole)
+    half = taken(genes, [names.index(one) for one in encoder.gene_ids])
+    for one in (encoder, replace(encoder, reads=None)):  # one that was saved without the shares of reads
+        with pytest.raises(InputError, match=r"of the 200 genes.*a count a million would mean something else"):
+            one.encode(half)
+    lightest = encoder.encode(taken(genes, list(range(1, 200))))
+    assert any("they had 0.00% of the reads there" in said.message for said in lightest.degradations)
+    own = encoder.matrix(["X"], np.exp2(encoder.mean)[None] - 1)
+    assert set(own.gene_ids) == set(names) and not encoder.encode(own).degradations

@@ -129,3 +129,28 @@ def test_the_window_is_the_model_s_and_another_unit_is_refused(
     assert all((other[one] == expected[one]).all() for one in expected)
     with pytest.raises(InputError, match="values of the store are raw"):
         model.embed_cohort(dataclasses.replace(few, unit="raw"))
+
+
+@pytest.mark.proves("A8.2")
+def test_how_images_and_visits_were_chosen_goes_with_the_model(small_store: Cohort, tmp_path: Path) -> None:
+    import dataclasses
+
+    from medform.cohort.cohort_file import Images, Select, VisitRule
+    from medform.pipeline.export import _table, image_settings
+
+    assert image_settings(small_store) == {
+        "select": {"modality": None, "description": None, "kernel": None, "rule": None},
+        "assume_hu": False,
+        "accept": [],
+        "pictures": False,
+    }
+    images = Images(select=Select(kernel="B30", rule="thinnest"), assume_hu=True, accept=["gap"])
+    table = small_store.file.tables["clinical"].model_copy(update={"visit": VisitRule(by="malignant")})
+    file = small_store.file.model_copy(update={"images": images, "tables": {"clinical": table}})
+    slices = small_store.slices.assign(source="P1/slice_1.PNG")
+    changed = dataclasses.replace(small_store, file=file, slices=slices)
+    found = image_settings(changed)
+    assert found["pictures"] and found["assume_hu"] and found["accept"] == ["gap"]
+    assert Select.model_validate(found["select"]) == images.select
+    (tmp_path / "columns.json").write_text("{}")
+    assert list((_table(tmp_path / "columns.json", changed) or {})["specs"]) == ["age", "marker", "sex", "malignant"]

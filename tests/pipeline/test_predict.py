@@ -195,3 +195,170 @@ def test_an_export_over_somebody_s_folder_is_refused(run: Path, tmp_path: Path) 
     with pytest.raises(InputError, match="not empty and holds no model"):
         export(run, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+MODEL_V1 = Path(__file__).parents[1] / "fixtures" / "model_v1"
+ROW = {
+    "age (years)": 61,
+    "sex": "F",
+    "weight (kg)": 70,
+    "smoking": "never",
+    "marker": 30.5,
+    "ldh (U/L)": 250,
+    "room": 120,
+}
+
+
+def nifti(path: Path, low: int = -1000, high: int = 1500, shape: tuple[int, ...] = (32, 32, 3)) -> Path:
+    """A NIfTI file of random values: CT-like ones, or what lies between ``low`` and ``high``."""
+    import nibabel
+
+    values = np.random.default_rng(0).integers(low, high, shape).astype(np.int16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
+    return path
+
+
+def frozen(folder: Path, **images: object) -> Path:
+    """The committed model, its preprocessing knowing ``images``."""
+    shutil.copytree(MODEL_V1, folder)
+    preprocess = json.loads((folder / "preprocess.json").read_text())
+    (folder / "preprocess.json").write_text(json.dumps({**preprocess, "images": images}))
+    return folder
+
+
+@pytest.mark.proves("A8.2", "U13")
+def test_several_series_are_pooled_with_a_word_or_left_to_the_training_s_choice(tmp_path: Path) -> None:
+    for name in ("A/one.nii.gz", "A/two.nii.gz", "B/one.nii.gz"):
+        nifti(tmp_path / "scans" / name)
+    old = predict(tmp_path / "scans", MODEL_V1).set_index("patient_id")
+    assert old.loc["A", "degradations"].str.contains("2 series pooled: A/one.nii.gz, A/two.nii.gz").all()
+    assert not old.loc["B", "degradations"].str.contains("pooled").any()
+    model = frozen(tmp_path / "model", select={"rule": None})
+    new = predict(tmp_path / "scans", model).set_index("patient_id")
+    assert new.loc["A", "probability"].isna().all() and new.loc["B", "probability"].notna().all()
+    assert new.loc["A", "degradations"].str.contains("several_series").all() and new.attrs["exclusions"] == 2
+    assert set(embed(tmp_path / "scans", model=model).query("level == 'series'")["series_id"]) == {
+        "A/one.nii.gz", "A/two.nii.gz", "B/one.nii.gz",
+    }  # fmt: skip
+
+
+@pytest.mark.proves("A8.2", "A.input")
+def test_a_scan_that_is_not_known_to_be_hu_says_so(tmp_path: Path) -> None:
+    found = predict(nifti(tmp_path / "mr.nii.gz", low=0), MODEL_V1)
+    assert found["degradations"].str.contains("unit_assumed: .*mr.nii.gz").all()
+    assert not predict(nifti(tmp_path / "ct.nii.gz"), MODEL_V1)["degradations"].str.contains("unit").any()
+
+
+def test_values_beyond_grey_ones_are_said_to_a_model_of_display_images(tmp_path: Path) -> None:
+    from medform.ingestion.ingest import ingest_scan
+    from medform.pipeline.scans import unsure
+
+    nifti(tmp_path / "scans" / "wide.nii.gz", low=0)
+    nifti(tmp_path / "scans" / "grey.nii.gz", low=0, high=256)
+    said = unsure(ingest_scan(tmp_path / "scans", tmp_path / "store", unit="display"))
+    assert list(said) == ["wide"] and "are no grey values of 0 to 255" in said["wide"][0]
+
+
+@pytest.mark.proves("A8.1", "A8.2", "A1.4")
+def test_nothing_that_was_left_out_goes_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file cut short names no patient, and a usable patient's other file is set aside: both are told."""
+    from medform.cli.main import invoke
+
+    nifti(tmp_path / "scans" / "A" / "a.nii.gz")
+    nifti(tmp_path / "scans" / "A" / "odd.nii.gz", shape=(8, 8, 3, 2))
+    nifti(tmp_path / "scans" / "C" / "c.nii.gz")
+    cut = nifti(tmp_path / "scans" / "B" / "b.nii.gz")
+    cut.write_bytes(cut.read_bytes()[:40])
+    found = predict(tmp_path / "scans", MODEL_V1)
+    assert found.attrs["exclusions"] == 2 and any(line.startswith("B/b.nii.gz (") for line in found.attrs["left_out"])
+    odd = found.set_index("patient_id")["degradations"].str.contains(r"image set aside \(not_3d\): A/odd.nii.gz")
+    assert odd["A"].all() and not odd["C"].any()
+    asked = [str(tmp_path / "scans"), "--model", str(MODEL_V1)]
+    assert invoke(["predict", *asked, "--strict"]) == 3
+    told = capsys.readouterr()
+    assert "left out: B/b.nii.gz" in told.err
+    lines = told.out.splitlines()
+    assert len(lines) == len(found) + 1 and lines[-1] == "research use only, not a medical device"
+    for line, one in zip(lines, found.to_dict("records"), strict=False):
+        assert line.startswith(f"patient {one['patient_id']}, {one['task']}: {one['probability']:.3f} (")
+        assert "from image; " in line and line.endswith(one["degradations"])
+    assert invoke(["predict", *asked, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["left_out"]) == 2
+    assert invoke(["embed", *asked, "-o", str(tmp_path / "e.parquet"), "--strict"]) == 3
+    told = capsys.readouterr()
+    assert "left out: B/b.nii.gz" in told.err and "6 slices of 2 series of 2 patients embedded" in told.out
+
+
+@pytest.mark.proves("A8.2", "U13")
+def test_a_number_of_a_row_file_is_a_number_and_text_is_read_as_in_training(tmp_path: Path) -> None:
+    from medform.pipeline.predict import _read_row
+
+    (tmp_path / "row.yaml").write_text("ldh: 1.234\nmarker: '1.234'\nid: 0123\nsmall: 1e3\nsex: NO\nnone: ~\n")
+    assert _read_row(tmp_path / "row.yaml") == {
+        "ldh": 1.234, "marker": "1.234", "id": "0123", "small": 1000.0, "sex": "NO", "none": None,
+    }  # fmt: skip
+    for text in ("- 1\n", "", "age: [1, 2]\n"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(InputError, match=r"bad\.yaml"):
+            _read_row(tmp_path / "bad.yaml")
+    with pytest.raises(InputError, match="no such file"):
+        predict(tmp_path, MODEL_V1, row=tmp_path / "no.yaml")
+    columns = json.loads((MODEL_V1 / "columns.json").read_text())
+    columns["table"]["specs"]["ldh (U/L)"] |= {"decimal": ",", "thousands": "."}
+    model = frozen(tmp_path / "model")
+    (model / "columns.json").write_text(json.dumps(columns))
+    (tmp_path / "row.json").write_text(json.dumps({**ROW, "ldh (U/L)": 1.234}))
+    scan = nifti(tmp_path / "ct.nii.gz")
+    found = predict(scan, model, row=tmp_path / "row.json")
+    assert set(found["inputs"]) == {"both"} and found["degradations"].str.contains(r"1\.234 lies outside").all()
+    whole = Model.load(model).predict(scan, {**ROW, "ldh (U/L)": 1.234})
+    assert [one.probability for one in whole] == pytest.approx(found["probability"].tolist())
+
+
+@pytest.mark.proves("A8.2", "U13")
+def test_a_row_goes_to_nobody_where_another_patient_s_images_were_set_aside(tmp_path: Path) -> None:
+    nifti(tmp_path / "scans" / "A.nii.gz")
+    nifti(tmp_path / "scans" / "B.nii.gz", shape=(8, 8, 3, 2))
+    (tmp_path / "row.json").write_text(json.dumps(ROW))
+    with pytest.raises(InputError, match="one row was given for 2 patients"):
+        predict(tmp_path / "scans", MODEL_V1, row=tmp_path / "row.json")
+    with pytest.raises(InputError, match="2 patients in one scan"):
+        Model.load(MODEL_V1).predict(tmp_path / "scans", ROW)
+
+
+@pytest.mark.proves("A8.2", "U13")
+def test_columns_that_the_model_does_not_know_are_no_row_and_are_named(tmp_path: Path) -> None:
+    model = Model.load(MODEL_V1)
+    nothing = model.predict(None, {"Weight (KG)": 70, "colour": "red"})[0]
+    assert nothing.probability is None and nothing.inputs is None
+    assert nothing.degradations == (
+        "column 'Weight (KG)' is not known to the model; did you mean 'weight (kg)'?",
+        "column 'colour' is not known to the model",
+        "no image",
+        "no table row",
+    )
+    (tmp_path / "t.csv").write_text("patient_id,colour,malignant,smokings\nA,red,1,never\n")
+    nifti(tmp_path / "A.nii.gz")
+    found = predict(tmp_path / "A.nii.gz", MODEL_V1, table=tmp_path / "t.csv")
+    assert set(found["inputs"]) == {"image"}
+    assert set(found["degradations"]) == {
+        "column 'smokings' is not known to the model; did you mean 'smoking'?; no table row"
+    }
+
+
+@pytest.mark.proves("A8.2", "U13")
+def test_a_table_is_joined_ordered_and_read_by_the_rules_of_training(tmp_path: Path) -> None:
+    """Ids by `id_rules`, visits by `visit`; 77 beside 31 is an age and no code that nobody here could declare."""
+    columns = json.loads((MODEL_V1 / "columns.json").read_text())
+    columns["table"]["file"] |= {"id_rules": ["case"], "visit": {"by": "seen", "keep": "first"}}
+    columns["table"]["specs"]["seen"] = {"role": "time", "type": "date"}
+    model = frozen(tmp_path / "model")
+    (model / "columns.json").write_text(json.dumps(columns))
+    for name in ("A", "B"):
+        nifti(tmp_path / "scans" / f"{name}.nii.gz")
+    (tmp_path / "t.csv").write_text("patient_id,age (years),seen\na,77,2020-02-01\na,60,2021-02-01\nb,31,2020-02-01\n")
+    found = predict(tmp_path / "scans", model, table=tmp_path / "t.csv").set_index("patient_id")
+    assert set(found.index) == {"A", "B"} and set(found["inputs"]) == {"both"}
+    assert found.loc["A", "degradations"].str.contains("77 lies outside").all()
+    assert found.loc["B", "degradations"].str.contains("31 lies outside").all()

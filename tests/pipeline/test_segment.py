@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import medform
 from medform.cli.main import invoke
@@ -386,3 +387,16 @@ def test_the_report_shows_masks_of_best_median_and_worst_by_pseudonym(segmenting
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Masks of test patients" in page and page.count(", predicted mask") == 3
     assert medform.report(run, images=False).read_text(encoding="utf-8").count("data:image/png") == 0
+
+
+@pytest.mark.proves("G4.2", "A.input")
+@pytest.mark.usefixtures("loaded")
+def test_a_scan_that_is_not_known_to_be_hu_says_so_and_a_picture_is_refused(model: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 1500, (24, 24, 2)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "mr.nii.gz")
+    result = segment(tmp_path / "mr.nii.gz", model, out=tmp_path / "o", device="cpu")
+    assert any(note.startswith("patient mr: unit_assumed") for note in result.notes)
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.zeros((24, 24), np.uint8)).save(tmp_path / "pictures" / "1.png")
+    with pytest.raises(InputError, match="grey values of a picture are not HU"):
+        segment(tmp_path / "pictures", model, out=tmp_path / "p", formats="png", device="cpu")

@@ -3,7 +3,7 @@
 A public verb returns any of: a path; a list of mappings (the checks of `doctor`); or an object. An object may
 have ``as_json()`` (a JSON-able mapping; a dataclass needs none), ``lines()`` (what a person is told),
 ``exclusions`` (how many things were left out: exit 3 under --strict) and ``exit_code`` (where the result
-itself decides).
+itself decides). A pandas frame has ``lines``, ``exclusions`` and ``left_out`` (lines) in its ``attrs``.
 """
 
 from __future__ import annotations
@@ -70,13 +70,23 @@ def show(result: Any, as_json: bool) -> None:
             tree = {"path": tree}
         elif isinstance(tree, list):
             tree = {"checks" if _are_checks(result) else "rows": tree}
+            left_out = _attrs(result).get("left_out")
+            tree |= {} if left_out is None else {"left_out": left_out}
         print(json.dumps(tree, indent=1))
     elif hasattr(result, "lines"):
         print("\n".join(result.lines()))
+    elif "lines" in _attrs(result):
+        print("\n".join(_attrs(result)["lines"]))
     elif _are_checks(result):
         print("\n".join(_check_lines(result)))
     elif result is not None:
         print(result)
+
+
+def _attrs(result: Any) -> Mapping[str, Any]:
+    """What a pandas frame carries beside its columns; nothing of any other result."""
+    found = getattr(result, "attrs", None)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _are_checks(result: Any) -> bool:
@@ -98,6 +108,6 @@ def exit_code(result: Any, strict: bool) -> int:
     if _are_checks(result):
         return 2 if any(check["status"] == "FAIL" for check in result) else 0
     own = int(getattr(result, "exit_code", 0) or 0)
-    left_out = getattr(result, "exclusions", 0)
+    left_out = _attrs(result).get("exclusions", getattr(result, "exclusions", 0))
     count = left_out if isinstance(left_out, int) else len(left_out or ())
     return own or (3 if strict and count else 0)

@@ -158,7 +158,8 @@ class ColumnSpec(Config):
 class Task(Config):
     """A question about a patient: a binary label, when it is asked, and which values are positive.
 
-    ``positive`` lists the positive values; ``threshold`` makes numbers >= threshold positive.
+    ``positive`` lists the positive values (of a set: members, of which one is enough); ``threshold`` makes numbers >=
+    threshold positive. A limit such as '<0.3' gives a label only where it lies wholly on one side of the threshold.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")

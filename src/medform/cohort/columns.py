@@ -190,6 +190,12 @@ def _positive_problems(task: Task, column: ColumnSpec, key: str) -> Iterable[Pro
             column=f"{key}.positive",
             suggestion="Set positive: [...] with the values that count as 1; all others count as 0.",
         )
+    if task.positive is not None and column.type == "set":
+        for value in [one for one in task.positive if column.separator in one]:
+            hint = "Name one member; a patient is positive who has at least one of them."
+            yield Problem(
+                f"{where} is compared member by member.", column=f"{key}.positive", value=value, suggestion=hint
+            )
     if task.positive is not None and column.type == "ordinal":
         for value in task.positive:
             if value not in (column.levels or []):

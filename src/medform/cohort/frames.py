@@ -16,7 +16,7 @@ import pyarrow as pa
 from medform.cohort.certificate import certify, refuse_leaking
 from medform.cohort.cohort_file import CohortFile
 from medform.cohort.files import column, write_bytes, write_frame, write_json
-from medform.cohort.labels import binary_label, slice_label
+from medform.cohort.labels import slice_label, task_label
 from medform.cohort.quarantine import Quarantined, quarantine_csv
 from medform.cohort.split import Split, patient_order
 from medform.cohort.split_file import read_own_split
@@ -94,7 +94,8 @@ class StoreFrames:
             frame = self.clinical.rename_axis("patient_id").reset_index()
             digests["clinical.parquet"] = write_frame(root / "clinical.parquet", frame, _clinical_schema(frame))
         if self.own_split is not None:
-            write_bytes(root / "splits" / f"{self.own_split.name}.json", self.own_split.to_json().encode())
+            name = f"splits/{self.own_split.name}.json"  # other folds are another cohort: no run may mix the two
+            digests[name] = write_bytes(root / name, self.own_split.to_json().encode())
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "name": self.file.name,
@@ -243,7 +244,7 @@ def _refuse_faulty_labels(file: CohortFile, slices: pd.DataFrame, clinical: pd.D
     for task in file.tasks:
         try:
             if clinical is not None:
-                binary_label(task, column(clinical, task.column), file.columns[task.column])
+                task_label(task, clinical, file.columns[task.column])
         except InputError as error:
             problems.append(Problem(error.what, column=error.where, suggestion=error.fix))
     known = [name.removeprefix("label.") for name in slices.columns if name.startswith("label.")]

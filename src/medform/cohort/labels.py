@@ -11,28 +11,56 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medform.cohort.cohort_file import ColumnSpec, SliceTask, Task
+from medform.cohort.files import column
 from medform.errors import InputError, nearest
 
-__all__ = ["binary_label", "check_classes", "slice_label"]
+__all__ = ["CENSORED", "binary_label", "check_classes", "limits", "slice_label", "task_label"]
+
+CENSORED = ".censored"
+"""Ending of the column beside a number column that holds the signs of its limits."""
 
 COMPARISON = re.compile(r"^\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)\s*$")
 COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
-def binary_label(task: Task, values: pd.Series, column: ColumnSpec) -> pd.Series:
+def task_label(task: Task, frame: pd.DataFrame, spec: ColumnSpec) -> pd.Series:
+    """`binary_label` of ``task`` from a typed table (`type_table`, or a store's), with the signs of its limits."""
+    return binary_label(task, column(frame, task.column), spec, limits(frame, task.column, spec))
+
+
+def limits(frame: pd.DataFrame, name: str, spec: ColumnSpec) -> pd.Series | None:
+    """Signs of the cells of column ``name`` that only gave a limit, NA elsewhere; None where it reads no limits."""
+    return column(frame, name + CENSORED) if spec.censored and name + CENSORED in frame else None
+
+
+def binary_label(task: Task, values: pd.Series, spec: ColumnSpec, signs: pd.Series | None = None) -> pd.Series:
     """Label of ``task``: float 1.0 / 0.0 / NaN on the index of ``values`` (typed as in the store).
 
-    Raises `InputError` where a number is neither 0/1 nor thresholded, or a positive value never occurs.
+    ``signs``: '<', '<=', '>' or '>=' where a value is only a limit. Such a patient has a label where the limit lies
+    wholly on one side of the threshold, and none otherwise. Of a set one positive member is enough. Raises
+    `InputError` where a number is neither 0/1 nor thresholded, or a positive value never occurs.
     """
     where = f"task '{task.name}', column '{task.column}'"
     missing = values.isna().to_numpy(dtype=bool)
+    if signs is not None:
+        missing = missing | _undecided(values, signs, task.threshold)
     if task.threshold is not None:
         positive = values.astype("float64").to_numpy() >= task.threshold
+        if signs is not None:
+            # '<1' is below a threshold of 1, though its limit is not
+            positive = positive & ~signs.isin(["<", "<="]).to_numpy(dtype=bool)
+    elif task.positive is not None and spec.type == "set":
+        sets = [
+            set() if absent else set(str(value).split(spec.separator))
+            for value, absent in zip(values, missing, strict=True)
+        ]
+        _refuse_unknown(task.positive, sorted(set().union(*sets)), where)
+        positive = np.array([not members.isdisjoint(task.positive) for members in sets], dtype=bool)
     elif task.positive is not None:
         words = [_word(value) for value in values]
         known = sorted({word for word, absent in zip(words, missing, strict=True) if not absent})
-        wanted = [_number_word(word) if column.type == "number" else word for word in task.positive]
-        if column.type == "boolean":
+        wanted = [_number_word(word) if spec.type == "number" else word for word in task.positive]
+        if spec.type == "boolean":
             wanted = [word.lower() for word in wanted]
         _refuse_unknown(wanted, known, where)
         positive = np.array([word in set(wanted) for word in words], dtype=bool)
@@ -90,6 +118,17 @@ def check_classes(task: str, labels: pd.Series | NDArray[np.float64], folds: int
             f"at least {folds} patients of each class are needed."
         )
     return None
+
+
+def _undecided(values: pd.Series, signs: pd.Series, threshold: float | None) -> NDArray[np.bool_]:
+    """Which values are limits (N,) that do not say on which side of the threshold the value lies, or what it is."""
+    if threshold is None:
+        return signs.notna().to_numpy(dtype=bool)
+    limit = values.astype("float64").to_numpy()
+    sign = signs.fillna("").to_numpy(dtype=str)
+    below = ((sign == "<") & (limit <= threshold)) | ((sign == "<=") & (limit < threshold))
+    above = np.isin(sign, (">", ">=")) & (limit >= threshold)
+    return (sign != "") & ~below & ~above
 
 
 def _as_series(positive: np.ndarray, missing: np.ndarray, index: pd.Index, name: str) -> pd.Series:

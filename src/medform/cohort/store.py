@@ -18,7 +18,7 @@ from medform.cohort.columns import feature_columns
 from medform.cohort.files import column, file_sha256, file_stem, read_frame, write_bytes
 from medform.cohort.frames import SCHEMA_VERSION, digest_of
 from medform.cohort.genes import FACTS, Genes, read_genes
-from medform.cohort.labels import binary_label, check_classes, slice_label
+from medform.cohort.labels import check_classes, slice_label, task_label
 from medform.cohort.patient import Patient, Series
 from medform.cohort.quarantine import Quarantined, read_quarantine
 from medform.cohort.split import Split, make_split
@@ -211,7 +211,7 @@ class Cohort:
     def labels(self, task: str) -> pd.Series:
         """Label of every patient (index patient_id, order of the store): 1.0, 0.0 or NaN."""
         asked = self.file.task(task)
-        labels = binary_label(asked, column(self.table(), asked.column), self.columns[asked.column])
+        labels = task_label(asked, self.table(), self.columns[asked.column])
         return labels.reindex(pd.Index(self.patient_ids, name="patient_id"))
 
     def slice_labels(self, task: str) -> pd.Series:

@@ -15,6 +15,7 @@ __all__ = [
     "Fault",
     "Number",
     "decimal_of",
+    "proves_point",
     "read_boolean",
     "read_date",
     "read_level",
@@ -27,7 +28,12 @@ PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 COMMA = re.compile(r"[+-]?\d+,\d+")
 GROUPED = re.compile(r"[+-]?\d{1,3}([,. '])\d{3}(\1\d{3})*")
 CENSORED = re.compile(r"(?P<sign><=|>=|<|>|≤|≥)\s*(?P<limit>.+)|(?P<floor>.+)\+")
-SUFFIXED = re.compile(r"([+-]?[\d.,]*\d)\s*([^\d\s+.,<>][^<>]*)")
+SIGNS = {"≤": "<=", "≥": ">=", None: ">="}
+"""How a sign is kept; None is that of '5+', five or more."""
+SUFFIXED = re.compile(r"([+-]?[\d.,]*\d)\s*(/?[^\W\d_][^<>]*|[%‰°][^<>]*)")
+"""A number and its unit: a word, a word after a slash, or a sign. So no '2024-02-01', '10-15' or '3/4'."""
+POINTED = re.compile(r"\d[\d.]*\.[\d.]*|\.\d+")
+THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+")
 LOOKALIKE = str.maketrans("oOlIS", "00115")
 BLANKS = " \t\r\n\u00a0\u2007\u202f\u200b\ufeff"
 TRUE_WORDS = ("1", "true", "yes", "y", "t")
@@ -56,7 +62,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Number:
-    """A number, and the sign ('<' or '>') where the cell only gave a limit."""
+    """A number, and the sign ('<', '<=', '>' or '>=') where the cell only gave a limit."""
 
     value: float
     sign: str | None = None
@@ -80,6 +86,11 @@ def decimal_of(cells: Sequence[str]) -> str | None:
     return "," if telling else None
 
 
+def proves_point(cells: Sequence[str]) -> bool:
+    """Whether a column has a point that can only be a decimal one: not 1.200, but 1.25 or 0.125."""
+    return any(not THOUSANDS.fullmatch(number) for cell in cells for number in POINTED.findall(cell))
+
+
 def read_number(text: str, spec: ColumnSpec, name: str, decimal: str | None = None) -> Number | Fault:
     """Read a trimmed, non-empty cell of a number column; ``decimal``: the sign declared or found for it."""
     sign = spec.decimal or decimal or "."
@@ -90,7 +101,7 @@ def read_number(text: str, spec: ColumnSpec, name: str, decimal: str | None = No
         limit = read_number(trimmed(match["limit"] or match["floor"]), spec, name, decimal)
         if isinstance(limit, Number) and limit.sign is None:
             if spec.censored == "limit":
-                return Number(limit.value, "<" if match["sign"] in ("<", "<=", "≤") else ">")
+                return Number(limit.value, SIGNS.get(match["sign"], match["sign"]))
             hint = f"Set columns.{name}.censored: limit to read the limit and keep the sign beside it."
             return Fault("a limit, not a value.", hint)
     if suffix := SUFFIXED.fullmatch(text):
@@ -124,7 +135,7 @@ def _with_unit(value: float, unit: str, spec: ColumnSpec, name: str) -> Number |
 
 def _no_number(text: str, name: str) -> Fault:
     if COMMA.fullmatch(text) or GROUPED.fullmatch(text):
-        hint = f"Set columns.{name}.decimal: ',' or columns.{name}.thousands: ',' (or '.'), whichever is meant."
+        hint = f"Set columns.{name}.decimal or columns.{name}.thousands to ',' or '.', whichever is meant."
         return Fault("a comma or point that may be decimal or thousands.", hint)
     lookalike = text.translate(LOOKALIKE)
     if lookalike != text and PLAIN.fullmatch(lookalike):

@@ -12,7 +12,7 @@ import pandas as pd
 
 from medform.cohort.cohort_file import CohortFile
 from medform.cohort.files import column, file_sha256
-from medform.cohort.labels import binary_label
+from medform.cohort.labels import limits, task_label
 from medform.cohort.survival import survival_faults, survival_notes
 from medform.errors import InputError, Problem
 from medform.ingestion.identifiers import IdMatch, match_ids, read_id_map, refuse_strangers
@@ -60,7 +60,7 @@ def read_join(file: CohortFile, imaged: Iterable[str]) -> Clinical:
     frame = frame.rename(index=match.matched)
     frame.index = frame.index.rename("patient_id")
     notes = [str(note) for note in table_notes(raw, table, file.columns)]
-    notes += survival_notes(file, frame)
+    notes += [*_limit_notes(file, frame), *survival_notes(file, frame)]
     notes += [f"{leak.column}: {leak.message}" for leak in leaks if leak.verdict != "refused"]
     digest = file_sha256(file.path(table.path))
     if table.id_map:
@@ -101,12 +101,27 @@ def _survival_problems(raw: RawTable, file: CohortFile, frame: pd.DataFrame) -> 
     return problems
 
 
+def _limit_notes(file: CohortFile, frame: pd.DataFrame) -> list[str]:
+    """How many patients have no label because only a limit is known of them, a line for each task that has some."""
+    notes = []
+    for task in file.tasks:
+        signs = limits(frame, task.column, spec := file.columns[task.column])
+        if signs is None:
+            continue
+        left_out = signs.notna() & column(frame, task.column).notna() & task_label(task, frame, spec).isna()
+        if count := int(left_out.sum()):
+            notes.append(
+                f"task '{task.name}': {count} patients have no label; a limit in '{task.column}' leaves it open."
+            )
+    return notes
+
+
 def _refuse_labels(file: CohortFile, frame: pd.DataFrame, where: str) -> None:
     """Raise one `InputError` for every task whose label cannot be made binary."""
     problems = []
     for task in file.tasks:
         try:
-            binary_label(task, column(frame, task.column), file.columns[task.column])
+            task_label(task, frame, file.columns[task.column])
         except InputError as error:
             problems.append(Problem(error.what, column=error.where, suggestion=error.fix))
     if problems:

@@ -133,9 +133,7 @@ def _layout(path: Path, spec: GenesSpec, format: GeneFormat, wanted: Wanted) -> 
     if format == "gct":
         return _gct_layout(path, spec.id_kind)
     head = read_head(path, LOOKED_AT)
-    names = head.header
-    if head.width == len(names) + 1:
-        names = ("", *names)  # as R writes a table with row names
+    names = head.names
     if len(names) < 2:
         raise InputError(
             "the header is a single field.",

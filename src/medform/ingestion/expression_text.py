@@ -79,24 +79,24 @@ def first_lines(path: Path, count: int) -> list[str]:
 class Head:
     """The header line and what follows it.
 
-    ``skip`` lines come before the first row, which has ``width`` fields; ``ids`` are the first fields of the first
-    rows.
+    ``names`` are those of the header, with an empty one in front where rows have a field more, as R writes row names.
+    ``skip`` lines come before the first row; ``ids`` are the first fields of the first rows.
     """
 
-    header: tuple[str, ...]
+    names: tuple[str, ...]
     separator: str
     skip: int
-    width: int
     ids: tuple[str, ...]
 
 
 def read_head(path: Path, rows: int) -> Head:
     """The header, after lines that are empty or begin with ``#``, and the ids of the first ``rows`` rows.
 
-    Raises `InputError` as `first_lines`, and where there is no header.
+    Raises `InputError` as `first_lines`, where there is no header, and where rows end in a separator that it lacks: the
+    field that they have more is none of row names, and every value would be taken for its neighbour's.
     """
     names: list[str] = []
-    separator, skip, width, ids = "", 0, 0, []
+    separator, skip, width, ended, ids = "", 0, 0, 0, []
     for number, line in enumerate(_text_lines(path), start=1):
         if not line.strip() or (not names and line.startswith("#")):
             continue
@@ -107,11 +107,21 @@ def read_head(path: Path, rows: int) -> Head:
         if not ids:
             width = len(split_line(line, separator)[0])
         ids.append(split_line(line[:LONGEST_ID], separator)[0][0])
+        ended += line.endswith(separator)
         if len(ids) == rows:
             break
     if not names:
         raise InputError("the file is empty.", where=str(path), fix="give a table with a header and rows.")
-    return Head(tuple(names), separator, skip, width, tuple(ids))
+    if width == len(names) + 1:
+        if ended == len(ids):
+            raise InputError(
+                "every row ends in a separator that the header does not end in.",
+                where=f"{path}:{skip + 1}",
+                consequence="Nothing was read: values could be taken for those of the next column.",
+                fix="remove the separator at the end of the rows; write a value that is missing as NA.",
+            )
+        names = ["", *names]
+    return Head(tuple(names), separator, skip, tuple(ids))
 
 
 def _text_lines(path: Path) -> Iterator[str]:

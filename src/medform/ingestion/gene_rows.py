@@ -45,7 +45,7 @@ def read_gene_rows(path: Path, known: Collection[str], spec: GenesSpec) -> GeneR
     table that lies the other way, no gene of the model. Raises `InputError` where there is no table.
     """
     head = read_head(path, LOOKED_AT)
-    names = ("", *head.header) if head.width == len(head.header) + 1 else head.header
+    names = head.names
     genes = set(known)
     named = _plain(names[0], spec) not in genes
     if strange := _not_a_table(path, names, head, genes, spec):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +48,7 @@ class _Sources:
     clinical: Clinical
 
     def digest(self) -> str:
-        """SHA-256 of what the store follows from, but the pixels: settings, headers, sizes, the table's bytes."""
+        """SHA-256 of what the store follows from, but the pixels: settings, headers, sizes, the table, the split."""
         sizes = [(file.path, file.kind, file.size) for file in self.plan.files]
         facts: tuple[object, ...] = (FORMAT, self.file.portable(), sizes, self.plan.series, self.clinical.digest)
         if self.plan.masks or self.plan.set_aside:
@@ -55,6 +56,14 @@ class _Sources:
             facts += (masks, self.plan.set_aside)
         if self.file.genes is not None:
             facts += (expression_digest(self.file),)
+        if self.file.splits.file is not None:
+            split = self.file.path(self.file.splits.file)
+            facts += (file_sha256(split) if split.is_file() else "",)  # no file is refused where it is read
+        if any(spec.censored for spec in self.file.columns.values()):
+            facts += ("signs <= and >= are kept",)  # stores made before they were hold < and > for them
+        masks = [source.mask for one in self.plan.series for source in one.slices if source.mask]
+        if any(mask.lower().endswith((".jpg", ".jpeg")) for mask in masks):
+            facts += ("a mask in JPEG is refused",)  # stores made before it was hold one
         text = repr(facts)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -98,20 +107,24 @@ def ingest_scan(
     out: Path,
     *,
     unit: Unit | None = None,
+    pictures: bool = False,
     window: tuple[float, float] | None = None,
     layout: str = "auto",
     accept: Sequence[str] = (),
     assume_hu: bool = False,
+    select: Select | None = None,
     workers: int = 1,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Cohort:
-    """Read a bare scan or folder, without cohort file or table; every usable series is kept.
+    """Read a bare scan or folder, without cohort file or table; every usable series is kept unless ``select`` is given.
 
-    Patients are named by the DICOM header, else by folder or file. ``unit`` says what the numbers of
-    NIfTI files and pictures mean; by default pictures are ``display`` and a NIfTI file is HU if its
-    values are those of a CT with air around it, else ``raw``. ``window``, ``accept`` and ``assume_hu`` as
-    ``images`` of a cohort file.
+    Patients are named by the DICOM header, else by folder or file. ``unit`` is what a model takes; by default
+    pictures are ``display`` and a NIfTI file is HU if its values are those of a CT with air around it, else ``raw``.
+    Neither can say that it is HU: for unit HU a NIfTI file with other values carries the note ``unit_assumed``, and
+    pictures are refused unless the model was trained on ``pictures``. ``window``, ``accept``, ``assume_hu`` and
+    ``select`` as ``images`` of a cohort file; a patient for whom ``select`` does not decide is set aside
+    (``several_series``), the others are read. Raises `InputError` where nothing can be used.
     """
     progress = progress or silent
     path = Path(path)
@@ -119,9 +132,13 @@ def ingest_scan(
     plan = plan_folder(path, settings, progress)
     if unit is None:
         plan = replace(plan, series=tuple(unit_by_range(plan.root, one) for one in plan.series))
+    elif unit == "HU":
+        plan = replace(plan, series=tuple(_as_hu(plan.root, one, pictures=pictures) for one in plan.series))
     usable = {one.unit for one in plan.series if one.usable}
     known: tuple[Unit, ...] = ("HU", "display", "raw")
-    common = unit or next((kind for kind in known if kind in usable), "HU")
+    common = unit or next((kind for kind in known if kind in usable), known[0])
+    if select is not None:  # as in a cohort: what is of another unit is no candidate
+        plan = replace(plan, series=_selected([_in_unit(one, common) for one in plan.series], select))
     images = {
         "layout": layout,
         "unit": common,
@@ -132,6 +149,53 @@ def ingest_scan(
     }
     file = CohortFile(name="scan", licence="not stated", images=Images.model_validate(images), root=plan.root)
     return _write(_chosen(file, plan, Clinical()), Path(out), workers, progress, resume=True, overwrite=overwrite)
+
+
+def _as_hu(root: Path, series: FoundSeries, *, pictures: bool) -> FoundSeries:
+    """A series for a model of HU: a NIfTI file with values unlike HU carries a note, a picture is refused."""
+    if series.reader == "dicom" or not series.usable or (series.reader == "picture" and pictures):
+        return series
+    file = series.files[0]
+    if series.reader == "picture":
+        reason = "grey values of a picture are not HU, which the model was trained on."
+        return series.with_findings([Finding("unit_differs", "quarantine", reason, file)])
+    judged = unit_by_range(root, replace(series, unit="raw"))
+    if judged.unit != "HU" and judged.usable:
+        reason = "its values are not those of a CT with air around the patient; taken as HU, the unit of the training."
+        judged = judged.with_findings([Finding("unit_assumed", "note", reason, file)])
+    return replace(judged, unit="HU")
+
+
+def _selected(series: Sequence[FoundSeries], select: Select) -> tuple[FoundSeries, ...]:
+    """All series; those that ``select`` does not ask for, and all of a patient for whom it does not decide, refused.
+
+    A patient whose files are no DICOM is chosen by the rule alone, with a note: such files state no kernel.
+    """
+    by_patient: dict[str, list[FoundSeries]] = defaultdict(list)
+    for one in series:
+        by_patient[one.patient_id].append(one)
+    found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    asked = [name for name in ("modality", "description", "kernel") if getattr(select, name)]
+    for patient, theirs in by_patient.items():
+        mine = select
+        if asked and all(one.reader != "dicom" for one in theirs):
+            mine = Select(rule=select.rule)
+            reason = f"it does not state what images.select of the training asks for ({', '.join(asked)})."
+            for one in theirs:
+                found[patient, one.series_id].append(Finding("select_unchecked", "note", reason, one.files[0]))
+        try:
+            left = select_series(theirs, mine).left
+        except InputError:
+            asking = select_series(theirs, mine.model_copy(update={"rule": "all"}))
+            reason = f"one of {len(asking.chosen)} series that images.select of the training does not tell apart."
+            for one in asking.chosen:
+                told = Finding("several_series", "quarantine", reason, one.files[0], None, "give the wanted one alone")
+                found[patient, one.series_id].append(told)
+            left = asking.left
+        for row in left:
+            told = Finding("not_selected", "quarantine", row.reason, row.file)
+            found[patient, row.series_id].append(told)
+    return tuple(one.with_findings(found.get((one.patient_id, one.series_id), ())) for one in series)
 
 
 def _read_sources(file: CohortFile, workers: int, progress: Progress) -> _Sources:

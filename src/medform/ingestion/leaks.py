@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medform.cohort.cohort_file import CohortFile, ColumnSpec
 from medform.cohort.columns import feature_columns
 from medform.cohort.files import column
-from medform.cohort.labels import binary_label
+from medform.cohort.labels import task_label
 from medform.cohort.split import inner_folds
 from medform.errors import InputError, Problem
 
@@ -151,7 +151,7 @@ def find_leaks(file: CohortFile, table: pd.DataFrame, seed: int = 0) -> list[Lea
     """Every leak between the features of a typed table (`type_table`, in the file's order) and the tasks' labels."""
     leaks = []
     for task in file.tasks:
-        labels = binary_label(task, column(table, task.column), file.columns[task.column])
+        labels = task_label(task, table, file.columns[task.column])
         for name in feature_columns(file):
             spec = file.columns[name]
             leaks += _column_leaks(name, spec, task.name, task.column, column(table, name), labels, seed)

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from medform.cohort.masks_spec import PATIENT
 from medform.ingestion.layouts.place import stem
 
-__all__ = ["matches", "owner_by_name", "owner_by_pattern"]
+__all__ = ["matches", "owner_by_name", "owner_by_pattern", "study_by_name"]
 
 _TOKEN = re.compile(r"\{patient\}|\*\*/|\*|\?")
 _WILD = {"**/": r"(?:.*/)?", "*": r"[^/]*", "?": r"[^/]"}
@@ -45,6 +45,21 @@ def owner_by_name(name: str, patients: Collection[str]) -> str | None:
         words.add(bare := shorter)
     named = words & set(patients)
     return named.pop() if len(named) == 1 else None
+
+
+def study_by_name(name: str, studies: Collection[str]) -> str | None:
+    """The visit that ``name`` (a path) names; None where it names none, or more than one.
+
+    A study is named by the parts of its name, split at ``_`` and ``/``, that are not in the names of all ``studies``.
+    """
+    parts = {study: set(re.split("[_/]", study)) - {""} for study in studies}
+    common = set.intersection(*parts.values()) if parts else set()
+    named = [
+        study
+        for study, own in parts.items()
+        if own - common and all(re.search(_ID_BEGINS + re.escape(one) + _ID_ENDS, name) for one in own - common)
+    ]
+    return named[0] if len(named) == 1 else None
 
 
 @lru_cache(maxsize=4096)

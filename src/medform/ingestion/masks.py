@@ -19,7 +19,7 @@ from medform.errors import InputError, Problem, nearest
 from medform.ingestion.discover import FoundFile, discover
 from medform.ingestion.found_series import Finding, FoundSeries, Refused, SeriesMask
 from medform.ingestion.layouts.place import A_MASK, LabelMap, Layout, NotScan
-from medform.ingestion.mask_names import matches, owner_by_name, owner_by_pattern
+from medform.ingestion.mask_names import matches, owner_by_name, owner_by_pattern, study_by_name
 from medform.ingestion.nifti import read_nifti_grid
 from medform.runs.grids import HALF_VOXEL, AxisMap, Grid, match_grids
 
@@ -28,7 +28,7 @@ __all__ = ["FoundMask", "MaskRule", "declared_masks", "layout_masks", "mask_note
 SHIFT_TOLD = 0.05
 """A mask that lies further from its image than this many voxels is used, and the distance is said."""
 MOST_SHOWN = 10
-MASK_CODES = ("mask_size", "mask_grid", "mask_values", "two_masks", "mask_without_image", "mask_format")
+MASK_CODES = ("mask_size", "mask_grid", "mask_values", "mask_visit", "two_masks", "mask_without_image", "mask_format")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class MaskRule:
 class FoundMask:
     """A file that is a mask. ``file`` is relative to the folder of the images, ``name`` what tells whose it is.
 
-    ``patient_id`` where the layout says it; ``study`` '' where the visit is not told. ``unread``: why it cannot be.
+    ``patient_id`` where the layout says it; ``study`` '' where neither layout nor name tells the visit. ``unread``: why
+    it cannot be.
     """
 
     file: str
@@ -119,8 +120,9 @@ def with_masks(
 ) -> tuple[list[FoundSeries], list[Quarantined]]:
     """The series with the masks that lie on their grids, and the masks that belong to none.
 
-    A mask of a patient whose series all have other grids is a finding of the nearest one. Raises `InputError` where
-    masks are declared and none names a patient with images.
+    A mask of a patient whose series all have other grids is a finding of the nearest one, and so is a mask that lies on
+    images of several visits and names none of them. Raises `InputError` where masks are declared and none names a
+    patient with images.
     """
     if rule is not None and rule.numbers is not None:
         series = [replace(one, mask_values=rule.numbers) for one in series]
@@ -132,9 +134,10 @@ def with_masks(
     findings: dict[int, list[Finding]] = defaultdict(list)
     fitting: dict[int, list[SeriesMask]] = defaultdict(list)
     owned = 0
-    for mask in sorted(found, key=lambda one: one.file):
-        owner = _owner(mask, patients, rule)
+    for given in sorted(found, key=lambda one: one.file):
+        owner = _owner(given, patients, rule)
         owned += owner is not None
+        mask = _of_visit(given, {series[at].study_id for at in by_patient.get(owner or "", [])})
         mine = [at for at in by_patient.get(owner or "", []) if mask.study in ("", series[at].study_id)]
         usable = [at for at in mine if series[at].usable]
         if mask.unread or owner is None or not usable:
@@ -164,6 +167,11 @@ def _owner(mask: FoundMask, patients: Sequence[str], rule: MaskRule | None) -> s
     return owner_by_name(mask.name, patients)
 
 
+def _of_visit(mask: FoundMask, studies: set[str]) -> FoundMask:
+    """The mask with the visit that its name tells, where the layout did not."""
+    return mask if mask.study else replace(mask, study=study_by_name(mask.name, studies) or "")
+
+
 def _orphan(mask: FoundMask, owner: str | None, mine: Sequence[int], patients: Sequence[str]) -> Quarantined:
     """The row of a mask that no usable image goes with."""
     if mask.unread:
@@ -173,7 +181,8 @@ def _orphan(mask: FoundMask, owner: str | None, mine: Sequence[int], patients: S
         hint = f" The nearest name is '{close[0]}'." if close else ""
         reason = f"a mask without an image: no patient with images is named so.{hint}"
     elif mine:
-        reason = f"a mask without an image: every series of patient '{owner}' is quarantined."
+        visit = f", visit '{mask.study}'," if mask.study else ""
+        reason = f"a mask without an image: every series of patient '{owner}'{visit} is quarantined."
     else:
         reason = f"a mask without an image: patient '{owner}' has no series of visit '{mask.study}'."
     return Quarantined(owner or "", "", mask.file, "mask_without_image", "", reason)
@@ -186,7 +195,10 @@ def _place(
     fitting: dict[int, list[SeriesMask]],
     findings: dict[int, list[Finding]],
 ) -> None:
-    """Add a mask to every series on whose grid it lies; else its fault to the series that is nearest to it."""
+    """Add a mask to every series on whose grid it lies; else its fault to the series that is nearest to it.
+
+    Series of one visit share a mask; of several visits it belongs to one, and which one is not guessed.
+    """
     try:
         grid = read_nifti_grid(root / mask.file, mask.file)
     except Refused as refused:
@@ -196,7 +208,7 @@ def _place(
         reason = f"the mask cannot be read: {error.strerror or error}."
         findings[min(candidates)].append(Finding("bad_mask", "set_aside", reason, mask.file))
         return
-    faults = []
+    faults, placed = [], {}
     for at, one in candidates.items():
         axes = _axes(grid, one)
         fault = _fault(grid, one, axes, mask.file)
@@ -204,6 +216,15 @@ def _place(
             distance = axes.shift if axes is not None else float("inf")
             faults.append((distance, at, fault))
             continue
+        placed[at] = axes
+    visits = sorted({candidates[at].study_id for at in placed})
+    if len(visits) > 1:
+        shown = ", ".join(f"'{one}'" for one in visits[:MOST_SHOWN])
+        reason = f"the mask lies on images of {len(visits)} visits ({shown}); on which one it was drawn is not known."
+        override = "the visit in the name of the mask"
+        findings[min(placed)].append(Finding("mask_visit", "set_aside", reason, mask.file, None, override))
+        return
+    for at, axes in placed.items():
         fitting[at].append(SeriesMask(mask.file, axes))
         if axes.shift > SHIFT_TOLD:
             reason = f"its grid lies {axes.shift:.2f} voxels beside that of its image; taken as the same voxels."

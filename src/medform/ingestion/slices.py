@@ -18,6 +18,7 @@ __all__ = ["picture_series", "read_mask", "read_picture", "read_picture_size"]
 LARGEST_PICTURE = 1 << 26
 """Pixels of a picture: 8192 x 8192."""
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+_LOSSLESS = ("PNG", "TIFF", "BMP")
 _MODES = {"1": "uint8", "L": "uint8", "LA": "uint8", "P": "uint8", "RGB": "uint8", "RGBA": "uint8"}
 _DEEP_MODES = {"I;16": "uint16", "I;16B": "uint16", "I;16L": "uint16", "I": "uint16", "F": "float32"}
 
@@ -85,8 +86,14 @@ def _colour(name: str, reason: str) -> Finding:
 
 
 def read_mask(path: Path, name: str) -> np.ndarray:
-    """Label values (rows, columns) uint8 of a mask picture; a 1-bit one gives 0 and 1."""
+    """Label values (rows, columns) uint8 of a mask picture; a 1-bit one gives 0 and 1.
+
+    `Refused` for JPEG, also within TIFF: beside an edge it leaves small numbers that would count as lesion.
+    """
     with _opened(path, name) as image:
+        if image.format not in _LOSSLESS or "jpeg" in str(image.info.get("compression")):
+            reason = "a mask in a lossy format (JPEG), which changes labels at every edge; export it as PNG."
+            raise Refused(Finding("bad_mask", "quarantine", reason, name))
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)
     values = read_picture(path, name)

@@ -10,7 +10,19 @@ from typing import Any
 import numpy as np
 
 from medform.cohort.cohort_file import ColumnSpec, ColumnType, Moment, Role
-from medform.ingestion.cells import Fault, Number, decimal_of, read_boolean, read_date, read_number, trimmed
+from medform.ingestion.cells import (
+    LOOKALIKE,
+    POINTED,
+    SUFFIXED,
+    Fault,
+    Number,
+    decimal_of,
+    proves_point,
+    read_boolean,
+    read_date,
+    read_number,
+    trimmed,
+)
 from medform.ingestion.raw_table import RawTable
 from medform.ingestion.suspects import UNKNOWN_WORDS, suspected_sentinels
 
@@ -55,14 +67,19 @@ def draft_columns(raw: RawTable, patient_id: str, missing: Sequence[str] = ("",)
     without a problem, so that it runs as it is: doubtful cells become ``missing`` or ``sentinels`` of their
     column, and the comment names them.
     """
-    return [_draft(raw, name, set(missing)) for name in raw.frame.columns if name != patient_id]
+    names = [name for name in raw.frame.columns if name != patient_id]
+    drafts = [_draft(raw, name, set(missing), commas=False) for name in names]
+    if any(draft.spec.decimal == "," for draft in drafts):
+        drafts = [_draft(raw, name, set(missing), commas=True) for name in names]
+    return drafts
 
 
-def _draft(raw: RawTable, name: str, missing: set[str]) -> DraftColumn:
+def _draft(raw: RawTable, name: str, missing: set[str], *, commas: bool) -> DraftColumn:
+    """``commas``: whether any column of the table has decimal commas."""
     cells = [(row, trimmed(text)) for row, text in raw.cells(name)]
     present = [(row, text) for row, text in cells if text and text not in missing]
     role, known_at, why = _role(name)
-    kind, options, doubts = _kind(raw, name, present)
+    kind, options, doubts = _kind(raw, name, present, commas=commas)
     if role == "feature" and kind in ("text", "date"):
         role, known_at, why = "ignore", None, f"a {kind} cannot be a feature"
     spec = ColumnSpec(role=role, type=kind, known_at=known_at, **options)
@@ -78,7 +95,9 @@ def _role(name: str) -> tuple[Role, Moment | None, str]:
     return "ignore", None, "to use it: role feature (with known_at), label or outcome"
 
 
-def _kind(raw: RawTable, name: str, present: list[tuple[int, str]]) -> tuple[ColumnType, dict[str, Any], list[str]]:
+def _kind(
+    raw: RawTable, name: str, present: list[tuple[int, str]], *, commas: bool
+) -> tuple[ColumnType, dict[str, Any], list[str]]:
     """Type of a column, the further keys it needs, and what is doubtful about them."""
     texts = [text for _, text in present]
     words = sorted(set(texts))
@@ -87,7 +106,7 @@ def _kind(raw: RawTable, name: str, present: list[tuple[int, str]]) -> tuple[Col
     plain = ColumnSpec(role="ignore", type="number")
     if len(words) <= 2 and all(isinstance(read_boolean(word, plain, name), bool) for word in words):
         return "boolean", {}, []
-    if (number := _number(raw, name, present)) is not None:
+    if (number := _number(raw, name, present, commas=commas)) is not None:
         return "number", *number
     for pattern in (None, *FORMATS):
         dated = ColumnSpec(role="ignore", type="date", format=pattern)
@@ -102,7 +121,9 @@ def _kind(raw: RawTable, name: str, present: list[tuple[int, str]]) -> tuple[Col
     return "text", {}, []
 
 
-def _number(raw: RawTable, name: str, present: list[tuple[int, str]]) -> tuple[dict[str, Any], list[str]] | None:
+def _number(
+    raw: RawTable, name: str, present: list[tuple[int, str]], *, commas: bool
+) -> tuple[dict[str, Any], list[str]] | None:
     """Keys and doubts of a number column; None where most cells are no numbers."""
     written = [text for row, text in present if (row, name) not in raw.numbers]
     options: dict[str, Any] = {}
@@ -110,7 +131,11 @@ def _number(raw: RawTable, name: str, present: list[tuple[int, str]]) -> tuple[d
     if decimal_of([text for text in written if re.fullmatch(r"[+-]?[\d.,]+", text)]) == ",":
         options["decimal"] = ","
         doubts.append("decimal commas")
-    units = {match[1] for text in written if (match := re.fullmatch(r"[+-]?[\d.,]+\s*([^\d\s.,+][^<>]*)", text))}
+    elif commas and not proves_point(written) and any(POINTED.search(text) for text in written):
+        options["thousands"] = "."
+        doubts.append("points read as thousands, since other columns have decimal commas")
+    found = [match[2] for text in written if (match := SUFFIXED.fullmatch(text))]
+    units = {unit for unit in found if not unit.translate(LOOKALIKE).isdigit()}
     if len(units) == 1:
         options["cell_unit"] = units.pop()
         doubts.append(f"every cell with a unit has '{options['cell_unit']}'")

@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 
 from medform.cohort.cohort_file import CohortFile, ColumnSpec, TableSpec
+from medform.cohort.labels import CENSORED
 from medform.errors import InputError, Problem, nearest
 from medform.ingestion.cells import (
     Fault,
     Number,
     decimal_of,
+    proves_point,
     read_boolean,
     read_date,
     read_level,
@@ -26,7 +28,6 @@ from medform.ingestion.suspects import suspected_sentinels
 
 __all__ = ["RawTable", "read_clinical", "read_table", "refuse_problems", "type_table", "undeclared_columns"]
 
-CENSORED = ".censored"
 Typed = tuple[list[Any], list[Problem]]
 
 
@@ -56,7 +57,7 @@ def type_table(
 
     Frame: index ``patient_id`` (text, unchanged); numbers float64 with NaN, booleans ``boolean``, all else
     ``string`` with NA (dates YYYY-MM-DD, sets sorted and joined by their separator); ``<name>.censored``
-    holds '<' or '>' where a column reads limits. One row a patient: rows that agree in all declared columns
+    holds '<', '<=', '>' or '>=' where a column reads limits. One row a patient: rows that agree in all declared columns
     are one; others need ``visit``.
     """
     problems = list(raw.problems)
@@ -69,9 +70,10 @@ def type_table(
     ids, faults = _identifiers(raw, table)
     problems += faults
     frame = pd.DataFrame(index=pd.Index(ids, name="patient_id", dtype=object))
+    decimals = _decimals(raw, table, {name: columns[name] for name in present})
     for name in present:
         if name != table.patient_id:
-            typed, faults = _typed(raw, table, name, columns[name])
+            typed, faults = _typed(raw, table, name, columns[name], decimals.get(name))
             problems += faults
             for column, values in typed.items():
                 frame[column] = values.to_numpy() if values.dtype == np.float64 else values.array
@@ -117,13 +119,38 @@ def _identifiers(raw: RawTable, table: TableSpec) -> tuple[list[str], list[Probl
     return ids, problems
 
 
-def _typed(raw: RawTable, table: TableSpec, name: str, spec: ColumnSpec) -> tuple[dict[str, pd.Series], list[Problem]]:
-    """A column's typed values (numbers: with its ``.censored`` companion) and the problems of its cells."""
+def _cells(raw: RawTable, table: TableSpec, name: str, spec: ColumnSpec) -> list[tuple[int, str]]:
+    """Row and text of each cell of a column, '' where there is no value."""
     missing = {*table.missing, *spec.missing, ""}
     cells = [(row, trimmed(text)) for row, text in raw.cells(name)]
-    cells = [(row, "" if text in missing else text) for row, text in cells]
+    return [(row, "" if text in missing else text) for row, text in cells]
+
+
+def _decimals(raw: RawTable, table: TableSpec, columns: Mapping[str, ColumnSpec]) -> dict[str, str | None]:
+    """Decimal sign of every number column, None where nothing tells it.
+
+    Declared, or found in its cells. Where another column has decimal commas, one that shows no sign of its own has
+    them too: 1.200 may be a thousand there, and is asked about instead of read as a fraction.
+    """
+    found: dict[str, str | None] = {}
+    unsaid = []
+    for name, spec in columns.items():
+        if spec.type != "number":
+            continue
+        written = [text for row, text in _cells(raw, table, name, spec) if text and (row, name) not in raw.numbers]
+        found[name] = spec.decimal or table.decimal or decimal_of(written)
+        told = found[name] or spec.thousands or proves_point(written) or any("," in text for text in written)
+        unsaid += [] if told else [name]
+    return found | dict.fromkeys(unsaid, ",") if "," in found.values() else found
+
+
+def _typed(
+    raw: RawTable, table: TableSpec, name: str, spec: ColumnSpec, decimal: str | None
+) -> tuple[dict[str, pd.Series], list[Problem]]:
+    """A column's typed values (numbers: with its ``.censored`` companion) and the problems of its cells."""
+    cells = _cells(raw, table, name, spec)
     if spec.type == "number":
-        return _numbers(raw, table, name, spec, cells)
+        return _numbers(raw, name, spec, cells, decimal)
     if spec.type == "boolean":
         values, problems = _each(raw, name, cells, lambda text: read_boolean(text, spec, name))
         return {name: pd.Series(values, dtype="boolean")}, problems
@@ -148,10 +175,8 @@ def _each(raw: RawTable, name: str, cells: Sequence[tuple[int, str]], read: Call
 
 
 def _numbers(
-    raw: RawTable, table: TableSpec, name: str, spec: ColumnSpec, cells: Sequence[tuple[int, str]]
+    raw: RawTable, name: str, spec: ColumnSpec, cells: Sequence[tuple[int, str]], decimal: str | None
 ) -> tuple[dict[str, pd.Series], list[Problem]]:
-    written = [text for row, text in cells if text and (row, name) not in raw.numbers]
-    decimal = spec.decimal or table.decimal or decimal_of(written)
     sentinels = set(spec.sentinels or [])
     values, problems = np.full(len(cells), np.nan), []
     signs: list[str | None] = [None] * len(cells)

@@ -216,9 +216,12 @@ class TableEncoder:
         return tuple(column.name for column in self.columns if not column.varies)
 
     def encode(self, frame: pd.DataFrame) -> EncodedTable:
-        """Encode any rows; each depends on itself alone. An absent column counts as missing, and is named."""
+        """Encode any rows; each depends on itself alone. An absent column counts as missing, and is named.
+
+        Nobody has a row where no column is there: pandas drops no row of a frame without columns.
+        """
         present = [column.name for column in self.columns if column.name in frame.columns]
-        rows: pd.DataFrame = frame.loc[:, present].dropna(how="all")
+        rows: pd.DataFrame = frame.loc[:, present].dropna(how="all") if present else frame.iloc[:0]
         patient_ids = tuple(str(name) for name in rows.index)
         degradations: list[Degradation] = []
         if [name for name in frame.columns if name in set(present)] != present:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from medform.cohort.genes import Genes
 from medform.errors import InputError
 
-__all__ = ["moments", "normal_scores", "pieces", "raw_values", "refuse_repeated", "some"]
+__all__ = ["moments", "normal_scores", "pieces", "raw_values", "read_shares", "refuse_repeated", "some"]
 
 Codes = Int[np.ndarray, " n"]
 PerGene = Float[np.ndarray, " g"]
@@ -26,14 +26,19 @@ def pieces(rows: Codes, columns: int) -> list[Codes]:
     return [rows[start : start + length] for start in range(0, len(rows), length)]
 
 
-def raw_values(genes: Genes, rows: Codes, places: Int[np.ndarray, " g"] | None = None) -> Float[np.ndarray, "n g"]:
+def raw_values(
+    genes: Genes,
+    rows: Codes,
+    places: Int[np.ndarray, " g"] | None = None,
+    summed: Int[np.ndarray, " s"] | None = None,
+) -> Float[np.ndarray, "n g"]:
     """Values as they are standardised: log2(x + 1) of counts a million and of abundances, others as they are.
 
-    Counts are divided by the patient's sum over all genes of the matrix first, so that how deeply a sample was
-    sequenced is no signal. NaN is missing. Raises `InputError` for a negative count or abundance.
+    Counts are divided by the patient's sum over the genes ``summed`` (None: all of the matrix) first, so that how
+    deeply a sample was sequenced is no signal. NaN is missing. Raises `InputError` for a negative count or abundance.
     """
     values = np.asarray(genes.values[rows], np.float64)
-    depth = np.nansum(values, axis=1, keepdims=True)
+    depth = np.nansum(values if summed is None else values[:, summed], axis=1, keepdims=True)
     values = values if places is None else values[:, places]
     if genes.scale not in LOGGED:
         return values
@@ -66,6 +71,14 @@ def moments(genes: Genes, rows: Codes) -> tuple[PerGene, PerGene]:
         raw = raw_values(genes, piece)
         square += np.square(np.where(np.isfinite(raw), raw - mean, 0.0)).sum(axis=0)
     return mean, np.sqrt(square / count)
+
+
+def read_shares(genes: Genes, rows: Codes) -> PerGene:
+    """Share of every gene in the reads of the patients ``rows``, each patient counting the same; sums to 1."""
+    total = np.zeros(len(genes.gene_ids))
+    for piece in pieces(rows, len(genes.gene_ids)):
+        total += np.nansum(np.exp2(raw_values(genes, piece)) - 1, axis=0)
+    return total / total.sum()
 
 
 def normal_scores(raw: Float[np.ndarray, "n g"], quantiles: Float[np.ndarray, "q g"]) -> Float[np.ndarray, "n g"]:

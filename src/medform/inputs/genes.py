@@ -21,7 +21,15 @@ from medform.cohort.genes_spec import ClippedTails, Tails
 from medform.config import Config
 from medform.errors import InputError
 from medform.inputs.clinical import Degradation
-from medform.inputs.gene_matrix import moments, normal_scores, pieces, raw_values, refuse_repeated, some
+from medform.inputs.gene_matrix import (
+    moments,
+    normal_scores,
+    pieces,
+    raw_values,
+    read_shares,
+    refuse_repeated,
+    some,
+)
 from medform.inputs.gene_order import cluster_order, position_order
 from medform.interfaces import Block
 from medform.metrics.linear_maps import pca
@@ -34,6 +42,9 @@ Codes = Int[np.ndarray, " n"]
 DEFAULT_TAILS = ClippedTails(clip=4)
 QUANTILES = 101  # of a gene's training values, for `tails: rank`
 CONSTANT = 1e-12  # a standard deviation below this share of the mean (at least of 1) is rounding noise
+LEAST_READS = 0.95
+"""A matrix of counts must have the genes that had this share of the reads in training: with fewer, a count a million
+of every gene is more than log2(1 / 0.95) = 0.07 too high."""
 _SHOWN = 3
 
 
@@ -89,6 +100,7 @@ class GeneEncoder:
     standard deviations, or ``quantiles`` of the training values, or neither. ``centre`` and ``components``: of the
     standardised training values. ``constant``: genes that did not vary in training and were dropped; ``left_out``:
     those that varied too little to be selected; ``unplaced``: those taken without a position, which come last.
+    ``reads``: share of each of all genes of training, sorted by id, in its reads; of counts only.
     """
 
     gene_ids: tuple[str, ...]
@@ -102,6 +114,7 @@ class GeneEncoder:
     constant: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     unplaced: tuple[str, ...] = ()
+    reads: Float[np.ndarray, " all"] | None = None
 
     @classmethod
     def fit(cls, genes: Genes, train: Sequence[str], config: GeneInputConfig | None = None) -> Self:
@@ -140,6 +153,7 @@ class GeneEncoder:
             clip=tails.clip if isinstance(tails, ClippedTails) else None,
             constant=tuple(sorted(names[~varies])),
             left_out=tuple(sorted(set(names[varies]) - set(names[places]))),
+            reads=read_shares(genes, rows)[np.argsort(names)] if genes.scale == "counts" else None,
         )
         if tails != "rank" and config.pca is None and config.order != "cluster":
             return encoder._along(config.gtf)
@@ -193,19 +207,22 @@ class GeneEncoder:
         """Encode any patients; each row depends on itself alone. Genes are found by id, whatever their order.
 
         Genes that training did not have are ignored, genes that are missing are not known; both are counted in the
-        degradations. Raises `InputError` for another scale than in training, and where no gene is known.
+        degradations. Counts are taken a million reads of the genes of training, selected or not. Raises `InputError`
+        for another scale than in training, where no gene is known, and where genes are missing that had more than 5 %
+        of the reads in training.
         """
         self._refuse_other(genes)
         place = {one: column for column, one in enumerate(genes.gene_ids)}
         here = np.array([one in place for one in self.gene_ids])
         columns = np.array([place[one] for one in self.gene_ids if one in place], np.int64)
+        summed = np.array([place[one] for one in self._trained if one in place], np.int64)
         n = len(genes.patient_ids)
         expression = np.zeros((n, len(self.names)), np.float32)
         known = np.zeros(expression.shape, bool)
         count = np.zeros(n, np.int64)
         for piece in pieces(np.arange(n), len(genes.gene_ids)):
             raw = np.full((len(piece), len(self.gene_ids)), np.nan)
-            raw[:, here] = raw_values(genes, piece, columns)
+            raw[:, here] = raw_values(genes, piece, columns, summed)
             standard, there = self._standard(raw)
             count[piece] = there.sum(axis=1)
             if self.components is None:
@@ -230,8 +247,34 @@ class GeneEncoder:
                 standard = standard.clip(-self.clip, self.clip)
         return np.where(known, standard, 0.0), known
 
+    @property
+    def _trained(self) -> list[str]:
+        """Every gene of the training matrix, sorted."""
+        return sorted({*self.gene_ids, *self.left_out, *self.constant})
+
+    def _unread(self, genes: Genes) -> tuple[list[str], float]:
+        """Genes that the matrix lacks and that had reads in training, and their share of those reads; of counts only.
+
+        In an encoder that was saved without the shares every gene counts the same.
+        """
+        if self.scale != "counts":
+            return [], 0.0
+        trained, there = self._trained, set(genes.gene_ids)
+        shares = np.full(len(trained), 1 / len(trained)) if self.reads is None else self.reads
+        lacking = {one: share for one, share in zip(trained, shares, strict=True) if one not in there and share > 0}
+        return list(lacking), float(sum(lacking.values()))
+
+    def matrix(self, patient_ids: Sequence[str], values: Float[np.ndarray, "n g"]) -> Genes:
+        """Values (n, G) of the model's genes, not standardised, as a matrix that `encode` takes.
+
+        Of counts all other genes of training are there too, with no reads.
+        """
+        others = sorted({*self.left_out, *self.constant}) if self.scale == "counts" else []
+        filled = np.hstack([values, np.zeros((len(values), len(others)))]).astype(np.float32)
+        return Genes(tuple(patient_ids), (*self.gene_ids, *others), filled, self.scale)
+
     def _refuse_other(self, genes: Genes) -> None:
-        """Refuse another scale than in training, a gene that stands twice, and a matrix without any of the genes."""
+        """Refuse another scale than in training, a gene that stands twice, and a matrix that lacks (too many) genes."""
         if genes.scale != self.scale:
             raise InputError(
                 f"the expression is {genes.scale}, the model was trained on {self.scale}.",
@@ -247,6 +290,15 @@ class GeneEncoder:
                 consequence="Nothing was encoded.",
                 fix="name genes as in training (symbols, Ensembl or Entrez ids).",
             )
+        lacking, share = self._unread(genes)
+        if 1 - share < LEAST_READS:
+            raise InputError(
+                f"{some(lacking)} of the {len(self._trained)} genes that the model was trained with are not in the "
+                f"matrix; they had {share:.0%} of the reads.",
+                where="genes",
+                consequence="Nothing was encoded: a count a million would mean something else for every gene.",
+                fix="give the counts of all genes as in training; a gene without reads is 0.",
+            )
 
     def _degradations(
         self, genes: Genes, here: Bool[np.ndarray, " g"], count: Int[np.ndarray, " n"]
@@ -257,6 +309,11 @@ class GeneEncoder:
         if absent:
             text = f"genes: {some(absent)} of the model's {len(self.gene_ids)} are not in the matrix"
             found.append(Degradation(None, "genes", "missing_column", f"{text}; they count as not known"))
+        lacking, share = self._unread(genes)
+        if lacking:
+            text = f"genes: {some(lacking)} of training's {len(self._trained)} are not in the matrix"
+            text += f"; they had {share:.2%} of the reads there, so that all counts a million are a little too high"
+            found.append(Degradation(None, "genes", "missing_column", text))
         strange = sorted(set(genes.gene_ids).difference(self.gene_ids, self.left_out, self.constant))
         if strange:
             text = f"genes: {some(strange)} were not in the training matrix and are ignored"
@@ -271,7 +328,7 @@ class GeneEncoder:
 
     def arrays(self) -> Arrays:
         """The fitted numbers, for `runs.arrays.write_arrays`; `to_json` holds the rest."""
-        found = {name: getattr(self, name) for name in ("mean", "spread", "quantiles", "centre", "components")}
+        found = {name: getattr(self, name) for name in ("mean", "spread", "quantiles", "centre", "components", "reads")}
         return {name: array for name, array in found.items() if array is not None}
 
     def to_json(self) -> dict[str, Any]:
@@ -283,7 +340,7 @@ class GeneEncoder:
     def from_json(cls, tree: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
         """The encoder that `to_json` and `arrays` described."""
         lists = {name: tuple(tree[name]) for name in ("gene_ids", "constant", "left_out", "unplaced")}
-        numbers: dict[str, Any] = {name: arrays.get(name) for name in ("quantiles", "centre", "components")}
+        numbers: dict[str, Any] = {name: arrays.get(name) for name in ("quantiles", "centre", "components", "reads")}
         return cls(
             scale=tree["scale"], clip=tree["clip"], mean=arrays["mean"], spread=arrays["spread"], **lists, **numbers
         )

@@ -30,15 +30,18 @@ def embed(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Embed a DICOM, NIfTI or picture scan, a folder of them, or a cohort store.
+    """Embed every usable series of a DICOM, NIfTI or picture scan, of a folder of them, or of a cohort store.
 
     Columns: patient_id, series_id, slice_id (None for a series), z_mm (NaN where unknown), level (`slice` or
     `series`), vector (float32). The vector of a series is the mean of its slices'. Without ``model``: raw slice vectors
-    of the ImageNet start; with it: the features that the model's own fitted inputs make of them. Raises `InputError`.
+    of the ImageNet start; with it: the features that the model's own fitted inputs make of them. What was set aside,
+    and what is not known of the rest, is logged and stands in the frame's ``attrs``: ``left_out`` (lines),
+    ``exclusions`` (how many for a fault), ``lines`` (what a person is told). Raises `InputError`.
     """
     from medform.cohort.store import Cohort
     from medform.ingestion.ingest import ingest_scan
     from medform.pipeline.predict import Model
+    from medform.pipeline.scans import exclusions, left_out, unsure
     from medform.runs.folder import write_atomically
 
     source = Path(path)
@@ -49,10 +52,18 @@ def embed(
         elif trained is None:
             cohort = ingest_scan(source, Path(scratch) / "store")
         else:
-            cohort = trained._ingest(source, Path(scratch))
+            cohort = trained._ingest(source, Path(scratch), every_series=True)
         frame = _rows(cohort, _features(cohort, trained, device, progress))
+        aside, faults = left_out(cohort), exclusions(cohort)
+        doubts = [f"patient {one}: {remark}" for one, remarks in unsure(cohort).items() for remark in remarks]
     if out is not None:
         write_atomically(Path(out), lambda target: frame.to_parquet(target, index=False))
+    for line in [*doubts, *(f"left out: {one}" for one in aside)]:
+        logger.warning("%s", line)
+    counted = f"{len(cohort.slices)} slices of {len(cohort.series)} series of {cohort.slices['patient_id'].nunique()}"
+    frame.attrs["lines"] = [f"{counted} patients embedded{'' if out is None else f', written to {out}'}"]
+    frame.attrs["left_out"] = aside  # after the file is written, which would keep what stands in attrs
+    frame.attrs["exclusions"] = faults
     return frame
 
 

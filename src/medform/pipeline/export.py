@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from medform.runs.folder import RunFolder
     from medform.runs.model_folder import ModelFiles
 
-__all__ = ["export", "export_model"]
+__all__ = ["export", "export_model", "image_settings"]
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def export(run: Path, out: Path, fold: int | None = None) -> Path:
@@ -124,7 +126,12 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
         "embedding": embedding,
         "tasks": list(readouts),
     }
-    preprocess = {"unit": cohort.unit, "window": list(cohort.window), "size": feature_input(recipe).size}
+    preprocess = {
+        "unit": cohort.unit,
+        "window": list(cohort.window),
+        "size": feature_input(recipe).size,
+        "images": image_settings(cohort),
+    }
     drawn = segmentation_parts(folder, cohort, recipe, seed, fold)
     if drawn is not None:
         weights |= drawn.weights
@@ -134,6 +141,16 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
     return replace(files, selftest=_selftest(files, cohort), texts=_texts(folder, cohort, recipe, config))
 
 
+def image_settings(cohort: Cohort) -> dict[str, Any]:
+    """How the cohort's image files were read, for new scans: select, accept, assume_hu, and ``pictures`` (any?)."""
+    images = cohort.file.images
+    suffixes = cohort.slices["source"].map(lambda name: Path(str(name)).suffix.lower())
+    return {
+        **images.model_dump(mode="json", include={"select", "accept", "assume_hu"}),
+        "pictures": images.index is not None or bool(suffixes.isin(PICTURES).any()),
+    }
+
+
 def _table(columns: Path, cohort: Cohort) -> dict[str, Any] | None:
     """How a table row becomes numbers; None where nothing was fitted on a table."""
     from medform.runs.folder import read_json
@@ -141,9 +158,12 @@ def _table(columns: Path, cohort: Cohort) -> dict[str, Any] | None:
     if not columns.is_file():
         return None
     clinical = cohort.file.clinical
+    names = cohort.features()
+    if clinical is not None and clinical.visit is not None:  # without it, rows of several visits cannot be ordered
+        names = list(dict.fromkeys([*names, clinical.visit.by]))
     return {
         "encoder": read_json(columns),
-        "specs": {key: cohort.columns[key].model_dump(mode="json") for key in cohort.features()},
+        "specs": {key: cohort.columns[key].model_dump(mode="json") for key in names},
         "file": clinical.model_dump(mode="json", exclude={"path", "id_map"}) if clinical else None,
     }
 

@@ -12,7 +12,6 @@ import numpy as np
 from medform.errors import InputError, MedformError
 
 if TYPE_CHECKING:
-    from medform.cohort.genes import Genes
     from medform.cohort.store import Cohort
     from medform.inputs.genes import EncodedGenes, GeneEncoder
     from medform.inputs.slices import SliceStore
@@ -182,7 +181,8 @@ class FrozenSegmenter:
         store = _plain_store(values, self.window, self.config.source)
         sources: dict[str, Any] = {PLAIN: None}
         if self.genes is not None and genes is not None:
-            sources[WITH_GENES] = GeneSource.of(self.genes.encode(_row(self.genes, genes)), {"selftest": 0})
+            row = self.genes.matrix(("selftest",), np.asarray(genes, np.float32)[None])
+            sources[WITH_GENES] = GeneSource.of(self.genes.encode(row), {"selftest": 0})
         return {
             name: segment_slices(
                 self.objective,
@@ -282,12 +282,6 @@ def rebuild_segmenter(files: ModelFiles) -> FrozenSegmenter:
     inputs: Any = part("input", tree["image"])
     window = (float(low), float(high))
     return FrozenSegmenter(tree["model"], objective, inputs, encoder, read, window, files.preprocess["unit"])
-
-
-def _row(encoder: GeneEncoder, values: np.ndarray) -> Genes:
-    from medform.cohort.genes import Genes
-
-    return Genes(("selftest",), encoder.gene_ids, np.asarray(values, np.float32)[None], encoder.scale)
 
 
 def _plain_store(values: np.ndarray, window: tuple[float, float], size: int) -> SliceStore:

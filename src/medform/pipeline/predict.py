@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medform.errors import InputError
+from medform.errors import InputError, nearest
 from medform.pipeline.readouts import Readout, from_files
+from medform.pipeline.scans import exclusions, left_out, reading, remarks_on
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,8 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Prediction", "predict", "rebuild"]
 
+logger = logging.getLogger(__name__)
+
 TOLERANCE = 1e-3  # of the self-test, relative to the vector's norm: other processors round differently
 RESEARCH = "research use only, not a medical device"
+PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+"""A number as JSON writes it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,27 @@ class Prediction:
     inputs: str | None
     degradations: tuple[str, ...] = ()
     note: str = RESEARCH
+
+
+@dataclass(frozen=True)
+class _Scans:
+    """Images as the model sees them.
+
+    ``vectors``: patient -> (d,); ``side``: slice features (T, k); ``said``: patient -> what of the images is not as in
+    training, also for patients whose images were all set aside; ``left_out``: a line each thing that was not used;
+    ``exclusions``: how many of these for a fault.
+    """
+
+    vectors: dict[str, np.ndarray]
+    side: np.ndarray
+    said: dict[str, list[str]]
+    left_out: list[str]
+    exclusions: int
+
+    @property
+    def patients(self) -> list[str]:
+        """Everybody of whom there is an image, used or not."""
+        return sorted({*self.vectors, *self.said})
 
 
 class Model:
@@ -92,21 +122,47 @@ class Model:
         return self
 
     def embed(self, scan: Path | str) -> tuple[np.ndarray, np.ndarray]:
-        """Vector (d,) of one scan and the features (N, k) of its slices. Raises `InputError` for several patients."""
-        with tempfile.TemporaryDirectory() as scratch:
-            cohort = self._ingest(Path(scan), Path(scratch))
-            vectors, side = self.embed_cohort(cohort)
-        if len(vectors) != 1:
-            raise InputError(f"{len(vectors)} patients in one scan.", where=str(scan), fix="use medform predict.")
-        return next(iter(vectors.values())), side
+        """Vector (d,) of one scan and the features (N, k) of its slices; what is not as in training is logged.
+
+        Raises `InputError` for several patients, those whose images were set aside included.
+        """
+        image, side, said = self._scan(Path(scan))
+        for remark in said:
+            logger.warning("%s: %s", scan, remark)
+        return image, side
 
     def predict(self, scan: Path | str | None, row: Mapping[str, Any] | None = None) -> list[Prediction]:
-        """Predict for one patient from a scan, a table row (column -> value), or both."""
-        image: np.ndarray | None = None
+        """Predict for one patient from a scan, a table row (column -> value), or both.
+
+        A number of ``row`` is that number, whatever the training table's decimal sign; text is read as in that table.
+        Raises `InputError` for a scan of several patients and for values that cannot be read.
+        """
+        image, remarks = None, []
         if scan is not None:
-            image = self.embed(scan)[0]
-        table = None if row is None else self._typed_row(row)
-        return self._decide("patient", image, table)
+            image, _, remarks = self._scan(Path(scan))
+        values, said = (None, []) if row is None else self._encoded_row(row)
+        return self.decide("patient", image, values, [*remarks, *said])
+
+    def _scan(self, path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Vector (d,), slice features (N, k) and remarks of the one patient of a scan."""
+        scans = self._scans(path)
+        if len(scans.patients) != 1:
+            raise InputError(
+                f"{len(scans.patients)} patients in one scan.",
+                where=str(path),
+                consequence="Nothing was predicted.",
+                fix="give one patient's files, or use medform predict.",
+            )
+        one = scans.patients[0]
+        return scans.vectors[one], scans.side, scans.said.get(one, [])
+
+    def _scans(self, path: Path, progress: Progress | None = None) -> _Scans:
+        with tempfile.TemporaryDirectory() as scratch:
+            cohort = self._ingest(path, Path(scratch))
+            vectors, side = self.embed_cohort(cohort, progress)
+            selected = "select" in self.files.preprocess.get("images", {})
+            said = remarks_on(cohort, set(vectors), selected=selected)
+            return _Scans(vectors, side, said, left_out(cohort), exclusions(cohort))
 
     def embed_cohort(
         self, cohort: Cohort, progress: Progress | None = None
@@ -190,46 +246,78 @@ class Model:
         joined = Joined.from_arrays(self._inputs("joined"))
         return joined.apply([parts[name] for name in self.files.config["embedding"]])
 
-    def _ingest(self, path: Path, scratch: Path) -> Cohort:
+    def _ingest(self, path: Path, scratch: Path, *, every_series: bool = False) -> Cohort:
+        """A store of ``path``, read as the training's files were; with the series that training would have chosen."""
+        from medform.cohort.cohort_file import Select
+        from medform.config import parse
         from medform.ingestion.ingest import ingest_scan
 
-        preprocess = self.files.preprocess
-        low, high = preprocess["window"]
-        return ingest_scan(path, scratch / "store", unit=preprocess["unit"], window=(float(low), float(high)))
+        wanted = self.files.preprocess.get("images", {}).get("select")
+        select = None if wanted is None or every_series else parse(Select, wanted, where="preprocess.json of the model")
+        return ingest_scan(path, scratch / "store", **reading(self.files.preprocess), select=select)
 
-    def _typed_row(self, row: Mapping[str, Any]) -> pd.DataFrame:
-        """A mapping as a typed table of one row; text stays text until its column's type converts it."""
+    def _known(self) -> Mapping[str, Any]:
+        """The table of training: encoder, specs and file."""
+        if self.files.columns is None:
+            raise InputError("this model knows no table column.", fix="predict without --row and --table.")
+        return self.files.columns
+
+    def _encoded_row(self, row: Mapping[str, Any]) -> tuple[np.ndarray | None, list[str]]:
+        """A mapping as one encoded row (q,), None where no column of the model has a value, and what to say of it."""
         import pandas as pd
 
-        table = self.files.columns
-        if table is None:
-            raise InputError("this model knows no table column.", fix="predict without --row and --table.")
-        path_row = {
-            **{str(key): "" if value is None else str(value) for key, value in row.items()},
-            "patient_id": "patient",
+        table = self._known()
+        absent = {key for key, value in row.items() if pd.api.types.is_scalar(value) and pd.isna(value)}
+        written = {str(key): "" if key in absent else str(value) for key, value in row.items()}
+        numbers = {str(key) for key, value in row.items() if isinstance(value, Real)}
+        specs = {
+            name: {**spec, "decimal": ".", "thousands": None} if name in numbers else spec
+            for name, spec in table["specs"].items()
         }
+        stored = table["file"] or {}
+        kept = {key: stored[key] for key in ("missing", "decimal") if key in stored}
+        plain = {"path": "row.csv", "patient_id": "patient_id", "separator": ","}
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "row.csv"
-            pd.DataFrame([path_row]).to_csv(path, index=False)
-            stored = table["file"] or {}
-            plain = {"path": path.name, "patient_id": "patient_id", "separator": ","}
-            kept = {key: stored[key] for key in ("missing", "decimal") if key in stored}
-            numbers = {str(key) for key, value in row.items() if isinstance(value, int | float)}
-            specs = {
-                name: {**value, "decimal": ".", "thousands": None} if name in numbers else value
-                for name, value in table["specs"].items()
-            }
-            return _typed_table(path, {**kept, **plain}, specs)
+            pd.DataFrame([{**written, "patient_id": "patient"}]).to_csv(path, index=False)
+            frame = _typed_table(path, {**kept, **plain}, specs)[0]
+        rows, said = self.encode(frame)
+        given = [name for name in written if name not in ("patient_id", stored.get("patient_id"))]
+        remarks = [remark or f"column '{name}' is not known to the model" for name, remark in self._strange(given)]
+        return rows.get("patient"), [*remarks, *said.get("patient", [])]
+
+    def _strange(self, given: Sequence[str]) -> list[tuple[str, str]]:
+        """Columns that the model does not know, and what to say where one is like a missing column ('' elsewhere)."""
+        table = self._known()
+        columns = [one["name"] for one in table["encoder"]["columns"]]
+        missing = {name.casefold(): name for name in columns if name not in given}
+        found = []
+        for name in given:
+            if name not in table["specs"]:
+                close = nearest(name.casefold(), list(missing), 1)
+                hint = (
+                    f"column '{name}' is not known to the model; did you mean '{missing[close[0]]}'?" if close else ""
+                )
+                found.append((name, hint))
+        return found
 
     def read_table(self, path: Path) -> pd.DataFrame:
         """Typed rows of a table laid out as the training table; columns of the model may be missing.
 
         Raises `InputError` with every cell that cannot be read.
         """
-        table = self.files.columns
-        if table is None:
-            raise InputError("this model knows no table column.", fix="predict without --row and --table.")
-        return _typed_table(path, {**(table["file"] or {}), "path": path.name}, table["specs"])
+        return self._read_table(path)[0]
+
+    def _read_table(self, path: Path) -> tuple[pd.DataFrame, list[str]]:
+        """`read_table`, and what to say of columns that look like one of the model's.
+
+        Other columns of a table (labels, notes) are nothing that the model should know.
+        """
+        table = self._known()
+        stored = table["file"] or {}
+        frame, names = _typed_table(path, {**stored, "path": path.name}, table["specs"])
+        given = [name for name in names if name != stored.get("patient_id")]
+        return frame, [remark for _, remark in self._strange(given) if remark]
 
     def encode(self, frame: pd.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
         """Patient -> encoded row (q,), and patient -> what of it is not as in training."""
@@ -243,14 +331,6 @@ class Model:
             for one in whose:
                 said.setdefault(one, []).append(degradation.message)
         return dict(zip(found.patient_ids, found.values.astype(np.float64), strict=True)), said
-
-    def _decide(self, patient: str, image: np.ndarray | None, table: pd.DataFrame | None) -> list[Prediction]:
-        row, said = None, []
-        if table is not None:
-            rows, degradations = self.encode(table)
-            row = next(iter(rows.values()), None)
-            said = next(iter(degradations.values()), [])
-        return self.decide(patient, image, row, said)
 
     def decide(
         self, patient: str, image: np.ndarray | None, row: np.ndarray | None, said: Sequence[str] = ()
@@ -279,8 +359,12 @@ class Model:
         return made
 
 
-def _typed_table(path: Path, table: Mapping[str, Any], columns: Mapping[str, Any]) -> pd.DataFrame:
-    """The columns that are there, read as ``table`` (a `TableSpec`) and ``columns`` (`ColumnSpec` each) say."""
+def _typed_table(path: Path, table: Mapping[str, Any], columns: Mapping[str, Any]) -> tuple[pd.DataFrame, list[str]]:
+    """The columns that are there, read as ``table`` (a `TableSpec`) and ``columns`` (`ColumnSpec` each) say.
+
+    And the names of all columns of the file. A number that looks like a code for "unknown" is taken as it is unless it
+    was one in training: there is no cohort file to declare it in, and what lies outside the range of training is said.
+    """
     from medform.cohort.cohort_file import ColumnSpec, TableSpec
     from medform.ingestion.tables import read_table, refuse_problems, type_table
 
@@ -293,10 +377,14 @@ def _typed_table(path: Path, table: Mapping[str, Any], columns: Mapping[str, Any
         header_row=spec.header_row,
         skip_rows=spec.skip_rows,
     )
-    present = {name: ColumnSpec.model_validate(one) for name, one in columns.items() if name in raw.frame.columns}
+    present = {
+        name: ColumnSpec.model_validate({**one, "sentinels": one.get("sentinels") or []})
+        for name, one in columns.items()
+        if name in raw.frame.columns
+    }
     frame, problems = type_table(raw, spec, present)
     refuse_problems(problems, str(path))
-    return frame
+    return frame, list(map(str, raw.frame.columns))
 
 
 def rebuild(files: ModelFiles) -> Model:
@@ -359,13 +447,38 @@ def _damaged(path: Path, error: Exception) -> InputError:
     )
 
 
-def _set_aside(cohort: Cohort, vectors: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
-    """Patients whose images were all set aside, each with the reasons: they get a row too, and never vanish."""
-    found: dict[str, list[str]] = {}
-    for entry in cohort.quarantine():
-        if entry.patient_id and entry.patient_id not in vectors:
-            found.setdefault(entry.patient_id, []).append(f"image set aside ({entry.code}): {entry.reason}")
-    return found
+def _read_row(path: Path) -> dict[str, Any]:
+    """One patient's columns from YAML or JSON: what is written as a number is one, everything else is text."""
+    import yaml
+
+    from medform.config import read_yaml
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or "cannot be read")
+        raise InputError(
+            f"{reason[0].lower()}{reason[1:]}.",
+            where=str(path),
+            consequence="Nothing was predicted.",
+            fix="give a JSON or YAML file that maps columns to one patient's values.",
+        ) from None
+    given = read_yaml(text, str(path))
+    nested = [key for key, value in given.items() if isinstance(value, dict | list)] if isinstance(given, dict) else []
+    if not isinstance(given, dict) or not given or nested:
+        fault = f"'{nested[0]}' holds more than one value" if nested else "this is no mapping of columns to values"
+        raise InputError(
+            f"{fault}.",
+            where=str(path),
+            consequence="Nothing was predicted.",
+            fix="write one value a column, as in age: 61.",
+        )
+    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    bare = {str(key.value) for key, value in node.value if isinstance(value, yaml.ScalarNode) and value.style is None}
+    return {
+        key: json.loads(value) if key in bare and value is not None and PLAIN_NUMBER.fullmatch(value) else value
+        for key, value in given.items()
+    }
 
 
 def predict(
@@ -380,44 +493,76 @@ def predict(
     """Predict for one scan or a folder of patients; a row a patient and task, also written to ``out`` (CSV).
 
     ``table``: a clinical table with the model's columns; ``row``: one patient's columns as YAML or JSON. Columns that
-    are missing and categories that are new are said, never an error and never a silent zero. Raises `InputError`.
+    are missing and categories that are new are said, never an error and never a silent zero. What was set aside is
+    logged, and stands in the frame's ``attrs``: ``left_out`` (lines), ``exclusions`` (how many for a fault), and
+    ``lines`` (what a person is told). Raises `InputError`.
     """
     import pandas as pd
 
-    from medform.config import read_yaml
-    from medform.ingestion.identifiers import match_ids, refuse_strangers
     from medform.runs.folder import write_atomically
 
+    if table is not None and row is not None:
+        raise InputError("--table and --row exclude each other.", fix="give one of them.")
+    given = None if row is None else _read_row(Path(row))
     loaded = Model.load(model).to(device)
-    with tempfile.TemporaryDirectory() as scratch:
-        cohort = loaded._ingest(Path(path), Path(scratch))
-        vectors, _ = loaded.embed_cohort(cohort, progress)
-        set_aside = _set_aside(cohort, vectors)
     rows: dict[str, np.ndarray] = {}
     said: dict[str, list[str]] = {}
-    if table is not None:
-        rows, said = loaded.encode(loaded.read_table(Path(table)))
-        refuse_strangers(match_ids([*vectors, *set_aside], list(rows)), str(table))
-    elif row is not None:
-        if len(vectors) > 1:
+    read = None if table is None else loaded._read_table(Path(table))
+    encoded = None if given is None else loaded._encoded_row(given)
+    scans = loaded._scans(Path(path), progress)
+    if read is not None:
+        rows, said = _joined_rows(loaded, read, scans.patients, str(table))
+    elif encoded is not None:
+        if len(scans.patients) > 1:
             raise InputError(
-                f"one row was given for {len(vectors)} patients.",
+                f"one row was given for {len(scans.patients)} patients.",
                 where=str(row),
                 consequence="Nothing was predicted.",
                 fix="give one patient's scan, or a table with --table.",
             )
-        given = read_yaml(Path(row).read_text(encoding="utf-8"), str(row))
-        encoded, degradations = loaded.encode(loaded._typed_row(given))
-        rows = {one: next(iter(encoded.values())) for one in vectors} if encoded else {}
-        said = {one: next(iter(degradations.values()), []) for one in vectors}
+        (one,) = scans.patients
+        rows, said = ({} if encoded[0] is None else {one: encoded[0]}), {one: encoded[1]}
     made = [
         prediction
-        for one in sorted({*vectors, *rows, *set_aside})
+        for one in sorted({*scans.patients, *said})
         for prediction in loaded.decide(
-            one, vectors.get(one), rows.get(one), [*set_aside.get(one, []), *said.get(one, [])]
+            one, scans.vectors.get(one), rows.get(one), [*scans.said.get(one, []), *said.get(one, [])]
         )
     ]
     frame = pd.DataFrame([dataclasses.asdict(one) | {"degradations": "; ".join(one.degradations)} for one in made])
     if out is not None:
         write_atomically(Path(out), frame.to_csv(index=False))
+    for line in scans.left_out:
+        logger.warning("left out: %s", line)
+    frame.attrs["lines"] = [*map(_line, made), *([] if out is None else [f"written to {out}"]), RESEARCH]
+    frame.attrs["left_out"] = scans.left_out
+    frame.attrs["exclusions"] = scans.exclusions
     return frame
+
+
+def _joined_rows(
+    model: Model, read: tuple[pd.DataFrame, list[str]], patients: Sequence[str], where: str
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Encoded rows (q,) and what to say of them, both under the ids of the images; everybody of the table is said."""
+    from medform.ingestion.identifiers import match_ids, refuse_strangers
+    from medform.ingestion.tables import refuse_problems
+
+    frame, strange = read
+    stored = model._known()["file"] or {}
+    match = match_ids(patients, map(str, frame.index), stored.get("id_rules", []))
+    refuse_problems(match.problems, where)
+    refuse_strangers(match, where)
+    for row, image in sorted(match.by_rule.items()):
+        logger.info("row '%s' joined to images '%s' by rule", row, image)
+    frame = frame.rename(index=match.matched)
+    rows, said = model.encode(frame)
+    return rows, {str(one): [*strange, *said.get(str(one), [])] for one in frame.index}
+
+
+def _line(one: Prediction) -> str:
+    """What a person is told of one prediction."""
+    found = "no prediction"
+    if one.probability is not None:
+        inputs = "image and table" if one.inputs == "both" else one.inputs
+        found = f"{one.probability:.3f} ({'positive' if one.positive else 'negative'}) from {inputs}"
+    return "; ".join([f"patient {one.patient_id}, {one.task}: {found}", *one.degradations])

@@ -59,7 +59,7 @@ class SegmentedSeries:
 
 @dataclass(frozen=True)
 class SegmentResult:
-    """What `segment` wrote. ``notes``: what of the genes is not as in training; ``set_aside``: what was left out."""
+    """What `segment` wrote. ``notes``: what of the input is not as in training; ``set_aside``: what was left out."""
 
     out: Path
     model: str
@@ -111,6 +111,9 @@ def segment(
     from medform.ingestion.ingest import ingest_scan
     from medform.ingestion.plan import ReadSettings, plan_folder
     from medform.pipeline.frozen_segmentation import load_segmenter
+    from medform.pipeline.scans import reading, unsure
+    from medform.runs.folder import read_json
+    from medform.runs.model_folder import find_model
 
     source, target = Path(scan), Path(out)
     asked = [one.strip() for one in formats.split(",") if one.strip()] if isinstance(formats, str) else list(formats)
@@ -118,15 +121,16 @@ def segment(
     place: Any = choose_device(device).torch
     segmenter = load_segmenter(Path(model))
     segmenter.objective.to(place)
-    unit: Any = segmenter.unit
+    read = reading(read_json(find_model(Path(model)) / "preprocess.json"))
     with tempfile.TemporaryDirectory() as scratch:
-        cohort = ingest_scan(source, Path(scratch) / "store", unit=unit, window=segmenter.window, progress=progress)
-        plan = plan_folder(source, ReadSettings(unit=unit))
+        cohort = ingest_scan(source, Path(scratch) / "store", **read, progress=progress)
+        plan = plan_folder(source, ReadSettings(unit=read["unit"]))
         found = {one.series_id: one for one in plan.series}
         sources = [(cohort.open(str(one)), found[str(one)]) for one in cohort.series["series_id"]]
         wanted = [one for one in FORMATS if one in asked]
         problems += [fault for series, one in sources for fault in _unplaced(series, one, wanted)]
         encoded, notes, faults = _genes(segmenter, cohort, None if genes is None else Path(genes))
+        notes += [f"patient {patient}: {remark}" for patient, found in unsure(cohort).items() for remark in found]
         _refuse([*problems, *faults], source)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as unfinished:

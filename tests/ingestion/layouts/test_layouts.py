@@ -47,7 +47,7 @@ def test_decathlon_and_bids(tmp_path: Path) -> None:
     volume(bids / "derivatives" / "sub-01" / "sub-01_mask.nii.gz")
     plan = plan_folder(bids, ReadSettings())
     assert set(named(plan).values()) == {"sub-01"} and len(plan.series) == 2
-    assert {(one.study_id, one.modality) for one in plan.series} == {("ses-a", "T1w"), ("ses-b", "FLAIR")}
+    assert {(one.study_id, one.modality) for one in plan.series} == {("sub-01_ses-a", "T1w"), ("sub-01_ses-b", "FLAIR")}
     assert plan.counts["other"] == 1
 
 

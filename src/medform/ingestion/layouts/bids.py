@@ -38,9 +38,10 @@ class BidsLayout:
         parts = PurePosixPath(file).parts
         subject = _subject(file)
         session = next((part for part in parts if part.startswith("ses-")), "")
+        study = f"{subject}_{session}" if session else ""  # ses-01 alone is a visit of everybody
         suffix = stem(file).rsplit("_", 1)[-1]
         if "derivatives" in parts:
-            raise LabelMap(subject, session) if subject and suffix in LABEL_MAPS else NotScan("a derivative of BIDS")
+            raise LabelMap(subject, study) if subject and suffix in LABEL_MAPS else NotScan("a derivative of BIDS")
         if subject is None:
             raise NotScan("not below the folder of a BIDS subject")
-        return Place(subject, file, study=session, modality=suffix)
+        return Place(subject, file, study=study, modality=suffix)
