@@ -35,6 +35,7 @@ FORMAT = 1
 """Raised when the same files would give other bytes, so that a store of an older medform is not taken for
 a new one."""
 MOST_SHOWN = 12
+UNITS: tuple[Unit, ...] = ("HU", "display", "raw")
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,7 @@ def ingest_scan(
     elif unit == "HU":
         plan = replace(plan, series=tuple(_as_hu(plan.root, one, pictures=pictures) for one in plan.series))
     usable = {one.unit for one in plan.series if one.usable}
-    known: tuple[Unit, ...] = ("HU", "display", "raw")
-    common = unit or next((kind for kind in known if kind in usable), known[0])
+    common: Unit = unit or next((kind for kind in UNITS if kind in usable), UNITS[0])
     if select is not None:  # as in a cohort: what is of another unit is no candidate
         plan = replace(plan, series=_selected([_in_unit(one, common) for one in plan.series], select))
     images = {
