@@ -136,7 +136,8 @@ def ingest_scan(
     elif unit == "HU":
         plan = replace(plan, series=tuple(_as_hu(plan.root, one, pictures=pictures) for one in plan.series))
     usable = {one.unit for one in plan.series if one.usable}
-    common: Unit = unit or next((kind for kind in UNITS if kind in usable), UNITS[0])
+    present: list[Unit] = [kind for kind in UNITS if kind in usable]
+    common: Unit = unit or (present or UNITS)[0]
     if select is not None:  # as in a cohort: what is of another unit is no candidate
         plan = replace(plan, series=_selected([_in_unit(one, common) for one in plan.series], select))
     images = {

@@ -212,18 +212,13 @@ class GeneEncoder:
         of the reads in training.
         """
         self._refuse_other(genes)
-        place = {one: column for column, one in enumerate(genes.gene_ids)}
-        here = np.array([one in place for one in self.gene_ids])
-        columns = np.array([place[one] for one in self.gene_ids if one in place], np.int64)
-        summed = np.array([place[one] for one in self._trained if one in place], np.int64)
+        here = np.isin(self.gene_ids, genes.gene_ids)
         n = len(genes.patient_ids)
         expression = np.zeros((n, len(self.names)), np.float32)
         known = np.zeros(expression.shape, bool)
         count = np.zeros(n, np.int64)
         for piece in pieces(np.arange(n), len(genes.gene_ids)):
-            raw = np.full((len(piece), len(self.gene_ids)), np.nan)
-            raw[:, here] = raw_values(genes, piece, columns, summed)
-            standard, there = self._standard(raw)
+            standard, there = self._standard(self.unscaled(genes, piece))
             count[piece] = there.sum(axis=1)
             if self.components is None:
                 expression[piece], known[piece] = standard, there
@@ -235,6 +230,15 @@ class GeneEncoder:
             expression, known = expression[kept], known[kept]
         ids = tuple(one for one, there in zip(genes.patient_ids, kept, strict=True) if there)
         return EncodedGenes(ids, self.names, expression, known, self._degradations(genes, here, count))
+
+    def unscaled(self, genes: Genes, rows: Codes) -> Float[np.ndarray, "n g"]:
+        """Values (n, G) of patients ``rows`` as they are before they are standardised, NaN where missing."""
+        place = {one: column for column, one in enumerate(genes.gene_ids)}
+        columns = np.array([place.get(one, -1) for one in self.gene_ids], np.int64)
+        summed = np.array([place[one] for one in self._trained if one in place], np.int64)
+        raw = np.full((len(rows), len(self.gene_ids)), np.nan)
+        raw[:, columns >= 0] = raw_values(genes, rows, columns[columns >= 0], summed)
+        return raw
 
     def _standard(self, raw: Float[np.ndarray, "n g"]) -> tuple[Float[np.ndarray, "n g"], Bool[np.ndarray, "n g"]]:
         """Standardised values, 0 where missing, and where there was a value."""

@@ -243,13 +243,7 @@ def _owned(genes: Any, *, named: bool, cohort: Cohort) -> tuple[Any, list[str]]:
 
 def far_from_training(encoder: GeneEncoder, genes: Any) -> str | None:
     """Why these values cannot be of the scale of training: too far from its mean throughout. None where they can."""
-    from medform.inputs.gene_matrix import raw_values
-
-    place = {one: column for column, one in enumerate(genes.gene_ids)}
-    here = [number for number, one in enumerate(encoder.gene_ids) if one in place]
-    columns = np.array([place[encoder.gene_ids[number]] for number in here], np.int64)
-    raw = raw_values(genes, np.arange(len(genes.patient_ids)), columns)
-    away = np.abs(raw - encoder.mean[here]) / encoder.spread[here]
+    away = np.abs(encoder.unscaled(genes, np.arange(len(genes.patient_ids))) - encoder.mean) / encoder.spread
     for patient, row in zip(genes.patient_ids, away, strict=True):
         known = row[np.isfinite(row)]
         if len(known) >= FEWEST_JUDGED and np.median(known) > FURTHEST:
