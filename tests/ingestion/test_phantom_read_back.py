@@ -33,6 +33,7 @@ def test_masks_are_those_that_were_planted(hospital: tuple[Truth, Cohort]) -> No
     people = {one.patient_id: one for one in truth.patients}
     turned = {one.patient_id for one in truth.series if one.turned}
     planted = make_stacks(PATIENTS, SEED, OPTIONS)
+    assert cohort.series["codes"].str.contains("mask_visit").any()  # a later visit, which is not chosen, has its grid
     assert turned & {one.patient_id for one in planted}  # rows and columns are stored the other way round
     for one in planted:
         [series_id] = cohort.patient(one.patient_id).series_ids

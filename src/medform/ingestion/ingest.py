@@ -21,7 +21,7 @@ from medform.ingestion.clinical import Clinical, read_join
 from medform.ingestion.expression import Expression, expression_digest, read_expression
 from medform.ingestion.found_series import Finding, FoundSeries, Refused
 from medform.ingestion.mask_voxels import read_masks
-from medform.ingestion.masks import MaskRule, mask_note, refuse_maskless
+from medform.ingestion.masks import MaskRule, mask_note, of_one_visit, refuse_maskless
 from medform.ingestion.plan import Plan, ReadSettings, plan_folder, plan_index
 from medform.ingestion.select import select_series
 from medform.ingestion.store_series import SeriesTask, crashed_series, store_series
@@ -217,8 +217,9 @@ def _chosen(file: CohortFile, plan: Plan, clinical: Clinical) -> _Sources:
     plan = replace(plan, series=tuple(_in_unit(one, file.images.unit) for one in plan.series))
     _refuse_unusable(plan)
     selection = select_series(plan.series, file.images.select)
-    if selection.chosen:
-        refuse_maskless(file, selection.chosen, plan.set_aside)
+    chosen = tuple(of_one_visit(selection.chosen, plan.series))
+    if chosen:
+        refuse_maskless(file, chosen, plan.set_aside)
     else:
         raise InputError(
             f"none of the {len(selection.left)} usable series is what images.select asks for.",
@@ -227,7 +228,7 @@ def _chosen(file: CohortFile, plan: Plan, clinical: Clinical) -> _Sources:
             fix="change images.select; `medform init` lists the descriptions and kernels that there are.",
             problems=[Problem(one.reason, file=one.file) for one in selection.left[:MOST_SHOWN]],
         )
-    return _Sources(file, plan, selection.chosen, selection.left, clinical)
+    return _Sources(file, plan, chosen, selection.left, clinical)
 
 
 def _in_unit(series: FoundSeries, unit: Unit) -> FoundSeries:

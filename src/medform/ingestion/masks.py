@@ -23,7 +23,16 @@ from medform.ingestion.mask_names import matches, owner_by_name, owner_by_patter
 from medform.ingestion.nifti import read_nifti_grid
 from medform.runs.grids import HALF_VOXEL, AxisMap, Grid, match_grids
 
-__all__ = ["FoundMask", "MaskRule", "declared_masks", "layout_masks", "mask_note", "refuse_maskless", "with_masks"]
+__all__ = [
+    "FoundMask",
+    "MaskRule",
+    "declared_masks",
+    "layout_masks",
+    "mask_note",
+    "of_one_visit",
+    "refuse_maskless",
+    "with_masks",
+]
 
 SHIFT_TOLD = 0.05
 """A mask that lies further from its image than this many voxels is used, and the distance is said."""
@@ -120,9 +129,8 @@ def with_masks(
 ) -> tuple[list[FoundSeries], list[Quarantined]]:
     """The series with the masks that lie on their grids, and the masks that belong to none.
 
-    A mask of a patient whose series all have other grids is a finding of the nearest one, and so is a mask that lies on
-    images of several visits and names none of them. Raises `InputError` where masks are declared and none names a
-    patient with images.
+    A mask of a patient whose series all have other grids is a finding of the nearest one. Raises `InputError` where
+    masks are declared and none names a patient with images.
     """
     if rule is not None and rule.numbers is not None:
         series = [replace(one, mask_values=rule.numbers) for one in series]
@@ -157,6 +165,43 @@ def with_masks(
         if findings[at]:
             placed[-1] = placed[-1].with_findings(findings[at])
     return placed, aside
+
+
+def of_one_visit(chosen: Sequence[FoundSeries], found: Iterable[FoundSeries]) -> list[FoundSeries]:
+    """The ``chosen`` series, masks that lie on images of several visits set aside: on which one is not guessed.
+
+    Series of one visit share a mask. Where only one of the visits among all series ``found`` was chosen, the mask is
+    taken for that one, with a note.
+    """
+    known, taken = _visits(found), _visits(chosen)
+    told: set[str] = set()
+    result = []
+    for one in chosen:
+        mask = one.mask
+        if mask is None or len(known[mask.file]) == 1:
+            result.append(one)
+            continue
+        shown = ", ".join(f"'{visit}'" for visit in sorted(known[mask.file])[:MOST_SHOWN])
+        reason = f"the mask lies on images of {len(known[mask.file])} visits ({shown}); "
+        if len(taken[mask.file]) == 1:
+            note = f"{reason}taken for the one that images.select chooses."
+            result.append(one.with_findings([Finding("mask_visit", "note", note, mask.file)]))
+            continue
+        reason += "on which one it was drawn is not known."
+        override = "the visit in the name of the mask"
+        aside = [] if mask.file in told else [Finding("mask_visit", "set_aside", reason, mask.file, None, override)]
+        told.add(mask.file)
+        result.append(replace(one, mask=None).with_findings(aside))
+    return result
+
+
+def _visits(series: Iterable[FoundSeries]) -> dict[str, set[str]]:
+    """Mask -> the visits whose usable series it lies on."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for one in series:
+        if one.mask and one.usable:
+            found[one.mask.file].add(one.study_id)
+    return found
 
 
 def _owner(mask: FoundMask, patients: Sequence[str], rule: MaskRule | None) -> str | None:
@@ -195,10 +240,7 @@ def _place(
     fitting: dict[int, list[SeriesMask]],
     findings: dict[int, list[Finding]],
 ) -> None:
-    """Add a mask to every series on whose grid it lies; else its fault to the series that is nearest to it.
-
-    Series of one visit share a mask; of several visits it belongs to one, and which one is not guessed.
-    """
+    """Add a mask to every series on whose grid it lies; else its fault to the series that is nearest to it."""
     try:
         grid = read_nifti_grid(root / mask.file, mask.file)
     except Refused as refused:
@@ -208,7 +250,7 @@ def _place(
         reason = f"the mask cannot be read: {error.strerror or error}."
         findings[min(candidates)].append(Finding("bad_mask", "set_aside", reason, mask.file))
         return
-    faults, placed = [], {}
+    faults = []
     for at, one in candidates.items():
         axes = _axes(grid, one)
         fault = _fault(grid, one, axes, mask.file)
@@ -216,15 +258,6 @@ def _place(
             distance = axes.shift if axes is not None else float("inf")
             faults.append((distance, at, fault))
             continue
-        placed[at] = axes
-    visits = sorted({candidates[at].study_id for at in placed})
-    if len(visits) > 1:
-        shown = ", ".join(f"'{one}'" for one in visits[:MOST_SHOWN])
-        reason = f"the mask lies on images of {len(visits)} visits ({shown}); on which one it was drawn is not known."
-        override = "the visit in the name of the mask"
-        findings[min(placed)].append(Finding("mask_visit", "set_aside", reason, mask.file, None, override))
-        return
-    for at, axes in placed.items():
         fitting[at].append(SeriesMask(mask.file, axes))
         if axes.shift > SHIFT_TOLD:
             reason = f"its grid lies {axes.shift:.2f} voxels beside that of its image; taken as the same voxels."
