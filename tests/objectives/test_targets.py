@@ -62,6 +62,8 @@ def test_the_same_patient_can_be_left_out_of_the_negatives_and_heights_can_be_ma
     assert none.candidate[0].nonzero().flatten().tolist() == [4, 5, 6, 7, 8, 12, 13, 14, 15]
     matched = between_views(stack(), Positives(), Negatives(same_patient="none", position="matched"))
     assert matched.candidate[0].nonzero().flatten().tolist() == [4, 8, 12]
+    own = between_views(stack(), Positives(), Negatives(position="matched"))
+    assert own.candidate[0].nonzero().flatten().tolist() == [4, 8, 12], "height alone tells none of them apart"
 
 
 @pytest.mark.proves("A4.4")

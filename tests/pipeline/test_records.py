@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from medform.pipeline.records import Spending, cohort_flow
+from medform.pipeline.records import Spending, _weights, cohort_flow
+from medform.recipes.recipe import read_recipe
 from medform.runs.folder import RunFolder, RunIdentity, write_json
 
 
@@ -41,3 +42,14 @@ def test_the_flow_counts_every_patient_who_is_left_out_once() -> None:
         "images but no row of the table": (5, steps[0][0]),
         "images but no label for t": (5, steps[1][0]),
     }
+
+
+@pytest.mark.proves("U7")
+def test_a_file_that_a_stage_starts_from_is_part_of_what_a_run_is_made_from(tmp_path: Path) -> None:
+    weights = tmp_path / "encoder.safetensors"
+    weights.write_bytes(b"one")
+    start = f"stages.pretrain.start.image={weights}"
+    recipe = read_recipe("medform-demo", [start])
+    before = _weights(recipe)
+    weights.write_bytes(b"two")
+    assert set(before) == {str(weights)} and before != _weights(recipe) and not _weights(read_recipe("medform-demo"))

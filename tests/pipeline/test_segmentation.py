@@ -7,6 +7,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from lightning_fabric import Fabric
 
 from medform.cohort.store import Cohort
 from medform.errors import InputError
+from medform.inputs.genes import GeneSource
 from medform.pipeline import evaluate as evaluating
 from medform.pipeline.bench import Bench
 from medform.pipeline.companions import encode_companions
 from medform.pipeline.run import RunResult, run_stages
-from medform.pipeline.segmentation import segment_task
+from medform.pipeline.segmentation import _given, segment_task
 from medform.pipeline.stages import build_encoder
 from medform.recipes.recipe import Recipe, read_recipe
 from medform.reporting.table_one import read_table_one
@@ -255,3 +257,15 @@ def test_scans_in_hounsfield_units_are_not_given_a_brightness_of_their_own(gene_
     with pytest.raises(InputError, match="Hounsfield") as caught:
         start(gene_store, tmp_path / "run", tiny("ablate=[mgi_scan_intensity]"))
     assert caught.value.consequence == "Nothing was started." and not (tmp_path / "run" / "folds").exists()
+
+
+@pytest.mark.proves("G5", "U7")
+def test_the_only_patient_of_a_part_with_genes_gets_those_of_a_training_patient() -> None:
+    codes = np.arange(6)
+    genes = GeneSource(np.arange(6, dtype=np.float32)[:, None], np.ones((6, 1), bool), codes)
+    group: Any = SimpleNamespace(train=["0", "1", "2"], validation=["3", "4"], test=["5"])
+    companions: Any = SimpleNamespace(codes=lambda patients: np.array([int(one) for one in patients]))
+    for seed in range(5):
+        given: Any = _given(genes, SimpleNamespace(pairing="shuffled"), group, companions, seed)  # type: ignore[arg-type]
+        rows = given.block(codes).value["expression"][:, 0].tolist()
+        assert sorted(rows) == codes.tolist() and (rows[3], rows[4]) == (4, 3) and rows[5] in (0, 1, 2)

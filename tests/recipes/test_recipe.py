@@ -110,3 +110,32 @@ def test_a_leak_that_measures_nothing_is_refused(override: str, said: str) -> No
     with pytest.raises(InputError) as caught:
         read_recipe("mgi-small", [override])
     assert said in str(caught.value)
+
+
+SIMCLR = (
+    "stages.pretrain={objective: {kind: simclr}, towers: {image: {kind: hybrid}}, batch: 8, budget: {steps: 2}, "
+    "inputs: {image: {kind: slices, size: 64, source: 64}}, optimizer: {kind: adamw, lr: 1.0e-3}}"
+)
+
+
+@pytest.mark.proves("A4.4", "U7")
+@pytest.mark.parametrize(
+    ("name", "overrides", "said"),
+    [
+        ("mgi-small", [SIMCLR], "stages.pretrain"),
+        ("medform-small", ["stages.pretrain.objective={kind: classify}"], "classify cannot be learnt from slices"),
+        ("medform-small", ["stages.align.patients={share: 0.5}"], "stages.align.patients.share"),
+        ("medform-small", ["variants.half={stages.align.patients: {inner_folds: 3}}"], "variants.half: stages.align"),
+        ("mgi-small", ["stages.segment.inputs.genes.select.top_variance=64"], "genes are encoded once"),
+        (
+            "mgi-small",
+            ["variants.few={stages.align.inputs.genes.select.top_variance: 64}"],
+            "variants.few: stages.align",
+        ),
+        ("mgi-small", ["stages.segment.start.image=segment"], "'segment' is not the stage of slices; that is 'align'"),
+    ],
+)
+def test_a_setting_that_nothing_would_read_is_refused(name: str, overrides: list[str], said: str) -> None:
+    with pytest.raises(InputError, match="would not be used") as caught:
+        read_recipe(name, overrides)
+    assert said in "; ".join(map(str, caught.value.problems))

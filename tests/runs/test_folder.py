@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,7 @@ def test_a_run_is_not_written_over_unless_asked(tmp_path: Path) -> None:
         ),
         (RunIdentity(IDENTITY.recipe, {"phantom": "bbbb"}, "0.1.0"), "cohort phantom: aaaa -> bbbb"),
         (RunIdentity(IDENTITY.recipe, {"phantom": "aaaa"}, "0.2.0"), "medform: 0.1.0 -> 0.2.0"),
+        (replace(IDENTITY, weights={"encoder.safetensors": "cccc"}), "weights encoder.safetensors: absent -> cccc"),
     ],
 )
 def test_another_configuration_cohort_or_version_is_refused_with_the_difference(

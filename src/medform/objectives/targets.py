@@ -98,8 +98,8 @@ class Ids:
 class Pairs:
     """``target`` and ``candidate`` for `contrast`.
 
-    ``kept``: the rule would have left nothing to be different from (a batch of one patient), so the same
-    patient's slices were kept as negatives.
+    ``kept``: the rule would have left nothing to be different from (a batch of one patient, no slice at a like height),
+    so all others were kept as negatives.
     """
 
     target: Bool[Tensor, "m n"] | Float[Tensor, "m n"]
@@ -115,10 +115,9 @@ def between_views(ids: Ids, positives: Positives, negatives: Negatives) -> Pairs
     if positives.same_patient_within:
         target = target | _near(ids, positives.same_patient_within)
     target = target & ~self_pair
-    negative = ~target & ~self_pair
+    negative = everything = ~target & ~self_pair
     if negatives.position == "matched":
-        negative = negative & (same_patient | _like_height(ids))
-    everything = negative
+        negative = negative & _like_height(ids)
     if negatives.same_patient == "none":
         negative = negative & ~same_patient
     elif negatives.same_patient == "neighbours":

@@ -147,7 +147,9 @@ def _plan_slices(
         found.seconds += per_step * sum(steps) * len(trained) * seeds
         logs = sum(count // stage.log_every + 2 for count in steps)
         found.seconds += _looking_seconds(bench, groups[0], store, objective) * logs * len(trained) * seeds
-        passes = float(np.mean([count * seen / n for count, n in zip(steps, slices, strict=True)]))
+        # batches are even: of 65 slices in batches of 64 there are two an epoch, and each slice is seen once
+        whole = [n / seen for n in slices] if aligns_slices(recipe) else per_epoch
+        passes = float(np.mean([count / epoch for count, epoch in zip(steps, whole, strict=True)]))
         found.stages[name] = {"steps": float(np.mean(steps)), "passes": passes, "models": models}
         if not aligns_slices(recipe) and passes < FEW_PASSES:
             found.warnings.append(f"{passes:.1f} passes over the slices in {name}: {FEW_PASSES} or more are wanted")

@@ -44,7 +44,7 @@ def begin(
     stored = _stored(folder) if resume and not overwrite else None
     whole = stored.joined(recipe) if stored is not None else None
     asked = stored if stored is not None and whole is not None else recipe
-    identity = RunIdentity(dump(asked), {cohort.name: cohort.digest}, medform.__version__)
+    identity = RunIdentity(dump(asked), {cohort.name: cohort.digest}, medform.__version__, _weights(asked))
     counts: dict[str, Any] = {name: labels[name].dropna() for name in labels.columns}
     tasks = [
         {
@@ -76,6 +76,19 @@ def begin(
         return None, stored
     folder.extend(dump(whole))
     return stored, whole
+
+
+def _weights(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of each weights file that a stage of the recipe, or of a variant, starts from.
+
+    Folds that are done are not gone through again: a file that is exchanged under its name would start the others.
+    """
+    from medform.cohort.files import file_sha256
+
+    every = [recipe, *(recipe.variant(name) for name in recipe.variants)]
+    starts = {stage.start.image for one in every for stage in one.stages.values()}
+    names = sorted(str(start) for start in starts if start not in (None, "imagenet", "random", *recipe.stages))
+    return {name: file_sha256(Path(name)) for name in names if Path(name).is_file()}
 
 
 def begin_external(folder: RunFolder, cohort: Cohort, model: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from medform.compute.seed import numpy_generator
 from medform.config import digest
 from medform.errors import InputError
 from medform.evaluation.segmentation import PredictedScan, segmentation_cases
@@ -257,11 +258,17 @@ def _begin(tower: Any, modality: str, stage: Stage, recipe: Recipe, encoder: Enc
 def _given(
     genes: PairedSource | None, stage: Stage, group: Group, companions: Companions, seed: int
 ) -> PairedSource | None:
-    """The genes that patients are judged with: their own; under the shuffled control another's of the same part."""
+    """The genes that patients are judged with: their own; under the shuffled control another's of the same part.
+
+    The only patient of a part who has genes gets those of a training patient.
+    """
     if genes is None or stage.pairing == "matched":
         return genes
+    trained = genes.block(companions.codes(group.train)).patient.numpy()
     for patients in (group.validation, group.test):
-        genes = mismatched(genes, companions.codes(patients), seed)
+        theirs = genes.block(companions.codes(patients)).patient.numpy()
+        lender = numpy_generator(seed, "lender").permutation(trained)[:1] if len(theirs) == 1 else trained[:0]
+        genes = mismatched(genes, np.concatenate([theirs, lender]), seed)
     return genes
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from medform.inputs.bags import BagSource
 from medform.inputs.features import FeatureInputConfig, FeatureMap, ImageOnly, mean_bags
 from medform.inputs.loader import SliceLoader, SlicePatientLoader
+from medform.inputs.masks import MaskInputConfig
 from medform.inputs.slices import SliceInputConfig, SliceStore
 from medform.inputs.stacks import PatientSlicesConfig
 from medform.models.weights import start_from
@@ -22,6 +23,7 @@ from medform.training.stage import StageResult
 
 if TYPE_CHECKING:
     from medform.cohort.store import Cohort
+    from medform.inputs.masks import MaskStore
     from medform.pipeline.bench import Bench, Group
     from medform.recipes.recipe import Recipe, Stage
     from medform.training.fit import Monitor
@@ -127,7 +129,7 @@ def slice_task(
         rows = store.rows(bench.imaged(patients))
         built = objective.build(dict(encoder.towers), generator(seed, name, "objective"))
         return built, SliceLoader(store, rows, config, stage.batch, seed, bench.threads)
-    lesions = bench.masks(config.source, None).lesion_pixels if config.lesion_weight != 1 else None
+    masks = _lesions(bench, recipe) if config.lesion_weight != 1 else None
     loader = SlicePatientLoader(
         store,
         store.codes(patients),
@@ -136,10 +138,18 @@ def slice_task(
         seed,
         sources,
         threads=bench.threads,
-        lesion_pixels=lesions,
+        lesion_pixels=None if masks is None else masks.lesion_pixels,
         pairing=stage.pairing,
     )
     return objective.build(dict(encoder.towers), start=stage.start.heads or "random"), loader
+
+
+def _lesions(bench: Bench, recipe: Recipe) -> MaskStore:
+    """Masks at the size of the slice stage, with the labels that the recipe's mask input calls lesion (None: any)."""
+    inputs = (one for stage in recipe.stages.values() for one in stage.inputs.values())
+    found = next((one.values for one in inputs if isinstance(one, MaskInputConfig)), None)
+    config: Any = image_stage(recipe)[1].inputs["image"]
+    return bench.masks(config.source, tuple(found) if found else None)
 
 
 def train_encoder(
@@ -157,6 +167,8 @@ def train_encoder(
     made_from = [sorted(group.train), store.digest, companions.digest(list(sources))]
     if (stage.start.image or "random") not in ("random", "imagenet"):  # a file may change under its name
         made_from.append(weights_digest(encoder.image))
+    if getattr(config, "lesion_weight", 1) != 1:
+        made_from.append(_lesions(bench, recipe).digest)
     monitor = slice_monitor(bench.cohort, store, store.rows(bench.imaged(group.train)))
     result = bench.train(group, variant, seed, (name, stage), objective, loader, made_from, monitor)
     return Encoder(encoder.towers, result)

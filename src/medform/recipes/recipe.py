@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,7 @@ from pydantic import (
 
 from medform.compute.precision import PrecisionName
 from medform.config import Config, merge, parse, read_yaml, set_key
-from medform.errors import InputError, nearest
+from medform.errors import InputError, Problem, nearest
 from medform.evaluation.settings import EvaluationSettings
 from medform.recipes.catalog import described, part
 from medform.training.optimizer import OptimizerConfig
@@ -276,4 +277,80 @@ def read_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
         )
     chosen = recipe.with_ablations(recipe.ablate)
     chosen.slice_splits()  # refuses a leak that nobody asked for
+    _refuse_ignored(chosen, where)
     return chosen
+
+
+# kind of a stage's image input -> what the stage is called, and the objectives that learn from it
+_KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "slices": ("slices", ("simclr",)),
+    "patient_slices": ("slices", ("align",)),
+    "features": ("patients", ("align", "classify")),
+    "segmentation": ("masks", ("segment",)),
+}
+# setting of `patients` -> the variant whose stage of patients reads it
+_PATIENTS = {"share": "unseen", "inner_folds": "out_of_fold"}
+
+
+def _refuse_ignored(recipe: Recipe, where: str) -> None:
+    """Refuse settings that would be written into recipe.yaml and that nothing would read: their rows would mislead."""
+    whole = {"": recipe, **{name: recipe.variant(name) for name in recipe.variants}}
+    problems = [
+        problem if not name else replace(problem, column=f"variants.{name}: {problem.column}")
+        for name, one in whole.items()
+        for problem in _ignored(name, one, recipe)
+    ]
+    if problems:
+        raise InputError(
+            f"{len(problems)} setting{'s' if len(problems) > 1 else ''} would not be used.",
+            where=where,
+            consequence="Nothing was started.",
+            problems=problems,
+        )
+
+
+def _ignored(name: str, recipe: Recipe, main: Recipe) -> Iterator[Problem]:
+    """Settings of the recipe, or of its variant ``name``, that no stage reads."""
+    first: dict[str, str] = {}
+    for stage_name, stage in recipe.stages.items():
+        at = f"stages.{stage_name}"
+        kind = getattr(stage.inputs.get("image"), "kind", "")
+        of, objectives = _KINDS.get(kind, ("", ()))
+        learnt = getattr(stage.objective, "kind", "")
+        if not of:
+            known = ", ".join(_KINDS)
+            yield Problem("no stage learns from this image input.", column=f"{at}.inputs.image", suggestion=known)
+        elif of in first:
+            text = f"a recipe has one stage of {of}; '{first[of]}' is it, and this one would never be trained."
+            yield Problem(text, column=at, suggestion="Leave one of them out, or train it in a recipe of its own.")
+        elif learnt not in objectives:
+            hint = f"Use {' or '.join(objectives)}."
+            yield Problem(f"{learnt} cannot be learnt from {kind}.", column=f"{at}.objective", suggestion=hint)
+        first.setdefault(of, stage_name)
+        yield from _ignored_starts(at, stage, recipe, first.get("slices"))
+        for key, variant in _PATIENTS.items():
+            if getattr(stage.patients, key) is not None and (name != variant or of != "patients"):
+                text = f"it is read in the stage of patients of the variant '{variant}' alone."
+                yield Problem(text, column=f"{at}.patients.{key}", suggestion="Leave it out here.")
+        for modality in ("genes", "clinical"):
+            config, whole = stage.inputs.get(modality), _companion(main, modality)
+            if config is not None and (whole is None or config != whole[1]):
+                text = f"{modality} are encoded once, for all stages and variants"
+                text += f": as in stage '{whole[0]}'." if whole else ", and the recipe itself reads none."
+                yield Problem(text, column=f"{at}.inputs.{modality}", suggestion="Set it there, in a run of its own.")
+
+
+def _ignored_starts(at: str, stage: Stage, recipe: Recipe, slices: str | None) -> Iterator[Problem]:
+    """Stages that this one names to start or to read from, other than the one of slices, whose weights these are."""
+    named = {"start.image": stage.start.image, "start.genes": stage.start.genes}
+    named |= {f"inputs.{modality}.of": getattr(config, "of", None) for modality, config in stage.inputs.items()}
+    for key, source in named.items():
+        if source in recipe.stages and source != slices:
+            text = f"'{source}' is not the stage of slices" + (f"; that is '{slices}'." if slices else ".")
+            yield Problem(text, column=f"{at}.{key}", suggestion="Name the stage of slices.")
+
+
+def _companion(recipe: Recipe, modality: str) -> tuple[str, Config] | None:
+    """The stage whose settings of a modality count, and these; None where no stage reads it."""
+    found = ((name, stage.inputs[modality]) for name, stage in recipe.stages.items() if modality in stage.inputs)
+    return next(found, None)

@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +94,13 @@ class RunIdentity:
     """What a run folder was made from. Two runs with an equal identity may share a folder.
 
     ``recipe`` is the resolved recipe as YAML text, ``cohorts`` maps each cohort's name to its digest,
-    ``version`` is medform's own.
+    ``version`` is medform's own, ``weights`` maps each file that a stage starts from to its SHA-256.
     """
 
     recipe: str
     cohorts: Mapping[str, str]
     version: str
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     def difference(self, other: RunIdentity) -> list[str]:
         """Lines of what changed from ``self`` (in the folder) to ``other`` (asked for); empty if nothing."""
@@ -107,10 +108,14 @@ class RunIdentity:
         lines = list(
             difflib.unified_diff(mine, theirs, "recipe.yaml (in the folder)", "recipe (asked for)", lineterm="", n=1)
         )
-        for name in sorted({*self.cohorts, *other.cohorts}):
-            before, after = self.cohorts.get(name, "absent"), other.cohorts.get(name, "absent")
-            if before != after:
-                lines.append(f"cohort {name}: {before} -> {after}")
+        for what, ours, others in (
+            ("cohort", self.cohorts, other.cohorts),
+            ("weights", self.weights, other.weights),
+        ):
+            for name in sorted({*ours, *others}):
+                before, after = ours.get(name, "absent"), others.get(name, "absent")
+                if before != after:
+                    lines.append(f"{what} {name}: {before} -> {after}")
         if self.version != other.version:
             lines.append(f"medform: {self.version} -> {other.version}")
         return lines
@@ -163,7 +168,7 @@ class RunFolder:
         """What the run in this folder was made from."""
         stored = self.record()["identity"]
         recipe = (self.path / "recipe.yaml").read_text(encoding="utf-8")
-        return RunIdentity(recipe=recipe, cohorts=stored["cohorts"], version=stored["version"])
+        return RunIdentity(recipe, stored["cohorts"], stored["version"], stored.get("weights", {}))
 
     def begin(self, identity: RunIdentity, *, resume: bool = False, overwrite: bool = False, **fields: Any) -> bool:
         """Start a run here or go on with one; True where it goes on. Call it while holding the lock.
