@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medform.errors import InputError, Problem, nearest
 
-__all__ = ["Config", "digest", "dump", "load", "merge", "own_class", "parse", "read_yaml", "set_key"]
+__all__ = ["Config", "digest", "dump", "load", "merge", "own_class", "parse", "read_text", "read_yaml", "set_key"]
 
 Tree = dict[str, Any]
 T = TypeVar("T", bound=BaseModel)
@@ -147,14 +147,26 @@ def parse(model: type[T], tree: Any, where: str = "configuration", text: str | N
         ) from None
 
 
-def load(model: type[T], path: Path) -> T:
-    """Read and validate a YAML file."""
+def read_text(path: Path, wanted: str = "a YAML file") -> str:
+    """The text of a configuration file; ``wanted`` says which file was meant where it is a folder.
+
+    Raises `InputError` where there is no such file, where it is a folder, or where it is not UTF-8 (with the line).
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError("no such file.", where=str(path), fix="check the path.") from None
-    except UnicodeDecodeError:
-        raise InputError("not UTF-8 text.", where=str(path), fix="save the file as UTF-8.") from None
+    except IsADirectoryError:
+        raise InputError("this is a folder.", where=str(path), fix=f"give {wanted}.") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError("not UTF-8 text.", where=f"{path}:{line}", fix="save the file as UTF-8.") from None
+
+
+def load(model: type[T], path: Path) -> T:
+    """Read and validate a YAML file; `InputError` as of `read_text` and `parse`."""
+    # only a cohort file is asked for by hand here, so the fix for a folder can name what drafts one
+    text = read_text(path, "the cohort file that `medform init` drafts")
     return parse(model, read_yaml(text, str(path)) or {}, where=str(path), text=text)
 
 

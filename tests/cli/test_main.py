@@ -44,8 +44,8 @@ OPTIONS = {
     "doctor": COMMON,
     "demo": {"--out"} | COMMON,
     "phantom": {"--patients", "--seed", "--set", "--overwrite"} | COMMON,
-    "check": {"--table", "--privacy", "--strict"} | COMMON,
-    "init": {"--out", "--table", "--overwrite"} | COMMON,
+    "check": {"--table", "--sheet", "--header-row", "--privacy", "--strict"} | COMMON,
+    "init": {"--out", "--table", "--sheet", "--header-row", "--overwrite"} | COMMON,
     "ingest": {"--out", "--root", "--workers", "--resume", "--overwrite", "--strict"} | COMMON,
     "pretrain": {"--recipe", "--root", "--fold", "--workers"} | TRAIN,
     "align": {"--recipe"} | TRAIN,
@@ -62,8 +62,8 @@ CALLS = {
     "doctor": ["store"],
     "demo": ["-o", "d"],
     "phantom": ["d", "--patients", "5", "--set", "signal=off"],
-    "check": ["d", "--table", "t.csv", "--privacy"],
-    "init": ["d", "-o", "c.yaml", "--table", "t.csv"],
+    "check": ["d", "--table", "t.csv", "--sheet", "Labor", "--header-row", "3", "--privacy"],
+    "init": ["d", "-o", "c.yaml", "--table", "t.csv", "--sheet", "Labor"],
     "ingest": ["c.yaml", "-o", "s", "--root", "d", "--workers", "2", "--resume"],
     "pretrain": [
         "d",
@@ -190,6 +190,9 @@ def test_golden_error_names_every_cell_and_the_next_step(
             "choose a folder that you may write to",
         ),
         (MemoryError(), 2, "Not enough memory."),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "D"), 2, "D: this is a folder, and a file is needed"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "f/x"), 2, "f/x: a part of this path is a file"),
+        (FileExistsError(errno.EEXIST, "File exists", "f"), 2, "f: a file stands where a folder is needed"),
         (KeyboardInterrupt(), 130, "Interrupted."),
     ],
 )
@@ -216,6 +219,34 @@ def test_interrupted_run_is_told_how_to_go_on(
     assert invoke(["run", "medform-small", "--cohort", "my file.yaml", "-o", "R", "--overwrite"]) == 130
     told = capsys.readouterr().err
     assert "Continue with: medform run medform-small --cohort 'my file.yaml' -o R --resume\n" in told
+
+
+@pytest.mark.proves("A.input")
+def test_an_interrupted_verb_without_resume_is_told_to_run_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluate(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(medform, "evaluate", evaluate, raising=False)
+    assert invoke(["evaluate", "R"]) == 130
+    told = capsys.readouterr().err
+    assert "run the same command again" in told and "--resume" not in told
+
+
+@pytest.mark.proves("A.input")
+def test_a_folder_or_another_encoding_in_place_of_a_cohort_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(["ingest", str(tmp_path), "-o", str(tmp_path / "s")]) == 2
+    assert f"{tmp_path}: this is a folder.\nFix: give the cohort file that `medform init`" in capsys.readouterr().err
+    (tmp_path / "c.yaml").write_bytes("name: x\nlicence: für uns\n".encode("cp1252"))
+    assert invoke(["ingest", str(tmp_path / "c.yaml"), "-o", str(tmp_path / "s")]) == 2
+    assert "c.yaml:2: not UTF-8 text" in capsys.readouterr().err
+    assert invoke(["init", str(tmp_path), "-o", str(tmp_path)]) == 2
+    assert f"-o names a folder. Nothing was written.\nFix: name a file, e.g. {tmp_path / 'cohort.yaml'}" in (
+        capsys.readouterr().err
+    )
 
 
 def test_fault_of_ours_takes_three_lines_and_keeps_its_trace(
@@ -251,6 +282,8 @@ def test_trace_goes_to_the_temporary_folder_where_there_is_no_cache(
         (["check", "d", "--no-such"], "--no-such"),
         (["phantom", "d", "--patients", "many"], "--patients"),
         (["phantom", "d", "--set", "signal"], "is not KEY=VALUE"),
+        (["check", "d", "--header-row", "3"], "give the table with --table"),
+        (["init", "d", "-o", "no/c.yaml", "--sheet", "Labor"], "give the table with --table"),
         (["ingest", "c.yaml", "-o", "s", "--resume", "--overwrite"], "exclude each other"),
     ],
 )

@@ -135,6 +135,8 @@ def test_an_own_split_from_csv_is_read_or_refused_with_every_fault(tmp_path: Pat
     with pytest.raises(InputError) as caught:
         read_own_split(path, "main", ["a", "b", "c"])
     assert "row 2, column 'part': 'training'" in str(caught.value) and "row 3, column 'fold'" in str(caught.value)
+    path.write_bytes("patient_id;fold;part\nMüller;0;train\nb;0;test\n".encode("cp1252"))
+    assert read_own_split(path, "main", ["Müller", "b"]).folds == (Fold(("Müller",), (), ("b",)),)
     path.write_text("patient_id,fold,part\nP01,0,train\nP2,0,test\n")
     with pytest.raises(InputError, match="Did you mean 'P001'"):
         read_own_split(path, "main", ["P001", "P2"])

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 
 from medform.cohort import files
-from medform.cohort.quarantine import Quarantined
+from medform.cohort.quarantine import Quarantined, Verdict
 from medform.cohort.split import Fold, Split
-from medform.cohort.store import Cohort, CohortWriter, series_complete, write_series
+from medform.cohort.store import Cohort, CohortWriter, SeriesRecord, SliceRecord, series_complete, write_series
 from medform.errors import InputError
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -302,3 +302,16 @@ def test_the_store_names_no_machine_and_no_patient_in_file_names(tmp_path: Path)
     assert str(tmp_path) not in json.dumps(json.loads((tmp_path / "s/cohort.json").read_text()))
     cohort = Cohort.read(tmp_path / "s", verify=True)
     assert cohort.open("../Müller/1").shape == (3, 12, 12) and cohort.preview("Müller, H.").read_bytes() == b"png"
+
+
+def test_a_copy_stored_with_black_as_high_has_the_same_fingerprint(tmp_path: Path, random: np.random.Generator) -> None:
+    image = random.integers(0, 4096, (16, 17)).repeat(4, 0).repeat(4, 1).astype(np.uint16)
+    prints = []
+    for number, (stored, slope, intercept) in enumerate([(image, 1.0, 0.0), (4095 - image, -1.0, 4095.0)]):
+        record = SeriesRecord(
+            f"s{number}", "p", "DX", "raw", Verdict("accepted"), (SliceRecord(slope=slope, intercept=intercept),)
+        )
+        write_series(tmp_path, record, [stored])
+        part = json.loads((tmp_path / "parts" / f"s{number}.json").read_text())
+        prints.append(part["fingerprints"])
+    assert prints[0] == prints[1]

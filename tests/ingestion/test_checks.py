@@ -50,6 +50,13 @@ def _normal(found: StackGeometry) -> np.ndarray:
         ([0, 3, 6, 12, 15, 18], "gap", "1 slice missing, first between 6.00 and 12.00 mm"),
         ([0, 3, 6, 9, 21, 24], "gap", "3 slices missing"),
         ([0, 1.25, 2.5, 3.75, 6.25, 7.5, 8.75], "gap", "1 slice missing"),
+        ([0.1 * at for at in range(40) if at != 20], "gap", "1 slice missing"),
+        (
+            [0.62 * at for at in range(300)] + [186 + 0.7 * at for at in range(300)],
+            "nonuniform_spacing",
+            "0.62 to 0.70",
+        ),
+        ([5.0 * at + 0.01 * max(0, at - 20) for at in range(60)], "nonuniform_spacing", "steps from 5.00 to 5.01 mm"),
         ([0, 3, 6, 9, 14, 19], "nonuniform_spacing", "steps from 3.00 to 5.00 mm"),
         ([0, 4.22, 8.44, 9.58, 13.8, 21.18], "nonuniform_spacing", "steps from 1.14 to 7.38 mm"),
     ],
@@ -62,7 +69,8 @@ def test_uneven_stacks_have_no_affine(positions: list[float], code: str, words: 
 
 
 def test_positions_rounded_to_a_tenth_are_even() -> None:
-    assert not geometry(along([round(0.625 * at, 1) for at in range(200)])).findings
+    for step in (0.45, 0.625, 0.75, 1.25, 2.97):
+        assert not geometry(along([round(step * at + 0.05, 1) for at in range(400)])).findings, step
 
 
 def test_a_crooked_stack_is_refused() -> None:
@@ -70,3 +78,13 @@ def test_a_crooked_stack_is_refused() -> None:
     corners[2, 0] += 1.0
     (finding,) = geometry(corners).findings
     assert finding.code == "crooked_stack" and finding.file == "f2"
+
+
+def test_stations_beside_each_other_are_no_stack() -> None:
+    """One coronal slice a station: positions differ along the body alone, within the plane of the slices."""
+    stations = np.array([[5.0, 6.0, z] for z in (0, 300, 600)])
+    for shift in (0.0, 1.0):
+        stations[:, 1] += shift * np.arange(3)
+        found = geometry(stations, (1.0, 0, 0, 0, 0, -1.0))
+        assert [(one.code, one.effect) for one in found.findings] == [("crooked_stack", "quarantine")]
+        assert found.affine_lps is None and found.spacing_mm[0] is None

@@ -13,6 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from medform.ingestion.found_series import FoundSeries
+from medform.ingestion.plan import accepting
 from medform.ingestion.voxels import examine
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
@@ -196,6 +197,89 @@ def test_padding_becomes_air(tmp_path: Path, kit: Any, shown_as: int) -> None:
     np.testing.assert_allclose(values[:, 2:], kit.expected(series)[:, 2:], atol=1.0)
 
 
+def with_padding(kit: Any, folder: Path, value: int, **tags: Any) -> Path:
+    """A stack of an MR whose first two rows are padding of ``value``; all other values are 500 and more."""
+    slices = kit.stack(signed=True, intercept=0.0, shift_hu=600.0)
+    for one in slices:
+        stored = np.frombuffer(one.dataset().PixelData, "<i2").reshape(one.size).copy()
+        stored[:2] = value
+        one.tags = {"PixelData": stored.tobytes(), "Modality": "MR", **tags}
+    kit.write(folder, [])
+    for one in slices:
+        made = one.dataset()
+        made.add_new("PixelPaddingValue", "SS", value)
+        made.save_as(folder / one.name, enforce_file_format=True)
+    return folder
+
+
+@pytest.mark.proves("R10")
+def test_padding_of_a_raw_unit_becomes_the_lowest_value_outside_it(tmp_path: Path, kit: Any) -> None:
+    for value in (-30000, 30000):
+        folder = with_padding(kit, tmp_path / str(value), value)
+        (series,) = kit.series(folder)
+        series = examine(folder, series)
+        assert series.unit == "raw" and codes(series) == ["padding_to_lowest"]
+        values = kit.hu(folder, series)
+        assert (values[:, :2] == values[:, 2:].min()).all() and values.max() < 2000
+        np.testing.assert_allclose(values[:, 2:], (kit.expected(series) + 600)[:, 2:], atol=1.0)
+
+
+@pytest.mark.parametrize("tags", [{"BitsStored": 12, "HighBit": 15}, {"BitsStored": 12, "HighBit": 12}])
+def test_values_that_are_not_in_the_lowest_bits_are_refused(tmp_path: Path, kit: Any, tags: dict[str, int]) -> None:
+    kit.write(tmp_path, kit.stack(tags=tags))
+    (series,) = kit.series(tmp_path)
+    assert codes(series) == ["high_bit"] and "end at bit 1" in series.details[0] and not series.usable
+
+
+def test_hu_beyond_every_scanner_are_refused(tmp_path: Path, kit: Any) -> None:
+    """Signed values that the header calls unsigned: air is 64,536."""
+    slices = kit.stack(signed=True, intercept=0.0, shift_hu=-300.0, tags={"PixelRepresentation": 0})
+    kit.write(tmp_path, slices)
+    series = examine(tmp_path, kit.series(tmp_path)[0])
+    assert codes(series) == ["beyond_hu"] and "which no scanner gives" in series.details[0]
+
+
+def test_acquisitions_that_alternate_along_the_stack_are_refused(tmp_path: Path, kit: Any) -> None:
+    """Two volumes half a step apart; the same numbers in two blocks are one volume."""
+    for name in ("AcquisitionNumber", "TemporalPositionIdentifier", "EchoTime"):
+        slices = kit.stack(8, 1.5)
+        for at, one in enumerate(slices):
+            one.tags = {name: 1 + at % 2}
+        kit.write(tmp_path / name, slices)
+        (series,) = kit.series(tmp_path / name)
+        assert codes(series) == ["interleaved"] and name in series.details[0]
+        assert accepting(series, ["interleaved"]).usable
+        for at, one in enumerate(slices):
+            one.tags = {name: 1 + at // 4}
+        kit.write(tmp_path / name, slices)
+        assert codes(kit.series(tmp_path / name)[0]) == []
+
+
+def test_concatenations_of_mr_alternate_and_are_one_volume(tmp_path: Path, kit: Any) -> None:
+    slices = kit.stack(8, tags={"Modality": "MR"})
+    for at, one in enumerate(slices):
+        one.tags = {**one.tags, "AcquisitionNumber": 1 + at % 2}
+    kit.write(tmp_path, slices)
+    assert "interleaved" not in codes(kit.series(tmp_path)[0])
+
+
+def test_a_mosaic_is_no_slice(tmp_path: Path, kit: Any) -> None:
+    tags = {"Modality": "MR", "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]}
+    kit.write(tmp_path, kit.stack(3, tags=tags))
+    (series,) = kit.series(tmp_path)
+    assert codes(series) == ["mosaic"] and not series.usable
+
+
+def test_a_padded_name_is_the_same_person(tmp_path: Path, kit: Any) -> None:
+    """Padding, letters of another alphabet; another name stays another."""
+    people = []
+    for at, name in enumerate(("DOE^JOHN", "DOE^JOHN^^ ", "Doe ^John=\u30c9\u30a6", "DOE^JOHANNA")):
+        tags = {"PatientName": name, "SpecificCharacterSet": "ISO_IR 192"}
+        kit.write(tmp_path / str(at), kit.stack(2, tags=tags))
+        people.append(kit.series(tmp_path / str(at))[0].person)
+    assert people[0] == people[1] == people[2] != people[3] and all(people)
+
+
 @pytest.mark.proves("R11")
 def test_ct_without_rescale_is_refused_unless_hu_are_assumed(tmp_path: Path, kit: Any) -> None:
     slices = kit.stack(signed=True, intercept=0.0, tags={"RescaleSlope": None, "RescaleIntercept": None})
@@ -239,7 +323,7 @@ def test_monochrome1_turns_grey_values_and_never_hu(tmp_path: Path, kit: Any) ->
     (ct,) = kit.series(tmp_path / "ct")
     assert ct.verdict.status == "accepted"
     np.testing.assert_allclose(kit.hu(tmp_path / "ct", ct), kit.expected(ct), atol=1.0)
-    tags = {"Modality": "DX", "PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12}
+    tags = {"Modality": "DX", "PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
     kit.write(tmp_path / "dx", kit.stack(1, slope=1.0, intercept=0.0, shift_hu=500.0, tags=tags))
     (dx,) = kit.series(tmp_path / "dx")
     assert dx.unit == "raw" and codes(dx) == ["monochrome1_inverted", "single_slice"]

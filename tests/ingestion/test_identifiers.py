@@ -67,3 +67,25 @@ def test_an_id_map_joins_by_hand(tmp_path: Path) -> None:
     path.write_text("table_id,image_id\n0049,P049\n0050,P049\n")
     with pytest.raises(InputError, match="'P049' stands twice"):
         read_id_map(path)
+
+
+@pytest.mark.proves("R29", "A.input")
+def test_a_declared_map_wins_over_equal_ids(caplog: pytest.LogCaptureFixture) -> None:
+    """Row 1 is image 2 and the other way round: two archives that number their patients alike."""
+    match = match_ids(["1", "2", "3"], ["1", "2", "3"], id_map={"1": "2", "2": "1"})
+    assert match.matched == {"1": "2", "2": "1", "3": "3"} and match.problems == () and not caplog.records
+    match = match_ids(["1", "2"], ["1", "2"], id_map={"1": "2"})
+    assert match.matched == {"1": "2"} and "joins '1' to image id '2', which stands" in str(match.problems[0])
+    match = match_ids(["1", "2"], ["1", "2"], ["zeros"], id_map={"1": "9", "x": "y"})
+    assert match.matched == {"2": "2"} and match.only_table == match.only_images == ("1",) and match.suggestions == ()
+    assert "2 of 2 lines of the id map join nothing" in caplog.text and "'x' to 'y'" in caplog.text
+
+
+@pytest.mark.proves("A.input", "R29")
+def test_an_id_map_is_read_in_the_encoding_and_with_the_separator_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "map.csv"
+    path.write_bytes("table_id;image_id\r\nMüller-1;P1\r\n002;P2\r\n".encode("cp1252"))
+    assert read_id_map(path) == {"Müller-1": "P1", "002": "P2"}
+    path.write_text("table;image_id\na;b\n")
+    with pytest.raises(InputError, match=r"no column 'table_id' \(found: table, image_id; separator: semicolon\)"):
+        read_id_map(path)

@@ -24,6 +24,7 @@ from medform.cohort import files as store_files
 from medform.cohort.cohort_file import CohortFile, parse_cohort_file
 from medform.cohort.store import Cohort
 from medform.errors import InputError
+from medform.ingestion.changed import SEEN
 from medform.ingestion.ingest import ingest, ingest_scan
 from medform.runs.folder import RunFolder
 
@@ -44,7 +45,7 @@ def tree_digest(root: Path) -> dict[str, str]:
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != SEEN  # times of the sources, no part of the store
     }
 
 
@@ -228,9 +229,47 @@ def test_a_finished_store_is_taken_only_from_the_same_sources(hospital: Path, tm
     assert again.table().loc["A", "age"] == 51
     image = hospital / "images" / "a" / "A000"  # other pixels, same size and header
     image.write_bytes(image.read_bytes()[:-2] + b"\x07\x07")
-    os.utime(image, (2**31, 2**31))
-    with pytest.raises(InputError, match=r"1 image files changed[\s\S]*a/A000"):
-        ingest(cohort_file(hospital), store)
+    for time in (2**31, 10**9):  # also one that came with an older time than the store has
+        os.utime(image, (time, time))
+        with pytest.raises(InputError, match=r"1 image files changed[\s\S]*a/A000"):
+            ingest(cohort_file(hospital), store)
+
+
+@pytest.mark.proves("A3.3", "R46")
+def test_an_unchanged_cohort_is_not_read_again(hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ingest(cohort_file(hospital), tmp_path / "store").root
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return store_files.file_sha256(path)
+
+    monkeypatch.setattr("medform.ingestion.changed.file_sha256", counted)
+    ingest(cohort_file(hospital), store)
+    assert not read
+    os.utime(hospital / "images" / "a" / "A000", (1, 1))  # other times, the same bytes: read once
+    ingest(cohort_file(hospital), store)
+    assert read
+    read.clear()
+    ingest(cohort_file(hospital), store)
+    assert not read
+
+
+@pytest.mark.proves("A3.3", "R46")
+def test_a_begun_store_does_not_keep_the_voxels_of_a_file_that_changed(
+    hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    with monkeypatch.context() as patched:
+        patched.setattr("medform.ingestion.ingest.CohortWriter.finish", lambda *_, **__: sys.exit("stopped"))
+        with pytest.raises(SystemExit):
+            ingest(cohort_file(hospital), store)
+    image = hospital / "images" / "a" / "A000"
+    stat = image.stat()
+    image.write_bytes(image.read_bytes()[:-2] + b"\x07\x07")
+    os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    ingest(cohort_file(hospital), store)
+    assert tree_digest(store) == tree_digest(ingest(cohort_file(hospital), tmp_path / "fresh").root)
 
 
 @pytest.mark.proves("D8", "A3.2")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medform.cohort.cohort_file import Select
+from medform.cohort.cohort_file import CohortFile, Select, parse_cohort_file
 from medform.errors import InputError
-from medform.ingestion.ingest import ingest_scan
+from medform.ingestion.ingest import ingest, ingest_scan
 
 
 def volume(path: Path, low: int, high: int) -> None:
@@ -54,3 +54,25 @@ def test_what_cannot_be_known_as_hu_is_said_or_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"unit_differs: .*grey values of a picture are not HU"):
         ingest_scan(tmp_path / "pictures", tmp_path / "no", unit="HU")
     assert len(ingest_scan(tmp_path / "pictures", tmp_path / "yes", unit="HU", pictures=True).slices) == 3
+
+
+def cohort_of(root: Path, **images: Any) -> CohortFile:
+    return parse_cohort_file({"name": "c", "licence": "CC0-1.0", "images": images}, "cohort.yaml", root)
+
+
+@pytest.mark.proves("A.input")
+def test_a_cohort_takes_values_as_hu_only_where_they_are_or_its_file_says_so(tmp_path: Path) -> None:
+    volume(tmp_path / "mr" / "mr.nii", 0, 2000)
+    with pytest.raises(InputError, match=r"unit_unknown: mr\.nii, images\.unit: [\s\S]*images\.unit: raw .*MRI"):
+        ingest(cohort_of(tmp_path / "mr"), tmp_path / "none")
+    said = ingest(cohort_of(tmp_path / "mr", unit="HU"), tmp_path / "said")
+    assert said.unit == "HU" and said.series["codes"].tolist() == ["unit_assumed"]
+    assert ingest(cohort_of(tmp_path / "mr", unit="raw"), tmp_path / "raw").series["codes"].tolist() == [""]
+    volume(tmp_path / "ct" / "ct.nii", -1000, 500)
+    assert ingest(cohort_of(tmp_path / "ct"), tmp_path / "ct_store").series["codes"].tolist() == [""]
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.full((6, 6), 80, np.uint8)).save(tmp_path / "pictures" / "a.png")
+    with pytest.raises(InputError, match=r"unit_unknown: a\.png"):
+        ingest(cohort_of(tmp_path / "pictures"), tmp_path / "none")
+    said = ingest(cohort_of(tmp_path / "pictures", unit="HU"), tmp_path / "said_too")
+    assert said.series["codes"].tolist() == ["single_slice;unit_assumed"]

@@ -12,6 +12,7 @@ import pytest
 
 from medform.ingestion.found_series import FoundSeries, Refused
 from medform.ingestion.nifti import read_nifti_header, read_nifti_slices
+from medform.ingestion.plan import accepting
 from medform.ingestion.voxels import examine
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -112,3 +113,35 @@ def test_a_volume_with_nan_is_refused(tmp_path: Path) -> None:
     nibabel.Nifti1Image(values, np.eye(4)).to_filename(tmp_path / "nan.nii")
     series = examine(tmp_path, read_nifti_header(tmp_path / "nan.nii", "nan.nii", "HU"))
     assert series.codes == ["not_finite"] and "nan.nii" in series.details[0]
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("micron", 1000.0), ("meter", 0.001)])
+def test_other_lengths_become_millimetres(tmp_path: Path, unit: str, scale: float) -> None:
+    for affine in (np.diag([0.5, 0.6, 2.0, 1.0]), None):
+        image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.int16), None if affine is None else affine)
+        image.header.set_zooms((0.5, 0.6, 2.0))
+        image.to_filename(tmp_path / "mm.nii")
+        if affine is not None:
+            image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.diag([scale, scale, scale, 1]) @ affine)
+        image.header.set_zooms((0.5 * scale, 0.6 * scale, 2.0 * scale))
+        image.header.set_xyzt_units(unit)
+        image.to_filename(tmp_path / "other.nii")
+        mm, _ = read(tmp_path / "mm.nii")
+        other, _ = read(tmp_path / "other.nii")
+        assert other.codes == ["length_unit", *mm.codes] and other.spacing_mm == pytest.approx(mm.spacing_mm)
+        if affine is not None:
+            np.testing.assert_allclose(other.affine_lps, mm.affine_lps, rtol=1e-6)
+
+
+def test_two_transforms_that_differ_are_refused_unless_accepted(tmp_path: Path) -> None:
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    image = nibabel.Nifti1Image(np.zeros((30, 30, 30), np.int16), affine)
+    for shift, codes in ((0.3, []), (2.0, ["affines_differ"])):
+        moved = affine.copy()
+        moved[0, 3] = shift
+        image.set_qform(moved, 1)
+        image.set_sform(affine, 1)
+        image.to_filename(tmp_path / "two.nii")
+        series, _ = read(tmp_path / "two.nii")
+        assert series.codes == codes and series.usable == (not codes)
+    assert accepting(series, ["affines_differ"]).usable and "2.0 voxels apart" in series.details[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from medform.ingestion.found_series import Refused, SliceSource
 from medform.ingestion.slices import picture_series, read_mask, read_picture, read_picture_size
+from medform.ingestion.voxels import examine
 
 
 @pytest.fixture
@@ -66,3 +69,47 @@ def test_pictures_of_two_sizes_are_no_series(tmp_path: Path, grey: np.ndarray) -
     sources = [SliceSource(name, name) for name in ("1.png", "2.png")]
     series = picture_series(tmp_path, "s", "p", sources, "display")
     assert series.codes == ["matrix_changes"] and "2.png" in series.details[0]
+
+
+def png(path: Path, samples: bytes, size: tuple[int, int], bits: int, colour: int) -> None:
+    """A PNG of one piece written by hand: Pillow writes no 16-bit colour. ``samples`` are its rows, big endian."""
+    columns, rows = size
+    width = len(samples) // rows
+    lines = b"".join(b"\0" + samples[at * width : (at + 1) * width] for at in range(rows))
+    header = struct.pack(">IIBBBBB", columns, rows, bits, colour, 0, 0, 0)
+    pieces = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    chunks = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in pieces
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_16_bits_of_several_channels_are_not_cut_to_8(tmp_path: Path, colour: int, channels: int) -> None:
+    png(tmp_path / "a.png", bytes(range(4 * channels)), (2, 1), 16, colour)
+    for read in (read_picture, read_picture_size):
+        with pytest.raises(Refused, match=r"a.png: a picture of 16 bits .* save it as grey"):
+            read(tmp_path / "a.png", "a.png")
+
+
+def test_a_deep_tiff_whose_zero_is_white_is_refused(tmp_path: Path, grey: np.ndarray) -> None:
+    Image.fromarray(grey.astype(np.uint16) * 100).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    with pytest.raises(Refused, match=r"a.tif, PhotometricInterpretation: its zero is white"):
+        read_picture_size(tmp_path / "a.tif", "a.tif")
+
+
+@pytest.mark.parametrize(("bits", "content"), [(2, b"\x1b"), (4, b"\x01\x23")])
+def test_labels_of_few_bits_are_as_stored(tmp_path: Path, bits: int, content: bytes) -> None:
+    png(tmp_path / "mask.png", content, (4, 1), bits, 0)
+    assert read_mask(tmp_path / "mask.png", "mask.png").tolist() == [[0, 1, 2, 3]]
+
+
+def test_pictures_of_8_and_16_bits_are_no_series_and_display_ends_at_255(tmp_path: Path, grey: np.ndarray) -> None:
+    Image.fromarray(grey).save(tmp_path / "1.png")
+    Image.fromarray(grey.astype(np.uint16) * 9).save(tmp_path / "2.png")
+    sources = [SliceSource(name, name) for name in ("1.png", "2.png")]
+    series = picture_series(tmp_path, "s", "p", sources, "display")
+    assert series.codes == ["depth_changes"] and "2.png: values of type uint16" in series.details[0]
+    deep = examine(tmp_path, picture_series(tmp_path, "s", "p", sources[1:], "display"))
+    assert deep.codes[-1] == "beyond_display" and "images.unit: raw" in deep.details[-1]
+    assert examine(tmp_path, picture_series(tmp_path, "s", "p", sources[1:], "raw")).codes == ["single_slice"]

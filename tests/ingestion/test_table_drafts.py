@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from medform.cohort.cohort_file import TableSpec
+from medform.ingestion.suspects import table_notes
 from medform.ingestion.table_drafts import draft_columns, guess_patient_column
 from medform.ingestion.tables import read_table, type_table
 
@@ -71,3 +72,36 @@ def test_drafts_of_the_real_tables_type_without_a_problem(shared_data: Path, nam
     specs = {draft.name: draft.spec for draft in draft_columns(raw, "patient_id")}
     _, problems = type_table(raw, TableSpec(path="t", patient_id="patient_id"), specs)
     assert problems == []
+
+
+@pytest.mark.proves("A3.3", "A3.2")
+def test_a_unit_in_a_few_cells_is_not_drafted_for_the_others(tmp_path: Path) -> None:
+    """Creatinine in mg/dl, and three cells in umol/l: the draft leaves them to be problems and says how many."""
+    path = tmp_path / "t.csv"
+    cells = [f"0.{at + 10}" for at in range(37)] + ["85 umol/l"] * 3
+    path.write_text("id;crea;hb\n" + "".join(f"p{at};{cell};<{at + 9} g/m2\n" for at, cell in enumerate(cells)))
+    raw = read_table(path)
+    drafts = {draft.name: draft for draft in draft_columns(raw, "id")}
+    specs = {name: draft.spec for name, draft in drafts.items()}
+    assert (specs["crea"].type, specs["crea"].cell_unit, specs["crea"].missing) == ("number", None, [])
+    assert drafts["crea"].stops and "3 numbers have a unit ('umol/l') and 37 have none" in drafts["crea"].comment
+    assert specs["hb"].cell_unit == "g/m2" and not drafts["hb"].stops
+    table = TableSpec(path="t", patient_id="id")
+    assert len(type_table(raw, table, specs)[1]) == 3
+    specs["crea"] = specs["crea"].model_copy(update={"cell_unit": "umol/l"})
+    (note,) = table_notes(raw, table, specs)
+    assert "37 numbers without a unit are read as umol/l, like the 3 that have it" in str(note) and note.suggestion
+
+
+@pytest.mark.proves("A3.3")
+def test_a_later_measurement_is_no_feature(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    later = ["weight_12m", "age_last_contact", "bmi 6 months", "weight_t2", "weight post-op", "smoking_fu1"]
+    now = ["age (years)", "weight_kg", "gender", "pack_years", "bmi", "weight (kg)", "weight_0m"]
+    path.write_text(
+        ";".join(["id", *later, *now]) + "\n" + ";".join(["p1", *["61"] * 13]) + "\np2" + ";7.5" * 13 + "\n"
+    )
+    drafts = {draft.name: draft for draft in draft_columns(read_table(path), "id")}
+    assert {name for name, draft in drafts.items() if draft.spec.role == "feature"} == set(now)
+    for name in later:
+        assert drafts[name].spec.role == "ignore" and "later measurement" in drafts[name].comment

@@ -66,6 +66,15 @@ def test_the_same_cohort_file_serves_another_root(hospital: Path, tmp_path: Path
 
 
 @pytest.mark.proves("A.input")
+@pytest.mark.parametrize("where", ["images", "images/store"])
+def test_an_output_among_the_images_is_refused_before_any_work(hospital: Path, where: str) -> None:
+    before = sorted(hospital.rglob("*"))
+    with pytest.raises(InputError, match=r"(?s)inside the folder of the images.*Fix: choose a folder outside"):
+        medform.ingest(hospital / "cohort.yaml", out=hospital / where)
+    assert sorted(hospital.rglob("*")) == before
+
+
+@pytest.mark.proves("A.input")
 def test_resume_and_overwrite_exclude_each_other(hospital: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exclude each other"):
         medform.ingest(hospital / "cohort.yaml", out=tmp_path / "s", resume=True, overwrite=True)

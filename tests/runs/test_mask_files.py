@@ -348,3 +348,11 @@ def test_axis_maps_are_undone_by_their_inverse() -> None:
     assert match_grids((2, 3, 4), np.eye(4), (2, 3, 5), np.eye(4)) is None
     flat = match_grids((4, 3, 1), np.eye(4), (4, 3, 1), np.eye(4))
     assert flat == AxisMap()
+
+
+def test_a_sheared_mask_has_no_qform_that_would_move_it(tmp_path: Path) -> None:
+    mask = np.ascontiguousarray(lesion().transpose(2, 1, 0))
+    write_nifti(mask, sheared(), tmp_path / "m.nii")
+    header = nibabel.load(tmp_path / "m.nii").header
+    assert (int(header["sform_code"]), int(header["qform_code"])) == (1, 0)
+    np.testing.assert_allclose(header.get_zooms(), np.linalg.norm(sheared()[:3, :3], axis=0), rtol=1e-6)

@@ -16,7 +16,16 @@ __all__ = ["explain_fault", "interrupted"]
 
 DISK = {errno.ENOSPC: "no space is left on the disk.", errno.EDQUOT: "the disk quota is used up."}
 RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
-RESUMABLE = ("ingest", "pretrain", "align", "evaluate", "run")
+KIND = {
+    IsADirectoryError: ("this is a folder, and a file is needed here.", "give a file"),
+    NotADirectoryError: (
+        "a part of this path is a file, not a folder.",
+        "choose a path whose every part before the last is a folder",
+    ),
+    FileExistsError: ("a file stands where a folder is needed.", "choose another folder, or move the file away"),
+}
+KINDS = tuple(KIND)
+RESUMABLE = ("ingest", "pretrain", "align", "run")
 
 
 def explain_fault(error: Exception, debug: bool) -> int:
@@ -47,7 +56,7 @@ def explain_fault(error: Exception, debug: bool) -> int:
 
 
 def _users_own(error: Exception) -> str | None:
-    """Text for what the machine refuses: a full disk, a missing right, too little memory."""
+    """Text for what the machine refuses: a full disk, a missing right, a file for a folder, too little memory."""
     if isinstance(error, MemoryError):
         return "Not enough memory.\nFix: use fewer --workers, smaller slices or a machine with more."
     if not isinstance(error, OSError):
@@ -55,10 +64,14 @@ def _users_own(error: Exception) -> str | None:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in DISK:
         fix = "free some space on that disk (the folder `cache` of a run can be made again)"
-        return f"{where}{DISK[error.errno]} Nothing is half-written.\nFix: {fix}, then run again with --resume."
+        return f"{where}{DISK[error.errno]} Nothing is half-written.\nFix: {fix}, then run the same command again."
     if error.errno in RIGHTS:
         reason = (error.strerror or "not allowed").lower()
         return f"{where}{reason}.\nFix: choose a folder that you may write to."
+    # only with a name: without one it is no path that the user gave
+    if isinstance(error, KINDS) and error.filename:
+        reason, fix = next(said for kind, said in KIND.items() if isinstance(error, kind))
+        return f"{where}{reason} Nothing is half-written.\nFix: {fix}."
     return None
 
 
@@ -80,7 +93,7 @@ def _save_trace(error: Exception) -> Path | None:
 def interrupted(arguments: Sequence[str]) -> str:
     """What is said after Ctrl-C: how to go on, where the verb can."""
     if not arguments or arguments[0] not in RESUMABLE:
-        return "Interrupted."
+        return "Interrupted. To begin again, run the same command again."
     import shlex
 
     kept = [argument for argument in arguments if argument not in ("--resume", "--overwrite")]

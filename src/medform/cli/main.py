@@ -143,6 +143,8 @@ def phantom(
 def check(
     path: Annotated[Path, Argument(help="Folder or file with images.")],
     table: o.Table = None,
+    sheet: o.Sheet = None,
+    header_row: o.HeaderRow = 1,
     privacy: Annotated[bool, Option("--privacy", help="Also look for what identifies a person.")] = False,
     strict: o.Strict = False,
     json: o.Json = False,
@@ -150,7 +152,9 @@ def check(
 ) -> None:
     """Say what of a folder and a table is usable, and why the rest is not; changes nothing."""
     with Reporter() as progress:
-        result = medform.check(path, table=table, privacy=privacy, progress=progress)
+        result = medform.check(
+            path, table=table, sheet=sheet, header_row=header_row, privacy=privacy, progress=progress
+        )
     finish(result, json, strict)
 
 
@@ -159,12 +163,14 @@ def init(
     path: Annotated[Path, Argument(help="Folder with images.")],
     out: o.Out,
     table: o.Table = None,
+    sheet: o.Sheet = None,
+    header_row: o.HeaderRow = 1,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
     """Draft a commented cohort file from what lies in a folder."""
-    finish(medform.init(path, table=table, out=out, overwrite=overwrite), json)
+    finish(medform.init(path, table=table, out=out, sheet=sheet, header_row=header_row, overwrite=overwrite), json)
 
 
 @app.command()

@@ -12,6 +12,7 @@ __all__ = [
     "Debug",
     "Device",
     "Folds",
+    "HeaderRow",
     "Json",
     "Model",
     "Out",
@@ -22,6 +23,7 @@ __all__ = [
     "Run",
     "Seed",
     "Set",
+    "Sheet",
     "Store",
     "Strict",
     "Table",
@@ -39,6 +41,8 @@ Folds = Annotated[list[int] | None, Option("--fold", help="Only this fold; may b
 Store = Annotated[Path | None, Option(help="Folder of the cohort store.", show_default="OUT/store")]
 Model = Annotated[Path, Option(help="A model folder, or a run that holds one.", show_default=False)]
 Table = Annotated[Path | None, Option(help="Clinical table (CSV, TSV or Excel).", show_default=False)]
+Sheet = Annotated[str | None, Option(help="Sheet of the workbook that holds the table.", show_default="the only one")]
+HeaderRow = Annotated[int, Option(help="Row of the table's file with the column names, from 1.", min=1)]
 Workers = Annotated[int, Option(help="Processes; the result is the same with any number.", min=1)]
 Device = Annotated[str, Option(help="auto, cpu or cuda.", metavar="DEVICE")]
 Seed = Annotated[int | None, Option(help="The one seed of all randomness.", show_default="the recipe's")]

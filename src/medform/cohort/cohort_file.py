@@ -54,7 +54,8 @@ class Select(Config):
 class Images(Config):
     """Where the images are and what their numbers mean.
 
-    ``unit``: HU, ``display`` (grey values 0-255 of a fixed window) or ``raw`` (arbitrary, as in MRI).
+    ``unit``: HU, ``display`` (grey values 0-255 of a fixed window) or ``raw`` (arbitrary, as in MRI). Where it is not
+    written it is HU, and files that are no DICOM are refused unless their values are those of a CT.
     ``window_hu`` is the range that is mapped to [0, 1], in the unit of the images. ``accept`` lists
     quarantine codes to let through.
     """

@@ -67,7 +67,7 @@ def writing(path: Path) -> Generator[IO[bytes]]:
             "the disk is full." if full else f"cannot be written: {error.strerror or error}.",
             where=str(path),
             consequence="What was finished before is kept.",
-            fix=("free some space" if full else "choose a folder you may write to") + ", then run again with --resume.",
+            fix=("free some space" if full else "choose a folder you may write to") + ", then run the command again.",
         ) from error
     except BaseException:
         _discard(temporary)

@@ -1,12 +1,12 @@
-"""A user's own split: JSON as we write it, or a CSV with the columns patient_id, fold, part."""
+"""A user's own split: JSON as we write it, or a CSV with patient_id, fold (from 0) and part, a line a patient."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
 from medform.cohort.split import PARTS, Fold, Split
+from medform.cohort.table_text import read_columns
 from medform.errors import InputError, Problem, nearest
 
 __all__ = ["read_own_split"]
@@ -43,16 +43,10 @@ def read_own_split(path: Path, name: str, patients: Iterable[str]) -> Split:
 
 
 def _from_csv(path: Path, name: str) -> Split:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        header = reader.fieldnames or []
-        if missing := [column for column in COLUMNS if column not in header]:
-            raise InputError(
-                f"no column {', '.join(repr(column) for column in missing)}.",
-                where=str(path),
-                fix="write patient_id, fold (from 0) and part (train, validation, test), a line a patient.",
-            )
-        rows = [(reader.line_num, {column: (row[column] or "").strip() for column in COLUMNS}) for row in reader]
+    rows = [
+        (line, dict(zip(COLUMNS, (field.strip() for field in fields), strict=True)))
+        for line, fields in read_columns(path, COLUMNS)
+    ]
     problems = []
     members: dict[int, dict[str, list[str]]] = {}
     for line, row in rows:

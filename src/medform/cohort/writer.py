@@ -77,11 +77,36 @@ class SeriesRecord:
     header: Mapping[str, str] = field(default_factory=dict)
 
 
-def series_complete(root: Path, series_id: str, inputs: str) -> bool:
-    """Whether a series was written from the same ``inputs`` (a digest of its sources and settings) before."""
+def series_complete(
+    root: Path,
+    series_id: str,
+    inputs: str,
+    *,
+    files: Sequence[str] | None = None,
+    masks: NDArray[np.uint8] | None = None,
+) -> bool:
+    """Whether a series was written from the same ``inputs`` (a digest of its sources and settings) before.
+
+    With ``files``, the SHA-256 of each slice's file, it must also have been written from these, and with ``masks``
+    (N, H, W) or none: a file can change without a trace in ``inputs``, which hold no pixels.
+    """
     part = _read_part(root, series_id)
     voxels = root / "voxels" / f"{file_stem(series_id)}.npy"
-    return part is not None and part["inputs"] == inputs and voxels.is_file() and voxels.stat().st_size == part["bytes"]
+    if part is None or part["inputs"] != inputs or not voxels.is_file() or voxels.stat().st_size != part["bytes"]:
+        return False
+    if files is None:
+        return True
+    return [one["file_digest"] for one in part["slices"]] == list(files) and part.get("mask_sha256") == _sha256(masks)
+
+
+def _sha256(masks: NDArray[np.uint8] | None) -> str | None:
+    """SHA-256 of the file in which `write_series` puts masks."""
+    if masks is None:
+        return None
+    digest = hashlib.sha256(_npy_header(masks.shape, masks.dtype))
+    for one in masks:
+        digest.update(one.tobytes())
+    return digest.hexdigest()
 
 
 def write_series(
@@ -170,11 +195,14 @@ class _Volume:
                 where=f"series {self.record.series_id}",
                 fix="mend the source, or leave this series out with images.select.",
             )
+        bright = values
         if index < len(self.record.slices):
             one = self.record.slices[index]
             comb = values.reshape(-1)[:: max(1, values.size // SAMPLES)].astype(np.float32)
             self.samples.append(comb * np.float32(one.slope) + np.float32(one.intercept))
-        self.prints.append(fingerprint(values))
+            if one.slope < 0:  # stored with black as high: a copy stored the other way must look the same
+                bright = -values.astype(np.float64)
+        self.prints.append(fingerprint(bright))
 
     def statistics(self) -> dict[str, Any]:
         """Hashes of the slices, and the 0.5 and 99.5 percentiles of the series in its unit."""
@@ -224,7 +252,7 @@ class CohortWriter:
                     "this store was made from other files or another cohort file.",
                     where=str(self.root),
                     consequence="Nothing was changed.",
-                    fix="choose another folder, or replace the store with --overwrite.",
+                    fix=f"choose another folder, or replace it: medform ingest COHORT -o {self.root} --overwrite.",
                 )
         elif self.root.exists():
             self._claim(overwrite=overwrite)

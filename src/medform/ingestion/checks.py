@@ -2,7 +2,8 @@
 
 A stack is good when its corners lie on one straight line at equal steps. A line that leans against the
 slice normal is a gantry tilt: every voxel is still known exactly, since the affine leans with it. Unequal
-steps cannot be carried by one affine, and are a gap where they are whole multiples of the usual step.
+steps cannot be carried by one affine, and are a gap where they are whole multiples of the usual step. They are
+judged by where they put each slice, not by the steps alone: small differences add up over a long stack.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ millimetre or better."""
 EVEN_SHARE = 0.02
 """How far a slice may lie from its even place, as a share of the step, where that is more than
 ``STRAIGHT_MM``."""
+MOST_OFF = 0.25
+"""The greatest share of the step that any tolerance may be: a missing slice moves another by half a step or more."""
+STEEPEST = 45.0
+"""Degrees: a gantry leans 30 at most; beyond this the slices lie beside each other, not behind."""
+ROUNDING = 1e-6
+"""Millimetres by which sums of positions of a tenth of a millimetre miss their tenth."""
 SAME_DIRECTION = 1e-3
 """Largest difference of direction cosines within one stack."""
 
@@ -73,7 +80,9 @@ def stack_geometry(
     step = (corners[-1] - corners[0]) / max(count - 1, 1)
     depth = float(step @ normal)
     named = [files[int(index)] for index in order]
-    findings = [*_straightness(corners, along, normal, named), *_evenness(along, depth, named)]
+    findings = _side_by_side(along, named)
+    if not findings:
+        findings = [*_straightness(corners, along, normal, named), *_evenness(along, depth, named)]
     even = count > 1 and not any(finding.effect == "quarantine" for finding in findings)
     affine = None
     if even or count == 1:
@@ -95,6 +104,15 @@ def stack_geometry(
     )
 
 
+def _side_by_side(along: NDArray[np.float64], files: Sequence[str]) -> list[Finding]:
+    """Slices at one place along the normal lie beside each other in a plane: no stack, whatever their corners."""
+    steps = np.diff(along)
+    if len(steps) == 0 or steps.min() > SAME_POSITION_MM:
+        return []
+    reason = "it lies in the plane of another slice, beside it."
+    return [_crooked(reason, files[int(steps.argmin()) + 1])]
+
+
 def _straightness(
     corners: NDArray[np.float64],
     along: NDArray[np.float64],
@@ -109,17 +127,10 @@ def _straightness(
     off = np.linalg.norm(lateral - np.outer(share, lateral[-1]), axis=1)
     if off.max() > STRAIGHT_MM:
         worst = int(off.argmax())
-        reason = f"its corner lies {off[worst]:.2f} mm off the line through the stack."
-        return [
-            _refusal(
-                "crooked_stack",
-                reason,
-                files[worst],
-                "ImagePositionPatient",
-                "positions of each slice are kept",
-            )
-        ]
+        return [_crooked(f"its corner lies {off[worst]:.2f} mm off the line through the stack.", files[worst])]
     angle = np.degrees(np.arctan2(np.linalg.norm(lateral[-1]), along[-1] - along[0]))
+    if angle > STEEPEST:
+        return [_crooked(f"the stack leans by {angle:.1f} degrees, which no gantry does.", files[-1])]
     reason = f"slices are sheared by {angle:.1f} degrees; kept as acquired, the affine carries the shear."
     return [Finding("gantry_tilt", "repair", reason, files[0], "ImagePositionPatient")]
 
@@ -131,14 +142,13 @@ def _evenness(along: NDArray[np.float64], depth: float, files: Sequence[str]) ->
     steps = np.diff(along)
     usual = float(np.median(steps))
     even = along[0] + depth * np.arange(len(along))
-    if np.abs(along - even).max() <= max(STRAIGHT_MM, EVEN_SHARE * usual):
-        return []
-    if np.ptp(steps) <= STRAIGHT_MM:  # rounding that adds up over a long stack
+    tolerance = min(max(STRAIGHT_MM, EVEN_SHARE * usual), MOST_OFF * usual) + ROUNDING
+    if np.abs(along - even).max() <= tolerance:
         return []
     multiples = steps / usual
-    whole = np.abs(multiples - np.round(multiples)) * usual <= max(STRAIGHT_MM, EVEN_SHARE * usual)
-    if whole.all() and multiples.min() > 0.5:
-        missing = int(np.round(multiples - 1).sum())
+    missing = int(np.round(multiples - 1).sum())
+    whole = np.abs(multiples - np.round(multiples)) * usual <= tolerance
+    if whole.all() and multiples.min() > 0.5 and missing:
         at = int(multiples.argmax())
         where = f"between {along[at]:.2f} and {along[at + 1]:.2f} mm"
         plural = "s" if missing > 1 else ""
@@ -156,6 +166,10 @@ def _evenness(along: NDArray[np.float64], depth: float, files: Sequence[str]) ->
             "positions of each slice are kept",
         )
     ]
+
+
+def _crooked(reason: str, file: str) -> Finding:
+    return _refusal("crooked_stack", reason, file, "ImagePositionPatient", "positions of each slice are kept")
 
 
 def _refusal(code: str, reason: str, file: str, tag: str, effect: str) -> Finding:

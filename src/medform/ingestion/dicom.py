@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,9 +26,12 @@ ReadFrame = Callable[[str, int], np.ndarray]
 
 MOST_ORIENTATIONS = 3
 _ACQUISITION_NAMES = ("AcquisitionNumber", "TemporalPositionIdentifier", "EchoTime", "AcquisitionTime")
+_INTERLEAVED = _ACQUISITION_NAMES[:3]
+"""Those that say which acquisition a slice is of; the time differs from slice to slice within one."""
 _ASIDE = {
     "localizer": "a localizer, not a slice of the scan.",
     "colour": "a colour image, which has no grey value that means anything in HU.",
+    "mosaic": "a mosaic, many slices in one image (Siemens); export it as enhanced DICOM or as NIfTI.",
     "multiframe": "several frames without a position of their own.",
     "capture": "no position in the patient, unlike the slices of this series.",
 }
@@ -98,6 +102,8 @@ def _role(image: DicomImage, *, positioned: bool) -> str:
         return "colour"
     if {"LOCALIZER", "SCOUT"} & set(image.image_type):
         return "localizer"
+    if "MOSAIC" in image.image_type:
+        return "mosaic"
     if image.frames > 1 and not image.enhanced:
         return "multiframe"
     if positioned and image.position is None and not _refusals(image.findings):
@@ -176,7 +182,7 @@ def _build(uid: str, stack: _Stack, read_frame: ReadFrame, *, assume_hu: bool) -
         images.sort(key=lambda image: (image.instance_number, image.instance, image.frame))
     else:
         images = [images[index] for index in geometry.order]
-        findings += geometry.findings
+        findings += [*geometry.findings, *_interleaved(images)]
     if len(images) == 1:
         findings.append(Finding("single_slice", "note", "one image; spacing between slices is unknown."))
     series = _refused(uid, _Stack(stack.images, tuple(findings)))
@@ -208,7 +214,7 @@ def _source(image: DicomImage, at: int, geometry: StackGeometry | None, unit: Un
         slope=slope,
         intercept=intercept,
         position_mm=geometry.position_mm[at] if geometry else float("nan"),
-        padding=image.padding if unit == "HU" else None,
+        padding=image.padding,
     )
 
 
@@ -347,6 +353,25 @@ def _geometry(images: Sequence[DicomImage]) -> StackGeometry | None:
     size = first.rows, first.columns
     files = [image.file for image in images]
     return stack_geometry(np.asarray(corners, float), first.orientation, first.pixel_spacing, size, files)
+
+
+def _interleaved(images: Sequence[DicomImage]) -> list[Finding]:
+    """Acquisitions whose slices alternate along the stack: two volumes half a step apart look like one fine one.
+
+    Acquisitions one behind the other are the stations of one volume, and those of MR by their number alone are its
+    concatenations, which alternate.
+    """
+    for at, name in enumerate(_INTERLEAVED):
+        if name == "AcquisitionNumber" and images[0].modality == "MR":
+            continue
+        values = [image.acquisition[at] for image in images]
+        runs = 1 + sum(one != other for one, other in pairwise(values))
+        if runs > (count := len(set(values))):
+            reason = f"slices of {count} acquisitions alternate along the stack; they may be volumes of their own."
+            override = "images.accept: [interleaved] (taken as one volume)"
+            other = next(image for image, value in zip(images, values, strict=True) if value != values[0])
+            return [Finding("interleaved", "quarantine", reason, other.file, name, override)]
+    return []
 
 
 def _no_geometry(images: Sequence[DicomImage]) -> list[Finding]:

@@ -33,7 +33,8 @@ HEADER_TAGS = (
     *("AcquisitionNumber", "TemporalPositionIdentifier", "EchoTime", "AcquisitionTime"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
-    *("BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
@@ -228,6 +229,12 @@ def _encoding_findings(dataset: FileDataset, pixels: PixelElement | None, name: 
         found = "explicit" if pixels.explicit else "implicit"
         reason = f"the meta header says {syntax.name}, the elements have {found} VR; read as they are."
         yield Finding("syntax_relabelled", "repair", reason, name, "TransferSyntaxUID")
+    stored = _integer(dataset, "BitsStored", 16)
+    if (high := _integer(dataset, "HighBit", stored - 1)) != stored - 1:
+        reason = (
+            f"its {stored} stored bits end at bit {high}, not {stored - 1}, so values cannot be read; export it anew."
+        )
+        yield Finding("high_bit", "quarantine", reason, name, "HighBit")
     bits = _integer(dataset, "BitsAllocated", 16)
     samples = _integer(dataset, "SamplesPerPixel", 1)
     subsampled = _text(dataset, "PhotometricInterpretation").endswith("_422")
@@ -296,6 +303,10 @@ def _as_stored(value: int, *, signed: bool, bits: int) -> int:
 
 
 def _person(dataset: Dataset) -> str:
-    """SHA-256 of name and birth date, '' unless both are there: one person under two ids is found by it."""
-    name, birth = _text(dataset, "PatientName").upper(), _text(dataset, "PatientBirthDate")
+    """SHA-256 of name and birth date, '' unless both are there: one person under two ids is found by it.
+
+    Of the name the first group counts (others spell it in other letters), without its padding: DOE^JOHN^^ is DOE^JOHN.
+    """
+    whole, birth = _text(dataset, "PatientName").upper(), _text(dataset, "PatientBirthDate")
+    name = "^".join(part.strip() for part in whole.split("=")[0].split("^")).rstrip("^") or whole
     return hashlib.sha256(f"{name}|{birth}".encode()).hexdigest() if name and birth else ""

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medform.cohort.genes_spec import GeneIdKind, GenesSpec
+from medform.cohort.table_text import looks_like_date
 from medform.errors import Problem
 from medform.ingestion.cells import SERIALS
 from medform.ingestion.expression_matrix import Matrix
-from medform.ingestion.table_text import looks_like_date
 
 __all__ = ["GeneNames", "is_damaged", "merge_duplicates", "name_genes"]
 

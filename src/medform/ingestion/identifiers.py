@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import csv
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medform.cohort.field_types import IdRule
+from medform.cohort.table_text import read_columns
 from medform.errors import InputError, Problem
 from medform.ingestion.cells import BLANKS
 
 __all__ = ["IdMatch", "IdSuggestion", "match_ids", "normalised", "read_id_map", "refuse_strangers"]
+
+logger = logging.getLogger(__name__)
 
 ALL_RULES: tuple[IdRule, ...] = ("blanks", "case", "separators", "zeros")
 SHOWN = 5
@@ -57,12 +60,11 @@ def normalised(one: str, rules: Iterable[IdRule]) -> str:
 
 
 def read_id_map(path: Path) -> dict[str, str]:
-    """Read a CSV with the columns table_id and image_id; `InputError` where an id stands twice."""
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        if not {"table_id", "image_id"} <= set(reader.fieldnames or []):
-            raise InputError("needs the columns table_id and image_id.", where=str(path), fix="name them in line 1.")
-        rows = [(row["table_id"], row["image_id"]) for row in reader]
+    """Read a CSV with the columns table_id and image_id, of any common encoding and separator: table id -> image id.
+
+    Ids are taken as they are written. Raises `InputError` where a column is missing or an id stands twice.
+    """
+    rows = [(table_id, image_id) for _, (table_id, image_id) in read_columns(path, ("table_id", "image_id"))]
     for place in (0, 1):
         seen = [row[place] for row in rows]
         if twice := sorted({one for one in seen if seen.count(one) > 1}):
@@ -76,40 +78,61 @@ def match_ids(
     rules: Sequence[IdRule] = (),
     id_map: dict[str, str] | None = None,
 ) -> IdMatch:
-    """Match ids as written, then by ``id_map`` (table id -> image id), then by the declared ``rules``.
+    """Match ids by ``id_map`` (table id -> image id), then as written, then by the declared ``rules``.
 
-    Without a rule nothing but equality joins: '00123' and '123' are two patients. What is left over on both
-    sides gets suggestions. Results are sorted and do not depend on the order of the ids.
+    What the map names is joined by the map or not at all: an id that happens to be equal is no reason against a
+    declared partner. A row that claims an image id of the map's is a problem; lines of the map that join nothing
+    are logged. Without a rule nothing but equality joins: '00123' and '123' are two patients. What is left over on
+    both sides gets suggestions. Results are sorted and do not depend on the order of the ids.
     """
     images, table = sorted(set(image_ids)), sorted(set(table_ids))
-    matched = {one: one for one in table if one in set(images)}
-    by_rule: dict[str, str] = {}
+    declared = id_map or {}
+    owner = {image: one for one, image in declared.items()}
+    there = set(images)
+    matched = {one: declared[one] for one in table if declared.get(one) in there}
+    _say_unused(declared, set(matched))
+    by_rule = {one: image for one, image in matched.items() if one != image}
     problems: list[Problem] = []
-    for one, image in sorted((id_map or {}).items()):
-        if one not in set(table) or image not in set(images) or one in matched:
+    for one in table:
+        if one not in there or one in declared:
             continue
-        if image in matched:
-            text = f"the id map joins it to image id '{image}', which stands in the table itself."
-            problems.append(Problem(text, column="patient_id", value=one, suggestion="Take one of the two out."))
-            continue
-        by_rule[one] = image
+        if one in owner:
+            text = f"the id map joins '{owner[one]}' to image id '{one}', which stands in the table itself."
+            hint = "Take one of the two out, or give this row its own line in the map."
+            problems.append(Problem(text, column="patient_id", value=one, suggestion=hint))
+        else:
+            matched[one] = one
     if rules:
-        free_table = [one for one in table if one not in matched and one not in by_rule]
-        taken = {*matched.values(), *by_rule.values()}
+        refused = {problem.value for problem in problems}
+        free_table = [one for one in table if one not in matched and one not in declared and one not in refused]
+        taken = {*matched.values(), *owner}
         for key, mine in _keyed(free_table, rules).items():
             theirs = _keyed(images, rules).get(key, [])
             if len(theirs) == 1 and len(mine) == 1 and theirs[0] not in taken:
-                by_rule[mine[0]] = theirs[0]
+                matched[mine[0]] = by_rule[mine[0]] = theirs[0]
             elif theirs:
                 names = ", ".join(repr(one) for one in theirs)
                 text = f"under the rules {', '.join(rules)} they become one with image ids {names}."
                 hint = "Join them by hand with tables.clinical.id_map."
                 problems.append(Problem(text, column="patient_id", value=", ".join(mine), suggestion=hint))
-    matched |= by_rule
     only_images = tuple(one for one in images if one not in set(matched.values()))
     only_table = tuple(one for one in table if one not in matched)
-    suggestions = _suggest(only_images, only_table)
+    suggestions = _suggest(
+        [one for one in only_images if one not in owner], [one for one in only_table if one not in declared]
+    )
     return IdMatch(matched, by_rule, only_images, only_table, suggestions, tuple(problems))
+
+
+def _say_unused(declared: dict[str, str], used: set[str]) -> None:
+    """Log how many lines of an id map join nothing because one of their ids, or both, is nowhere to be found."""
+    unused = sorted(one for one in declared if one not in used)
+    if unused:
+        shown = ", ".join(f"'{one}' to '{declared[one]}'" for one in unused[:SHOWN])
+        more = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
+        logger.warning(
+            "%d of %d lines of the id map join nothing: an id of theirs is not there (%s%s).",
+            len(unused), len(declared), shown, more,
+        )  # fmt: skip
 
 
 def _keyed(ids: Sequence[str], rules: Sequence[IdRule]) -> dict[str, list[str]]:

@@ -7,9 +7,8 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from medform.cohort.cohort_file import CohortFile, Images, Select, Unit
 from medform.cohort.files import file_sha256
@@ -17,15 +16,17 @@ from medform.cohort.quarantine import Quarantined
 from medform.cohort.store import Cohort, CohortWriter
 from medform.cohort.writer import made_from
 from medform.errors import InputError, Problem
+from medform.ingestion.changed import note_seen, refuse_changed, sizes_and_times
 from medform.ingestion.clinical import Clinical, read_join
 from medform.ingestion.expression import Expression, expression_digest, read_expression
-from medform.ingestion.found_series import Finding, FoundSeries, Refused
-from medform.ingestion.mask_voxels import read_masks
+from medform.ingestion.found_series import Finding, FoundSeries
 from medform.ingestion.masks import MaskRule, mask_note, of_one_visit, refuse_maskless
 from medform.ingestion.plan import Plan, ReadSettings, plan_folder, plan_index
 from medform.ingestion.select import select_series
+from medform.ingestion.slices import has_few_bits
 from medform.ingestion.store_series import SeriesTask, crashed_series, store_series
-from medform.ingestion.units import unit_by_range
+from medform.ingestion.units import unit_by_range, unit_of_cohort
+from medform.ingestion.voxels import crashed
 from medform.ingestion.workers import Progress, run_all, silent
 from medform.runs.folder import RunFolder
 
@@ -65,6 +66,10 @@ class _Sources:
         masks = [source.mask for one in self.plan.series for source in one.slices if source.mask]
         if any(mask.lower().endswith((".jpg", ".jpeg")) for mask in masks):
             facts += ("a mask in JPEG is refused",)  # stores made before it was hold one
+        if any(has_few_bits(self.plan.root / mask, mask) for mask in dict.fromkeys(masks)):
+            facts += ("labels of 2 and 4 bits are kept",)  # stores made before they were hold them spread to 255
+        if any(one.unit == "display" and one.dtype != "uint8" and one.usable for one in self.plan.series):
+            facts += ("values beyond display are refused",)  # stores made before they were may hold them
         text = repr(facts)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -208,8 +213,18 @@ def _read_sources(file: CohortFile, workers: int, progress: Progress) -> _Source
         plan = plan_index(file, settings)
     else:
         plan = plan_folder(file.path(images.path), settings, progress)
+    if images.unit == "HU":
+        plan = _in_hu(plan, workers, progress, declared="unit" in images.model_fields_set)
     imaged = {one.patient_id for one in plan.series if one.usable}
     return _chosen(file, plan, read_join(file, imaged) if file.clinical else Clinical())
+
+
+def _in_hu(plan: Plan, workers: int, progress: Progress, *, declared: bool) -> Plan:
+    """The plan with every series that cannot say that it is HU judged by its values (`unit_of_cohort`)."""
+    mute = [one for one in plan.series if one.reader != "dicom"]
+    judge = partial(unit_of_cohort, plan.root, declared=declared)
+    found = iter(run_all(judge, mute, workers=workers, progress=progress, what="units", crashed=crashed))
+    return replace(plan, series=tuple(one if one.reader == "dicom" else next(found) for one in plan.series))
 
 
 def _chosen(file: CohortFile, plan: Plan, clinical: Clinical) -> _Sources:
@@ -288,15 +303,19 @@ def _write(sources: _Sources, out: Path, workers: int, progress: Progress, *, re
             fix="continue it with --resume, or begin anew with --overwrite.",
         )
     absolute = out.resolve()
+    root, chosen = sources.plan.root, sources.chosen
     with RunFolder(absolute.with_name(f".{absolute.name}.lock")).lock():
         inputs = sources.digest()
         expression = None if made_from(out, inputs) and not overwrite else sources.expression()
         writer = CohortWriter(out, sources.file, inputs=inputs, overwrite=overwrite)
         if not writer.finished:
+            seen = sizes_and_times(root, chosen)  # before they are read: what changes meanwhile is then compared
             _fill(writer, sources, expression, workers, progress)
-            return Cohort.read(out)
+            cohort = Cohort.read(out)
+            note_seen(cohort, seen)
+            return cohort
     cohort = Cohort.read(out)
-    _refuse_changed(cohort, sources)
+    refuse_changed(cohort, root, chosen)
     return cohort
 
 
@@ -344,44 +363,6 @@ def _empty(out: Path) -> None:
     """Take back what was written of a store that cannot be finished."""
     for name in ("parts", "voxels", "masks", "previews"):
         shutil.rmtree(out / name, ignore_errors=True)
-
-
-def _refuse_changed(cohort: Cohort, sources: _Sources) -> None:
-    """Sources that were written after the store was finished must still have the digests that it holds."""
-    finished = (cohort.root / "cohort.json").stat().st_mtime
-    digests = dict(zip(cohort.slices["source"], cohort.slices["file_digest"], strict=True))
-    changed = []
-    for one in sources.chosen:
-        for source in one.slices:
-            path = sources.plan.root / source.file
-            known = digests.get(source.instance)
-            if known and path.stat().st_mtime >= finished and file_sha256(path) != known:
-                changed.append(Problem("changed since the store was made.", file=source.file))
-        for name in _changed_masks(sources.plan.root, one, cohort, finished):
-            changed.append(Problem("changed since the store was made.", file=name))
-    if changed:
-        raise InputError(
-            f"{len(changed)} image files changed since this store was made.",
-            where=str(cohort.root),
-            consequence="Nothing was changed.",
-            fix="choose another folder, or replace the store with --overwrite.",
-            problems=changed[:MOST_SHOWN],
-        )
-
-
-def _changed_masks(root: Path, series: FoundSeries, cohort: Cohort, finished: float) -> list[str]:
-    """Files of masks that are gone or were written after the store was finished, where the masks are now others."""
-    files = [series.mask.file] if series.mask else [source.mask for source in series.slices if source.mask]
-    paths = {file: root / file for file in files}
-    written = [file for file, path in paths.items() if not path.is_file() or path.stat().st_mtime >= finished]
-    stored = cohort.masks(series.series_id) if written else None
-    if stored is None:
-        return []
-    try:
-        now = read_masks(root, series)
-    except Refused:
-        return written
-    return [] if now is not None and np.array_equal(stored, now) else written
 
 
 def _set_aside(sources: _Sources, series: Iterable[FoundSeries]) -> list[Quarantined]:

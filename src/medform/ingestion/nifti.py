@@ -1,6 +1,6 @@
 """NIfTI files -> series: header first, sizes checked before any voxel is read, orientation by flips and transposes.
 
-Facts from the NIfTI-1 standard: voxel to millimetres by sform, else qform, RAS; value = stored x
+Facts from the NIfTI-1 standard: voxel to the length unit of xyzt_units by sform, else qform, RAS; value = stored x
 scl_slope + scl_inter. A copy of the same volume stored along other axes ends as the same array.
 """
 
@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from gzip import BadGzipFile, GzipFile
+from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from medform.cohort.cohort_file import Unit
 from medform.ingestion.found_series import Finding, FoundSeries, Refused, SliceSource
@@ -36,6 +37,10 @@ THICKEST = 1.5
 the feet."""
 NOT_WHOLE = 1e-3
 """Distance to the next whole number up to which a scaled label is that number."""
+MOST_APART = 0.5
+"""Voxels by which sform and qform may differ at a corner: further apart they are two places."""
+_LENGTHS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}
+"""Codes of xyzt_units (its lowest three bits) for other lengths than millimetres: name and millimetres of one."""
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _CHUNK = 4 << 20
 
@@ -63,6 +68,7 @@ class _Header:
     intercept: float
     affine_lps: NDArray[np.float64] | None
     zooms: tuple[float, ...]
+    findings: tuple[Finding, ...]
 
 
 def read_nifti_header(path: Path, name: str, unit: Unit) -> FoundSeries:
@@ -72,7 +78,7 @@ def read_nifti_header(path: Path, name: str, unit: Unit) -> FoundSeries:
     count, rows, columns = (header.shape[axis] for axis in layout.axes)
     if layout.orientation.transpose:
         rows, columns = columns, rows
-    findings = []
+    findings = list(header.findings)
     if affine is None:
         reason = "neither sform nor qform is set; axes are left as stored and nothing is known of left and right."
         findings.append(Finding("no_affine", "note", reason, name, "sform_code"))
@@ -104,7 +110,7 @@ def read_nifti_slices(path: Path, name: str) -> Iterator[NDArray[Any]]:
 
 
 def read_nifti_grid(path: Path, name: str) -> Grid:
-    """The grid of one file as it is stored, without its voxels; `Refused` as `read_nifti_header`."""
+    """The grid of one file as it is stored (mm), without its voxels; `Refused` as `read_nifti_header`."""
     header = _header(path, name)
     return Grid(header.shape, header.affine_lps)
 
@@ -174,7 +180,8 @@ def _header(path: Path, name: str) -> _Header:
             reason = f"voxels of type {dtype} are no grey values."
             raise Refused(Finding("colour", "quarantine", reason, name, "datatype"))
         coded = bool(image.header["sform_code"]) or bool(image.header["qform_code"])
-        affine = _LPS @ np.asarray(image.affine, float) if coded else None
+        length, scale = _LENGTHS.get(int(image.header["xyzt_units"]) & 7, ("", 1.0))
+        affine = _LPS @ _in_mm(image.affine, scale) if coded else None
         if affine is not None and not (np.isfinite(affine).all() and abs(np.linalg.det(affine)) > 1e-12):
             raise Refused(Finding("bad_affine", "quarantine", "the affine is not invertible.", name, "srow_x"))
         proxy = image.dataobj
@@ -185,10 +192,41 @@ def _header(path: Path, name: str) -> _Header:
             slope=float(proxy.slope),
             intercept=float(proxy.inter),
             affine_lps=affine,
-            zooms=tuple(float(zoom) for zoom in image.header.get_zooms()[:3]),
+            zooms=tuple(float(zoom) * scale for zoom in image.header.get_zooms()[:3]),
+            findings=tuple(_affine_findings(image.header, (shape[0], shape[1], shape[2]), length, name)),
         )
     _check_size(path, name, header)
     return header
+
+
+def _in_mm(affine: ArrayLike, scale: float) -> NDArray[np.float64]:
+    """An affine (4, 4) whose results are ``scale`` times as long."""
+    return np.diag([scale, scale, scale, 1.0]) @ np.asarray(affine, np.float64)
+
+
+def _affine_findings(header: Any, shape: tuple[int, int, int], length: str, name: str) -> Iterator[Finding]:
+    """What the header's places need: another unit of length, and two transforms that are not one."""
+    if length:
+        reason = f"its lengths are {length}; places and spacing are given in millimetres."
+        yield Finding("length_unit", "repair", reason, name, "xyzt_units")
+    sform, qform = (_transform(header, kind) for kind in ("sform", "qform"))
+    if sform is None or qform is None:
+        return
+    corners = np.array(list(product(*((0, size - 1) for size in shape), (1,))), np.float64)
+    apart = float(np.abs(corners @ (np.linalg.solve(sform, qform) - np.eye(4)).T).max())
+    if not apart <= MOST_APART:
+        reason = f"sform and qform put a corner {apart:.1f} voxels apart; which of them is right is unknown."
+        override = "images.accept: [affines_differ] (the sform is used)"
+        yield Finding("affines_differ", "quarantine", reason, name, "sform_code", override)
+
+
+def _transform(header: Any, kind: str) -> NDArray[np.float64] | None:
+    """The affine (4, 4) of ``sform`` or ``qform``; None where it is not set or is none."""
+    try:
+        affine = getattr(header, f"get_{kind}")(coded=True)[0]
+    except Exception:  # a quaternion that is no rotation says nothing
+        return None
+    return None if affine is None else np.asarray(affine, np.float64)
 
 
 def _check_size(path: Path, name: str, header: _Header) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from medform.cohort.table_text import read_rows
 from medform.errors import InputError, Problem
-from medform.ingestion.table_text import read_rows
 
 __all__ = ["EXCEL", "RawTable", "read_table"]
 
@@ -111,7 +111,7 @@ def _excel(path: Path, sheet: str | None) -> _Grid:
         raise InputError(
             f"{len(filled)} sheets hold data: {', '.join(filled)}.",
             where=str(path),
-            fix="say which one with tables.clinical.sheet.",
+            fix="say which one with --sheet, or with tables.clinical.sheet in the cohort file.",
         )
     if not filled:
         raise InputError("the workbook is empty.", where=str(path), fix="give a table with a header and rows.")
@@ -154,7 +154,7 @@ def _table(file: str, grid: _Grid, header_row: int, skip: set[int]) -> RawTable:
         names.pop()
     problems = []
     if sum(map(bool, names)) <= 1 < max(len([f for f in row if f.strip()]) for _, row in body):
-        hint = "If the names stand further down, set tables.clinical.header_row."
+        hint = "If the names stand further down, say so with --header-row, or tables.clinical.header_row."
         problems.append(problem("this row does not look like the header.", header_line, hint))
     for place, name in enumerate(names, start=1):
         if not name and not problems:

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 from medform.cohort.cohort_file import Unit
 from medform.ingestion.found_series import Finding, FoundSeries, Refused, SliceSource
 
-__all__ = ["picture_series", "read_mask", "read_picture", "read_picture_size"]
+__all__ = ["has_few_bits", "picture_series", "read_mask", "read_picture", "read_picture_size"]
 
 LARGEST_PICTURE = 1 << 26
 """Pixels of a picture: 8192 x 8192."""
@@ -21,6 +21,9 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _LOSSLESS = ("PNG", "TIFF", "BMP")
 _MODES = {"1": "uint8", "L": "uint8", "LA": "uint8", "P": "uint8", "RGB": "uint8", "RGBA": "uint8"}
 _DEEP_MODES = {"I;16": "uint16", "I;16B": "uint16", "I;16L": "uint16", "I": "uint16", "F": "float32"}
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+"""Tags of TIFF 6.0, and the value of the second where black is high."""
 
 
 @contextmanager
@@ -36,12 +39,35 @@ def _opened(path: Path, name: str) -> Iterator[ImageFile.ImageFile]:
                 if (frames := getattr(image, "n_frames", 1)) > 1:
                     reason = f"{frames} frames in one picture; write one file a slice."
                     raise Refused(Finding("multiframe", "quarantine", reason, name))
+                _refuse_misread(image, name)
                 yield image
     except Refused:
         raise
     except Exception as error:  # any fault of a foreign file
         reason = f"the picture cannot be read ({type(error).__name__})."
         raise Refused(Finding("unreadable", "quarantine", reason, name)) from None
+
+
+def _bits(image: ImageFile.ImageFile) -> int:
+    """Bits of a sample as the file states them, which Pillow's mode does not say; 8 where the format has no others."""
+    if image.format == "PNG" and image.fp is not None:
+        before = image.fp.tell()
+        image.fp.seek(24)  # signature 8, length and name of the first chunk 8, width and height 8
+        bits = image.fp.read(1)[0]
+        image.fp.seek(before)
+        return bits
+    stated = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, 8)
+    return int(max(stated) if isinstance(stated, tuple) else stated)
+
+
+def _refuse_misread(image: ImageFile.ImageFile, name: str) -> None:
+    """Raise `Refused` for a picture whose values Pillow changes as it reads them."""
+    if image.mode not in _DEEP_MODES and _bits(image) > 8:
+        reason = f"a picture of {_bits(image)} bits with several channels would be cut to 8; save it as grey."
+        raise Refused(Finding("bad_depth", "quarantine", reason, name))
+    if image.mode in _DEEP_MODES and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        reason = "its zero is white, which is turned round only for 8 bits; save it with black as zero."
+        raise Refused(Finding("white_is_zero", "quarantine", reason, name, "PhotometricInterpretation"))
 
 
 def read_picture_size(path: Path, name: str) -> tuple[int, int, str]:
@@ -86,7 +112,7 @@ def _colour(name: str, reason: str) -> Finding:
 
 
 def read_mask(path: Path, name: str) -> np.ndarray:
-    """Label values (rows, columns) uint8 of a mask picture; a 1-bit one gives 0 and 1.
+    """Label values (rows, columns) uint8 of a mask picture as stored; those of 1, 2 or 4 bits are not spread to 255.
 
     `Refused` for JPEG, also within TIFF: beside an edge it leaves small numbers that would count as lesion.
     """
@@ -96,10 +122,21 @@ def read_mask(path: Path, name: str) -> np.ndarray:
             raise Refused(Finding("bad_mask", "quarantine", reason, name))
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)
+        if image.mode == "L" and (bits := _bits(image)) < 8:  # Pillow spreads the 4 or 16 values over 0 to 255
+            return np.asarray(image) // np.uint8(255 // ((1 << bits) - 1))
     values = read_picture(path, name)
     if values.dtype != np.uint8:
         raise Refused(Finding("bad_mask", "quarantine", "label values beyond 0..255.", name))
     return values
+
+
+def has_few_bits(path: Path, name: str) -> bool:
+    """Whether a mask picture has 2 or 4 bits a label (`read_mask` undoes what Pillow makes of them)."""
+    try:
+        with _opened(path, name) as image:
+            return image.mode == "L" and _bits(image) < 8
+    except Refused:
+        return False  # said where it is read
 
 
 def picture_series(
@@ -107,7 +144,7 @@ def picture_series(
 ) -> FoundSeries:
     """One patient's pictures, in the given order, as a series; every file's header is read."""
     findings: list[Finding] = []
-    kinds: list[str] = []
+    kinds: dict[str, str] = {}
     sizes: dict[tuple[int, int], str] = {}
     for source in sources:
         try:
@@ -115,16 +152,19 @@ def picture_series(
         except Refused as refused:
             findings.append(refused.finding)
             continue
-        kinds.append(kind)
+        kinds.setdefault(kind, source.file)
         sizes.setdefault((rows, columns), source.file)
     if len(sizes) > 1:
         (first, _), (other, file) = list(sizes.items())[:2]
         reason = f"{other[0]} x {other[1]} pixels where the series began with {first[0]} x {first[1]}."
         findings.append(Finding("matrix_changes", "quarantine", reason, file))
+    if len(kinds) > 1:
+        (first, _), (other, file) = list(kinds.items())[:2]
+        reason = f"values of type {other} where the series began with {first}: their black and white are not the same."
+        findings.append(Finding("depth_changes", "quarantine", reason, file))
     if len(sources) == 1:
         findings.append(Finding("single_slice", "note", "one image."))
     rows, columns = next(iter(sizes), (0, 0))
-    kept = next((kind for kind in ("float32", "uint16", "uint8") if kind in kinds), "uint8")
     return FoundSeries(
         series_id=series_id,
         patient_id=patient_id,
@@ -133,7 +173,7 @@ def picture_series(
         unit=unit,
         slices=tuple(sources),
         shape=(len(sources), rows, columns),
-        dtype=kept,
+        dtype=next(iter(kinds), "uint8"),
         files=tuple(sorted({source.file for source in sources})),
         findings=tuple(findings),
     )

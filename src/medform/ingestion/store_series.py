@@ -36,7 +36,7 @@ class SeriesTask:
     window: tuple[float, float] | None
 
     def inputs(self) -> str:
-        """SHA-256 of what the stored bytes follow from, but the pixels: headers, file sizes, settings."""
+        """SHA-256 of what the stored bytes follow from, but the pixels and masks: headers, file sizes, settings."""
         sizes = [(file, (self.source / file).stat().st_size) for file in self.series.files]
         facts: tuple[object, ...] = (self.series, sizes, self.preview, self.window)
         if (mask := self.series.mask) is not None:
@@ -58,9 +58,10 @@ def store_series(task: SeriesTask) -> FoundSeries:
         series, masks = judged_masks(task.source, series)
         if not series.usable:
             return series
-        if series_complete(task.store, series.series_id, inputs):
-            return series
         digests = file_digests(task.source, series)
+        files = [digests[source.file] for source in series.slices]
+        if series_complete(task.store, series.series_id, inputs, files=files, masks=masks):
+            return series
         voxels = VoxelPass(task.source, series)
         slices: Iterator[NDArray[Any]] = iter(voxels)
         if any(source.padding for source in series.slices):

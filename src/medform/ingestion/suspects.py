@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 
@@ -9,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medform.cohort.cohort_file import ColumnSpec, TableSpec
+from medform.cohort.table_text import looks_like_date
 from medform.errors import Problem
-from medform.ingestion.cells import COMMA, decimal_of, read_boolean, trimmed
+from medform.ingestion.cells import COMMA, LOOKALIKE, SUFFIXED, decimal_of, read_boolean, trimmed
 from medform.ingestion.raw_table import EXACT_DIGITS, RawTable
-from medform.ingestion.table_text import looks_like_date
 
-__all__ = ["suspected_sentinels", "table_notes"]
+__all__ = ["suspected_sentinels", "table_notes", "unit_in"]
 
 REPEATED = (77.0, 88.0, 99.0, 777.0, 888.0, 999.0, 7777.0, 8888.0, 9999.0, 99999.0)
 NEGATIVE = (-1.0, -9.0, -99.0, -999.0, -9999.0)
@@ -38,6 +39,8 @@ UNKNOWN_WORDS = (
     ),
     *("not available", "not collected", "not recorded", "not stated", "no data"),
 )
+SIGNED = re.compile(r"[<>=≤≥]+\s*")
+BARE = re.compile(r"[+-]?\d[\d.,' ]*\+?")
 FAR = 2.0
 """A code stands apart: at least this many times the largest other value."""
 
@@ -60,6 +63,12 @@ def suspected_sentinels(values: NDArray[np.float64]) -> list[float]:
     return suspects
 
 
+def unit_in(text: str) -> str | None:
+    """The unit in a trimmed cell such as '85 umol/l' or '<0.3 g/dL'; None without one, as in '6o', a typing slip."""
+    match = SUFFIXED.fullmatch(SIGNED.sub("", text, count=1))
+    return None if match is None or match[2].translate(LOOKALIKE).isdigit() else match[2]
+
+
 def table_notes(raw: RawTable, table: TableSpec, columns: Mapping[str, ColumnSpec]) -> list[Problem]:
     """What a person should look at, and by which rules cells were read; nothing here stops anything."""
     notes = []
@@ -78,6 +87,7 @@ def table_notes(raw: RawTable, table: TableSpec, columns: Mapping[str, ColumnSpe
         if spec.type == "boolean":
             notes += _boolean_notes(raw, name, spec, present)
         elif spec.type == "number":
+            notes += _unit_notes(raw, name, spec, present)
             written = [text for row, _, text in cells if text not in missing and (row, name) not in raw.numbers]
             if not (spec.decimal or table.decimal) and decimal_of(written) == ",":
                 count = sum(bool(COMMA.fullmatch(text)) for text in written)
@@ -128,6 +138,18 @@ def _boolean_notes(raw: RawTable, name: str, spec: ColumnSpec, present: list[str
             count = sum(words[word] for word in mine)
             notes.append(raw.problem(f"{', '.join(mine)} read as {str(truth).lower()} ({count} cells).", column=name))
     return notes
+
+
+def _unit_notes(raw: RawTable, name: str, spec: ColumnSpec, present: list[str]) -> list[Problem]:
+    """Numbers without the declared unit of the cells, beside numbers with it."""
+    coded = {f"{code:g}" for code in spec.sentinels or []}
+    numbers = [text for text in present if BARE.fullmatch(SIGNED.sub("", text, count=1)) and text not in coded]
+    suffixed = sum(unit_in(text) is not None for text in present)
+    if not (spec.cell_unit and suffixed and numbers):
+        return []
+    hint = "Make sure that the bare numbers are in this unit too; convert them if not."
+    text = f"{len(numbers)} numbers without a unit are read as {spec.cell_unit}, like the {suffixed} that have it."
+    return [raw.problem(text, column=name, value=numbers[0], suggestion=hint)]
 
 
 def _word_notes(raw: RawTable, name: str, present: list[str]) -> list[Problem]:

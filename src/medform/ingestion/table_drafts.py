@@ -11,9 +11,7 @@ import numpy as np
 
 from medform.cohort.cohort_file import ColumnSpec, ColumnType, Moment, Role
 from medform.ingestion.cells import (
-    LOOKALIKE,
     POINTED,
-    SUFFIXED,
     Fault,
     Number,
     decimal_of,
@@ -24,7 +22,7 @@ from medform.ingestion.cells import (
     trimmed,
 )
 from medform.ingestion.raw_table import RawTable
-from medform.ingestion.suspects import UNKNOWN_WORDS, suspected_sentinels
+from medform.ingestion.suspects import UNKNOWN_WORDS, suspected_sentinels, unit_in
 
 __all__ = ["DraftColumn", "draft_columns", "guess_patient_column"]
 
@@ -33,6 +31,12 @@ OUTCOME = re.compile(
     r"(?i)(death|died|dead|surviv|recur|relapse|progress|follow|outcome|event|(^|_)(os|pfs|dfs)(_|$)|days_to|treat"
     r"|chemo|radiation|surgery|stage|grade|histolog|diagnos|patholog|mutat|response)"
 )
+LATER = re.compile(
+    r"(?i)(?<!\d)[1-9]\d*[ _]?(d|days?|w|wks?|weeks?|m|mo|mos|mths?|months?|y|yrs?|years?)(?![a-z])"
+    r"|(^|[^a-z])(last|final|end|exit|discharge|contact|later|post\w*|after|nadir|delta|change|fu\d*|t[1-9]\d*"
+    r"|visit[ _]?[2-9])(?![a-z])"
+)
+"""Names of what is measured some time after the start: `weight_12m`, `age_last_contact`."""
 PATIENT = re.compile(r"(?i)(patient|subject|case|participant|pat)[ _.-]*(id|no|nr|number|code|name)?|id|mrn|pid")
 FORMATS = ("DD.MM.YYYY", "DD/MM/YYYY", "MM/DD/YYYY", "DD-MM-YYYY", "YYYY/MM/DD", "YYYYMMDD")
 MOST_CATEGORIES = 12
@@ -43,12 +47,16 @@ problems."""
 
 @dataclass(frozen=True)
 class DraftColumn:
-    """A drafted column: its spec, how many cells are missing, and what a person should confirm ('' for nothing)."""
+    """A drafted column: its spec, how many cells are missing, and what a person should confirm ('' for nothing).
+
+    ``stops``: whether it has cells that ingest will refuse, since only a person can say what they mean.
+    """
 
     name: str
     spec: ColumnSpec
     missing: int
     comment: str
+    stops: bool = False
 
 
 def guess_patient_column(raw: RawTable) -> str | None:
@@ -63,9 +71,10 @@ def draft_columns(raw: RawTable, patient_id: str, missing: Sequence[str] = ("",)
     """A draft for every column but the patient id.
 
     Roles: what is known of a person before a scan (age, sex, smoking ...) is a feature, what sounds like a
-    result or a treatment an outcome, all else is ignored until somebody says what it is. The draft types
-    without a problem, so that it runs as it is: doubtful cells become ``missing`` or ``sentinels`` of their
-    column, and the comment names them.
+    result or a treatment an outcome, all else, and what sounds like a later measurement, is ignored until
+    somebody says what it is. The draft types without a problem, so that it runs as it is: doubtful cells become
+    ``missing`` or ``sentinels`` of their column, and the comment names them. Only numbers with a unit beside
+    numbers without one stay problems (``stops``), as no key can say what the bare ones are.
     """
     names = [name for name in raw.frame.columns if name != patient_id]
     drafts = [_draft(raw, name, set(missing), commas=False) for name in names]
@@ -79,17 +88,19 @@ def _draft(raw: RawTable, name: str, missing: set[str], *, commas: bool) -> Draf
     cells = [(row, trimmed(text)) for row, text in raw.cells(name)]
     present = [(row, text) for row, text in cells if text and text not in missing]
     role, known_at, why = _role(name)
-    kind, options, doubts = _kind(raw, name, present, commas=commas)
+    kind, options, doubts, stops = _kind(raw, name, present, commas=commas)
     if role == "feature" and kind in ("text", "date"):
         role, known_at, why = "ignore", None, f"a {kind} cannot be a feature"
     spec = ColumnSpec(role=role, type=kind, known_at=known_at, **options)
     comment = "; ".join([*doubts, why] if why else doubts)
-    return DraftColumn(name, spec, len(cells) - len(present), comment)
+    return DraftColumn(name, spec, len(cells) - len(present), comment, stops)
 
 
 def _role(name: str) -> tuple[Role, Moment | None, str]:
     if OUTCOME.search(name):
         return "outcome", None, "sounds like a result or treatment: role feature only if it is known by then"
+    if LATER.search(name):
+        return "ignore", None, "sounds like a later measurement: role feature only with the known_at when it is taken"
     if PERSONAL.search(name):
         return "feature", "before_scan", "confirm that it is known before the scan"
     return "ignore", None, "to use it: role feature (with known_at), label or outcome"
@@ -97,15 +108,15 @@ def _role(name: str) -> tuple[Role, Moment | None, str]:
 
 def _kind(
     raw: RawTable, name: str, present: list[tuple[int, str]], *, commas: bool
-) -> tuple[ColumnType, dict[str, Any], list[str]]:
-    """Type of a column, the further keys it needs, and what is doubtful about them."""
+) -> tuple[ColumnType, dict[str, Any], list[str], bool]:
+    """Type of a column, the further keys it needs, what is doubtful about them, and whether ingest will stop at it."""
     texts = [text for _, text in present]
     words = sorted(set(texts))
     if not words:
-        return "text", {}, ["every cell is empty"]
+        return "text", {}, ["every cell is empty"], False
     plain = ColumnSpec(role="ignore", type="number")
     if len(words) <= 2 and all(isinstance(read_boolean(word, plain, name), bool) for word in words):
-        return "boolean", {}, []
+        return "boolean", {}, [], False
     if (number := _number(raw, name, present, commas=commas)) is not None:
         return "number", *number
     for pattern in (None, *FORMATS):
@@ -113,18 +124,18 @@ def _kind(
         if all(isinstance(read_date(text, dated, name), str) for text in texts):
             both = pattern in ("DD/MM/YYYY", "MM/DD/YYYY")
             doubts = ["day and month may be the other way round"] if both else []
-            return "date", {"format": pattern} if pattern else {}, doubts
+            return "date", {"format": pattern} if pattern else {}, doubts, False
     if len(words) <= MOST_CATEGORIES or len(words) <= len(texts) // 4:
         unknown = [word for word in words if word.casefold() in UNKNOWN_WORDS]
         doubts = [f"missing? {', '.join(map(repr, unknown))}"] if unknown else []
-        return "category", {"missing": unknown} if unknown else {}, doubts
-    return "text", {}, []
+        return "category", {"missing": unknown} if unknown else {}, doubts, False
+    return "text", {}, [], False
 
 
 def _number(
     raw: RawTable, name: str, present: list[tuple[int, str]], *, commas: bool
-) -> tuple[dict[str, Any], list[str]] | None:
-    """Keys and doubts of a number column; None where most cells are no numbers."""
+) -> tuple[dict[str, Any], list[str], bool] | None:
+    """Keys and doubts of a number column, and whether units in a few cells stop it; None where it is no number."""
     written = [text for row, text in present if (row, name) not in raw.numbers]
     options: dict[str, Any] = {}
     doubts: list[str] = []
@@ -134,25 +145,42 @@ def _number(
     elif commas and not proves_point(written) and any(POINTED.search(text) for text in written):
         options["thousands"] = "."
         doubts.append("points read as thousands, since other columns have decimal commas")
-    found = [match[2] for text in written if (match := SUFFIXED.fullmatch(text))]
-    units = {unit for unit in found if not unit.translate(LOOKALIKE).isdigit()}
-    if len(units) == 1:
-        options["cell_unit"] = units.pop()
-        doubts.append(f"every cell with a unit has '{options['cell_unit']}'")
+    suffixed = {text: unit for text in written if (unit := unit_in(text))}
+    units = sorted(set(suffixed.values()))
     if any(re.match(r"[<>≤≥]", text) or text.endswith("+") for text in written):
         options["censored"] = "limit"
         doubts.append("limits such as '<0.3' read as the limit")
-    spec = ColumnSpec(role="ignore", type="number", **options)
+    spec = ColumnSpec(role="ignore", type="number", **options, cell_unit=units[0] if len(units) == 1 else None)
     plain = ColumnSpec(role="ignore", type="number")
     read = [read_number(text, plain if (row, name) in raw.numbers else spec, name) for row, text in present]
     values = np.array([one.value for one in read if isinstance(one, Number)])
     if len(values) < SHARE * len(read):
         return None
-    faulty = sorted({text for (_, text), one in zip(present, read, strict=True) if isinstance(one, Fault)})
+    suspects = suspected_sentinels(values)
+    bare = sum(
+        isinstance(one, Number) and text not in suffixed and one.value not in suspects
+        for (_, text), one in zip(present, read, strict=True)
+    )
+    stops = bool(suffixed) and (bare > 0 or len(units) > 1)
+    if suffixed and not stops:
+        options["cell_unit"] = units[0]
+        doubts.append(f"every number has the unit '{units[0]}'")
+    elif stops:
+        # a unit in some cells says nothing of the others: they may be in the usual one, or in this one
+        count = sum(text in suffixed for _, text in present)
+        named = ", ".join(map(repr, units[:5]))
+        doubts.append(
+            f"{count} number{'s have' if count > 1 else ' has'} a unit ({named}) and {bare} "
+            f"{'have' if bare != 1 else 'has'} none: convert them to one unit, without it in the cell; "
+            "until then ingest stops"
+        )
+    faulty = sorted(
+        {text for (_, text), one in zip(present, read, strict=True) if isinstance(one, Fault) and text not in suffixed}
+    )
     if faulty:
         options["missing"] = faulty
         doubts.append(f"not numbers, read as missing: {', '.join(map(repr, faulty[:5]))}")
-    if suspects := suspected_sentinels(values):
+    if suspects:
         options["sentinels"] = suspects
         doubts.append(f"codes for 'unknown'? {', '.join(f'{code:g}' for code in suspects)}")
-    return options, doubts
+    return options, doubts, stops

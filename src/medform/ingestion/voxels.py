@@ -1,7 +1,8 @@
 """The one pass over the voxels of a series: stored slices in canonical order and orientation, whatever the format.
 
-On the way voxels marked as outside the field of view become air, files are digested, and what only the
-pixels can show (an undecodable frame, a colour picture) refuses the series.
+On the way voxels marked as outside the field of view become air (the lowest value where there is none), files are
+digested, and what only the pixels can show (an undecodable frame, a colour picture, values that cannot be of the
+unit) refuses the series.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ AIR_HU = -1000.0
 AIR_RANGE = (-1024.0, -950.0)
 """HU that are air: padding that already reads as air is left as it is."""
 
+HU_RANGE = (-10240.0, 32767.0)
+"""What scanners give, also on an extended scale; beyond it stored values were read with the wrong sign or bits."""
+BRIGHTEST = 255
+"""Grey value of white in unit display."""
+
 
 @dataclass
 class VoxelPass:
@@ -46,18 +52,27 @@ class VoxelPass:
         shape = self.series.shape[1:]
         file = self.series.files[0]
         try:
+            lowest = self._lowest()
             for source, stored in zip(self.series.slices, self._stored(), strict=True):
                 file = source.file
                 if stored.shape != shape:
                     reason = f"{stored.shape} voxels where {shape} were announced."
                     raise Refused(Finding("matrix_changes", "quarantine", reason, file))
-                yield self._exactly(self._without_padding(source, stored), kind, source)
+                if self.series.unit == "display":
+                    _refuse_beyond_display(source, stored)
+                values = self._without_padding(source, stored, lowest)
+                if self.series.reader == "dicom" and self.series.unit == "HU":
+                    _refuse_beyond_hu(source, values)
+                yield self._exactly(values, kind, source)
         except OSError as error:
             reason = f"cannot be read: {error.strerror or error}."
             raise Refused(Finding("unreadable", "quarantine", reason, file)) from None
         if self._padded:
-            reason = f"{self._padded:,} voxels marked as outside the field of view are stored as air."
-            self.findings.append(Finding("padding_to_air", "repair", reason, self._padded_file, "PixelPaddingValue"))
+            code, value = (
+                ("padding_to_air", "air") if lowest is None else ("padding_to_lowest", f"{lowest:g}, the lowest")
+            )
+            reason = f"{self._padded:,} voxels marked as outside the field of view are stored as {value}."
+            self.findings.append(Finding(code, "repair", reason, self._padded_file, "PixelPaddingValue"))
 
     def _stored(self) -> Iterator[NDArray[Any]]:
         """Slices as the files hold them, turned to canonical orientation."""
@@ -71,13 +86,31 @@ class VoxelPass:
             for source in self.series.slices:
                 yield read_picture(self.root / source.file, source.file)
 
-    def _without_padding(self, source: SliceSource, stored: NDArray[Any]) -> NDArray[Any]:
-        """Padding becomes the stored value nearest to air, unless it reads as air already."""
-        if source.padding is None:
+    def _lowest(self) -> float | None:
+        """The lowest value outside the padding, which stands for it where there is no air; None for CT or no padding.
+
+        It takes a pass of its own; few series that are no CT declare a padding.
+        """
+        if self.series.modality == "CT" or not any(source.padding for source in self.series.slices):
+            return None
+        lowest = np.inf
+        for source, stored in zip(self.series.slices, self._stored(), strict=True):
+            low, high = source.padding or (1, 0)
+            inside = stored[(stored < low) | (stored > high)]
+            if inside.size:
+                end = float(inside.min() if source.slope > 0 else inside.max())
+                lowest = min(lowest, end * source.slope + source.intercept)
+        return float(lowest)
+
+    def _without_padding(self, source: SliceSource, stored: NDArray[Any], lowest: float | None) -> NDArray[Any]:
+        """Padding becomes the stored value nearest to air, or to ``lowest``, unless it reads as that already."""
+        if source.padding is None or lowest == np.inf:
             return stored
         low, high = source.padding
         values = sorted((low * source.slope + source.intercept, high * source.slope + source.intercept))
-        if AIR_RANGE[0] <= values[0] and values[1] <= AIR_RANGE[1]:
+        fill = AIR_HU if lowest is None else lowest
+        dark = AIR_RANGE if lowest is None else (lowest - abs(source.slope), lowest)  # 0 where all else is 1 or more
+        if dark[0] <= values[0] and values[1] <= dark[1]:
             return stored
         outside = (stored >= low) & (stored <= high)
         count = int(np.count_nonzero(outside))
@@ -86,8 +119,8 @@ class VoxelPass:
         self._padded += count
         self._padded_file = self._padded_file or source.file
         limits = np.iinfo(stored.dtype)
-        air = round((AIR_HU - source.intercept) / source.slope)
-        return np.where(outside, stored.dtype.type(min(max(air, limits.min), limits.max)), stored)
+        nearest = round((fill - source.intercept) / source.slope)
+        return np.where(outside, stored.dtype.type(min(max(nearest, limits.min), limits.max)), stored)
 
     def _exactly(self, stored: NDArray[Any], kind: np.dtype[Any], source: SliceSource) -> NDArray[Any]:
         """The values in the type of the series; refused if they do not fit it."""
@@ -100,6 +133,30 @@ class VoxelPass:
             reason = f"values of {stored.min()} to {stored.max()} do not fit the {kind} that the header announces."
             raise Refused(Finding("values_beyond_type", "quarantine", reason, source.file, "BitsStored"))
         return converted
+
+
+def _ends(source: SliceSource, stored: NDArray[Any]) -> tuple[float, float]:
+    """Least and greatest value of a slice, in the unit of its series."""
+    one, other = (float(end) * source.slope + source.intercept for end in (stored.min(), stored.max()))
+    return min(one, other), max(one, other)
+
+
+def _refuse_beyond_hu(source: SliceSource, stored: NDArray[Any]) -> None:
+    """Raise `Refused` where values are no HU of any scanner."""
+    low, high = _ends(source, stored)
+    if low < HU_RANGE[0] or high > HU_RANGE[1]:
+        reason = f"values of {low:g} to {high:g} HU, which no scanner gives: sign, bits or rescale are not as stated."
+        override = "images.unit: raw (takes all values as they are)"
+        raise Refused(Finding("beyond_hu", "quarantine", reason, source.file, "PixelRepresentation", override))
+
+
+def _refuse_beyond_display(source: SliceSource, stored: NDArray[Any]) -> None:
+    """Raise `Refused` where values are not grey 0 to 255: the window of unit display would cut them off."""
+    low, high = _ends(source, stored)
+    if low < 0 or high > BRIGHTEST:
+        reason = f"values of {low:g} to {high:g}, and unit display is grey 0 to {BRIGHTEST}."
+        override = "images.unit: raw, with images.window_hu for what black and white are"
+        raise Refused(Finding("beyond_display", "quarantine", reason, source.file, "images.unit", override))
 
 
 def crashed(series: FoundSeries) -> FoundSeries:

@@ -64,6 +64,8 @@ def check(
     path: Path | str,
     table: Path | str | None = None,
     *,
+    sheet: str | None = None,
+    header_row: int = 1,
     privacy: bool = False,
     workers: int = 1,
     progress: Progress | None = None,
@@ -71,13 +73,16 @@ def check(
     """Verdicts on every series under ``path`` (a folder or one file) and every problem of the clinical ``table``.
 
     Headers and voxels are read as `ingest` reads them, so the verdicts are the same; nothing is written
-    anywhere. ``privacy`` adds a problem for each DICOM attribute that identifies a person. Returns the
-    object of design 7. Raises `InputError` where there is no such path, or no table in the file.
+    anywhere. ``sheet`` and ``header_row`` (from 1) say where in its file the table is. ``privacy`` adds a
+    problem for each DICOM attribute that identifies a person. Returns the object of design 7. Raises
+    `InputError` where there is no such path, or no table in the file.
     """
+    from medform.ingestion.draft import refuse_place_without_table
     from medform.ingestion.plan import ReadSettings, plan_folder
     from medform.ingestion.voxels import crashed, examine
     from medform.ingestion.workers import run_all, silent
 
+    refuse_place_without_table(table, sheet, header_row)
     progress = progress or silent
     plan = plan_folder(Path(path), ReadSettings(workers=workers), progress)
     series = run_all(
@@ -92,7 +97,7 @@ def check(
     tables: list[dict[str, Any]] = []
     if table is not None:
         patients = {one.patient_id for one in series if one.usable}
-        entry, found = _check_table(Path(table), patients)
+        entry, found = _check_table(Path(table), patients, sheet, header_row)
         tables.append(entry)
         problems += found
     problems += _several(series)
@@ -159,14 +164,16 @@ def _several(series: list[FoundSeries]) -> list[Problem]:
     return [Problem(text, suggestion="Set images.select in the cohort file; medform init proposes a rule.")]
 
 
-def _check_table(path: Path, patients: set[str]) -> tuple[dict[str, Any], list[Problem]]:
+def _check_table(
+    path: Path, patients: set[str], sheet: str | None, header_row: int
+) -> tuple[dict[str, Any], list[Problem]]:
     """The entry of a table (each column's drafted type and role, and missing cells) and every problem in it."""
     from medform.cohort.cohort_file import TableSpec
     from medform.ingestion.suspects import table_notes
     from medform.ingestion.table_drafts import draft_columns, guess_patient_column
     from medform.ingestion.tables import read_table, type_table
 
-    raw = read_table(path)
+    raw = read_table(path, sheet, header_row=header_row)
     patient = guess_patient_column(raw)
     drafts = draft_columns(raw, patient or "")
     columns = [

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medform.cohort.cohort_file import CohortFile
     from medform.cohort.store import Cohort
     from medform.ingestion.workers import Progress
 
-__all__ = ["IngestResult", "ingest"]
+__all__ = ["IngestResult", "ingest", "refuse_output_among_images"]
 
 FLOW = (
     ("files_found", "files found"),
@@ -82,7 +83,7 @@ def ingest(
     A killed ingest goes on where it was when the same call is made again (``resume`` only says so); a
     store that is finished from the same files is left as it is; one made from others is refused unless
     ``overwrite``. ``workers`` processes give the same bytes as one. Raises `InputError` with every fault
-    of cohort file, index and table.
+    of cohort file, index and table, and where ``out`` lies in the folder of the images.
     """
     from collections import Counter
 
@@ -93,6 +94,7 @@ def ingest(
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other.", fix="give one of them.")
     file = read_cohort_file(Path(cohort_file), None if root is None else Path(root))
+    refuse_output_among_images(file, Path(out))
     cohort = ingest_files(file, Path(out), workers=workers, progress=progress, overwrite=overwrite)
     return IngestResult(
         store=Path(out),
@@ -101,6 +103,23 @@ def ingest(
         notes=_notes(cohort),
         cohort=cohort,
     )
+
+
+def refuse_output_among_images(file: CohortFile, out: Path) -> None:
+    """Raise `InputError` where ``out`` is the folder of the cohort's images or lies below it.
+
+    What is written there would be read as a patient the next time. An index lists its files, so that nothing else is.
+    """
+    from medform.errors import InputError
+
+    images = file.path(file.images.path).resolve()
+    if file.images.layout != "slices" and out.resolve().is_relative_to(images):
+        raise InputError(
+            f"this is inside the folder of the images ({images}); what is written there would be read as a patient.",
+            where=str(out),
+            consequence="Nothing was written.",
+            fix=f"choose a folder outside {images} with -o.",
+        )
 
 
 def _notes(cohort: Cohort) -> list[str]:

@@ -68,12 +68,16 @@ def run(
     """
     from medform.cohort.cohort_file import read_cohort_file
     from medform.ingestion.ingest import ingest
+    from medform.pipeline.ingest import refuse_output_among_images
     from medform.recipes.recipe import read_recipe
     from medform.recipes.starts import check_starts
     from medform.runs.folder import RunFolder
 
     chosen = read_recipe(recipe, overrides, seed)
     file = read_cohort_file(Path(cohort), root)
+    for place in (out, store):
+        if place is not None:
+            refuse_output_among_images(file, Path(place))
     folder = RunFolder(Path(out))
     with folder.lock():
         if not (resume and folder.exists()):

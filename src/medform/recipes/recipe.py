@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from medform.compute.precision import PrecisionName
-from medform.config import Config, merge, parse, read_yaml, set_key
+from medform.config import Config, merge, parse, read_text, read_yaml, set_key
 from medform.errors import InputError, Problem, nearest
 from medform.evaluation.settings import EvaluationSettings
 from medform.recipes.catalog import described, part
@@ -254,7 +254,7 @@ def read_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
         where = f"recipe {name}"
         text = resources.files("medform.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     elif (path := Path(name)).is_file():
-        where, text = str(path), path.read_text(encoding="utf-8-sig")
+        where, text = str(path), read_text(path, "a recipe file")
     else:
         close = nearest(name, shipped())
         hint = f"Did you mean '{close[0]}'?" if close else f"Shipped: {', '.join(shipped())}."

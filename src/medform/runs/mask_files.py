@@ -26,6 +26,8 @@ __all__ = ["write_dicom_seg", "write_nifti", "write_nrrd", "write_png"]
 
 COLOURS = ((0.9, 0.3, 0.2), (0.2, 0.6, 0.9), (0.3, 0.8, 0.3), (0.9, 0.8, 0.2))
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+RIGHT_ANGLE = 1e-4
+"""Cosine up to which two axes are at right angles; over 1,000 voxels it moves none by more than a tenth."""
 _SCANNER, _NONE = 1, 0
 """NIfTI-1 codes of what a transform leads to: the scanner's millimetres, nothing known."""
 
@@ -49,7 +51,11 @@ def write_nifti(mask: NDArray[np.uint8], affine_lps: ArrayLike | None, path: Pat
     if affine_lps is not None:
         ras = _LPS_TO_RAS @ np.asarray(affine_lps, np.float64)
         image.set_sform(ras, _SCANNER)
-        image.set_qform(ras, _SCANNER, strip_shears=True)
+        if _is_sheared(ras):
+            image.set_qform(None, _NONE)  # a qform holds no shear: readers that prefer it would move the mask
+            image.header.set_zooms(np.linalg.norm(ras[:3, :3], axis=0))
+        else:
+            image.set_qform(ras, _SCANNER)
     else:
         image.set_sform(None, _NONE)
         image.set_qform(None, _NONE)
@@ -129,6 +135,12 @@ def _onto(grid: Grid, values: NDArray[np.uint8], affine_lps: ArrayLike | None) -
     if axes is None or axes.shift > HALF_VOXEL:
         raise ValueError(f"the mask of {values.shape} voxels does not lie on the grid of {grid.shape} voxels")
     return axes.onto(values)
+
+
+def _is_sheared(affine: NDArray[np.float64]) -> bool:
+    """Whether the axes of an affine (4, 4) are not at right angles, as after a tilt of the gantry."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return not np.allclose(axes.T @ axes, np.eye(3), rtol=0, atol=RIGHT_ANGLE)
 
 
 def _segments(values: NDArray[np.uint8], labels: Mapping[int, str]) -> dict[str, str]:

@@ -7,11 +7,13 @@ import csv
 import io
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from medform.errors import InputError, Problem
 
-__all__ = ["TextRows", "decode", "read_rows"]
+__all__ = ["TextRows", "decode", "looks_like_date", "read_columns", "read_rows"]
 
 SEPARATORS = (",", ";", "\t", "|")
 BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -150,6 +152,35 @@ def read_rows(content: bytes, where: str, encoding: str | None = None, separator
     except csv.Error as error:
         raise InputError(f"cannot be read as a table: {error}.", where=where, fix="look for a lone quote.") from None
     return TextRows(rows, lines, name, sign)
+
+
+def read_columns(path: Path, names: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """Named columns of a small text table (an id map, a split): (line, fields in the order of ``names``), as written.
+
+    A field that a line lacks is empty. Raises `InputError` where the file cannot be read as text or a column is
+    missing.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot be read: {(error.strerror or 'no reason given').lower()}.", where=str(path), fix="give a CSV file."
+        ) from None
+    text = read_rows(content, str(path))
+    header = [name.strip() for name in text.rows[0]] if text.rows else []
+    if missing := [name for name in names if name not in header]:
+        found = f" (found: {', '.join(header[:12])}; separator: {NAMES[text.separator]})" if header else ""
+        raise InputError(
+            f"no column {', '.join(map(repr, missing))}{found}.",
+            where=str(path),
+            consequence="Nothing was written.",
+            fix=f"name the columns {', '.join(names)} in the first line.",
+        )
+    places = [header.index(name) for name in names]
+    return [
+        (line, [row[place] if place < len(row) else "" for place in places])
+        for line, row in zip(text.lines[1:], text.rows[1:], strict=True)
+    ]
 
 
 def looks_like_date(text: str) -> bool:
