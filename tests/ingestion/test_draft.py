@@ -31,7 +31,7 @@ def drafted(monkeypatch: pytest.MonkeyPatch, root: Path, found: list[FoundSeries
 
 CASES: dict[str, tuple[list[FoundSeries], dict[str, str] | None]] = {
     "a longer follow-up does not win": (
-        [series("a", "1", "20200101", "ABDOMEN"), series("b", "1", "20210101", "ABDOMEN", 90), series("c", "2", "", "ABDOMEN")],
+        [series("a", "1", "20200101", "BODY"), series("b", "1", "20210101", "BODY", 90), series("c", "2", "", "BODY")],
         {"rule": "first_visit"},
     ),
     "a kind decides before a rule": (
@@ -43,14 +43,14 @@ CASES: dict[str, tuple[list[FoundSeries], dict[str, str] | None]] = {
     ),
     "a modality decides where words differ": (
         [
-            series("c1", "1", "20200101", "ABDOMEN"), series("m1", "1", "20200101", "T2", 99, modality="MR"),
+            series("c1", "1", "20200101", "BODY"), series("m1", "1", "20200101", "T2", 99, modality="MR"),
             series("c2", "2", "20200101", "Abdomen 5"), series("m2", "2", "20200101", "TSE", 99, modality="MR"),
-            series("c3", "3", "20200101", "ABDOMEN"),
+            series("c3", "3", "20200101", "BODY"),
         ],
         {"modality": "CT"},
     ),
     "a repeated series of one day": (
-        [series("a", "1", "20200101", "ABDOMEN", 9), series("b", "1", "20200101", "ABDOMEN", 90)],
+        [series("a", "1", "20200101", "BODY", 9), series("b", "1", "20200101", "BODY", 90)],
         {"rule": "most_slices"},
     ),
     "phases by chance": (
@@ -89,7 +89,7 @@ def test_the_draft_says_how_many_patients_have_several_kinds_and_visits(
 def test_a_table_with_a_faulty_shape_is_refused_and_one_that_begins_later_is_drafted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    found = [series("a", "1", "20200101", "ABDOMEN")]
+    found = [series("a", "1", "20200101", "BODY")]
     table = tmp_path / "t.csv"
     table.write_text("id,hb,hb\n1,2,3\n2,3,4\n")
     with pytest.raises(InputError, match=r"(?s)2 columns have this name.*--header-row"):

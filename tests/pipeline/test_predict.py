@@ -12,10 +12,12 @@ import pytest
 
 from medform.cohort.store import Cohort
 from medform.errors import InputError
+from medform.ingestion.ingest import ingest_scan
 from medform.pipeline.embed import embed
 from medform.pipeline.phantom import phantom
 from medform.pipeline.predict import Model, predict
 from medform.pipeline.run import run_stages
+from medform.pipeline.scans import left_out, unsure
 from medform.recipes.recipe import read_recipe
 from medform.runs.folder import RunFolder
 
@@ -250,14 +252,12 @@ def test_a_scan_that_is_not_known_to_be_hu_says_so(tmp_path: Path) -> None:
     assert not predict(nifti(tmp_path / "ct.nii.gz"), MODEL_V1)["degradations"].str.contains("unit").any()
 
 
-def test_values_beyond_grey_ones_are_said_to_a_model_of_display_images(tmp_path: Path) -> None:
-    from medform.ingestion.ingest import ingest_scan
-    from medform.pipeline.scans import unsure
-
+def test_values_beyond_grey_ones_are_no_display_images(tmp_path: Path) -> None:
     nifti(tmp_path / "scans" / "wide.nii.gz", low=0)
     nifti(tmp_path / "scans" / "grey.nii.gz", low=0, high=256)
-    said = unsure(ingest_scan(tmp_path / "scans", tmp_path / "store", unit="display"))
-    assert list(said) == ["wide"] and "are no grey values of 0 to 255" in said["wide"][0]
+    cohort = ingest_scan(tmp_path / "scans", tmp_path / "store", unit="display")
+    assert cohort.patient_ids == ("grey",) and not unsure(cohort)
+    assert [line.split(":")[0] for line in left_out(cohort)] == ["patient wide, wide.nii.gz (beyond_display)"]
 
 
 @pytest.mark.proves("A8.1", "A8.2", "A1.4")

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
 __all__ = ["exclusions", "left_out", "reading", "remarks_on", "unsure"]
 
-DISPLAY = (0.0, 255.0)
-"""Grey values of images in unit ``display``."""
 UNSURE = ("unit_assumed", "select_unchecked")
 """Codes of ingestion that say how far a scan may not be what the model was trained on."""
 ROUTINE = ("not_selected", "localizer")
@@ -52,12 +50,6 @@ def unsure(cohort: Cohort) -> dict[str, list[str]]:
         for code, detail in zip(str(codes).split(";"), str(details).split("\n"), strict=False):
             if code in UNSURE:
                 said.setdefault(str(patient), []).append(f"{code}: {detail}")
-    if cohort.unit == "display":
-        columns = (cohort.series[key] for key in ("patient_id", "series_id", "low", "high"))
-        for patient, series_id, low, high in zip(*columns, strict=True):
-            if low < DISPLAY[0] or high > DISPLAY[1]:
-                text = f"{series_id}: values from {low:g} to {high:g} are no grey values of 0 to 255"
-                said.setdefault(str(patient), []).append(f"unit_assumed: {text}")
     return said
 
 
