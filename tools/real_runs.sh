@@ -14,7 +14,9 @@ run() { # NAME RECIPE COHORT SET [option ...]
     $([ -f "$runs/$name/run.json" ] && echo --resume) >"$runs/$name.log" 2>&1
 }
 
-for name in "${@:-nsclc_ct ct_ich nsclc_ct_readings nsclc_ct_paper dicom_ct tcga_lgg nsclc_ct_trimodal tcga_lgg_trimodal}"; do
+plain='variants={vit_no_genes: {stages.segment.objective.gene_dropout: 1.0}}'
+all="nsclc_ct ct_ich nsclc_ct_readings nsclc_ct_paper dicom_ct tcga_lgg tcga_lgg_seed1 tcga_lgg_seed2 nsclc_ct_trimodal"
+for name in "${@:-$all tcga_lgg_trimodal}"; do
   for one in $name; do
     case $one in
       nsclc_ct) run nsclc_ct medform-small nsclc_ct nsclc_ct ;;
@@ -27,6 +29,10 @@ for name in "${@:-nsclc_ct ct_ich nsclc_ct_readings nsclc_ct_paper dicom_ct tcga
           attention_unaligned: {stages.align.budget: {steps: 0}, embedding: [bag]},
           shuffled_pairs: {stages.align.pairing: shuffled}}' ;;
       tcga_lgg) run tcga_lgg mgi-small tcga_lgg tcga_lgg ;;
+      # other seeds, of the models that the question of genes needs; the ablations of mgi-small once
+      tcga_lgg_seed1) run tcga_lgg_seed1 mgi-small tcga_lgg tcga_lgg --set 'seeds=[1]' --set "$plain" ;;
+      tcga_lgg_seed2) run tcga_lgg_seed2 mgi-small tcga_lgg tcga_lgg --set 'seeds=[2]' --set "$plain" \
+        --set 'ablate=[mgi_scan_intensity,mgi_slice_split]' ;;
       tcga_lgg_trimodal) run tcga_lgg_trimodal trimodal tcga_lgg tcga_lgg ;;
       nsclc_ct_trimodal) run nsclc_ct_trimodal trimodal nsclc_ct nsclc_ct ;;
       dicom_ct)

@@ -25,6 +25,16 @@ def test_folds_that_lack_a_seed_are_not_said_to_have_been_run(tmp_path: Path) ->
     assert (record["folds_run"], record["status"], record["notes"]) == ([1], "folds", ["note of folds/1"])
 
 
+def test_what_the_plan_warned_of_is_not_forgotten_when_a_run_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(RunIdentity("name: r\n", {"c": "0"}, "0"), status="running")
+    first: Any = SimpleNamespace(detectable={}, warnings=["few passes"], stages={}, cpu_minutes=1.0, disk_gb=0.1)
+    rest: Any = SimpleNamespace(detectable={}, warnings=["few steps"], stages={}, cpu_minutes=0.0, disk_gb=0.0)
+    for plan in (first, rest, first):
+        Spending().planned(folder, plan)
+    assert folder.record()["warnings"] == ["few passes", "few steps"] and folder.record()["planned"]["cpu_minutes"] == 1
+
+
 @pytest.mark.proves("A7")
 def test_the_flow_counts_every_patient_who_is_left_out_once() -> None:
     ids = [f"p{number}" for number in range(60)]

@@ -183,7 +183,9 @@ class Spending:
         ``was``: the plan without what is now added, where something is: the difference is planned beside.
         """
         record = folder.record()
-        update: dict[str, Any] = {"detectable": plan.detectable, "warnings": list(plan.warnings)}
+        # a run that goes on plans what is left alone: what was said of the rest still holds
+        warnings = dict.fromkeys([*record.get("warnings", []), *plan.warnings])
+        update: dict[str, Any] = {"detectable": plan.detectable, "warnings": list(warnings)}
         if "planned" not in record:
             steps = {f"{name} steps": counts["steps"] for name, counts in plan.stages.items()}
             passes = {f"{name} passes": c["passes"] for name, c in plan.stages.items() if "passes" in c}

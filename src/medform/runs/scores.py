@@ -120,7 +120,7 @@ QUESTIONS = {
     "fused - table_logistic": "adding the image to the table",
     "fused - fused_unaligned": "alignment in the fused model",
     "image_only - imagenet_encoder": "pre-training on these slices",
-    "aligned - shuffled_pairs": "the patients' own rows",
+    "aligned - shuffled_pairs": "pairing with the patients' own rows",
 }
 """What a paired difference is about; another one is named by its first model."""
 
