@@ -188,12 +188,12 @@ def section(folder: Path) -> list[str]:
                 few = found.get((model, "few_shot", 5, supports))
                 if few is not None and few.value is not None and model == "aligned - image_only":
                     text.append(f"- k = 5, supports {supports}: {paired(few, found)}")
-    text += ["", *beside_sections(rows), *mask_section(folder, record, rows)]
+    text += ["", *beside_sections(rows, record.get("judged_commit")), *mask_section(folder, record, rows)]
     return [*text, ""]
 
 
-def beside_sections(rows: list[Any]) -> list[str]:
-    """Retrieval between modalities, and survival."""
+def beside_sections(rows: list[Any], judged: str | None) -> list[str]:
+    """Retrieval between modalities, and survival; ``judged``: the commit of the code that judged the run, if kept."""
     text: list[str] = []
     met = [row for row in rows if row.protocol == "retrieval" and row.value is not None]
     if met:
@@ -211,6 +211,8 @@ def beside_sections(rows: list[Any]) -> list[str]:
     if survival:
         found = {(row.model, row.metric): row for row in survival}
         text += ["### Survival (pairs of one fold; Cox on the table is the bar)", ""]
+        if not judged:  # runs of before that commit was kept, and before the change
+            text += ["Judged while the columns of table, genes and statistics had one scale in common.", ""]
         text += ["| model | Harrell's C | Uno's C |", "| --- | --- | --- |"]
         for model in dict.fromkeys(row.model for row in survival):
             cells = [figure(found.get((model, metric))) for metric in ("c_index", "c_index_uno")]

@@ -23,7 +23,6 @@ from medform.ingestion.found_series import Finding, FoundSeries
 from medform.ingestion.masks import MaskRule, mask_note, of_one_visit, refuse_maskless
 from medform.ingestion.plan import Plan, ReadSettings, plan_folder, plan_index
 from medform.ingestion.select import select_series
-from medform.ingestion.slices import has_few_bits
 from medform.ingestion.store_series import SeriesTask, crashed_series, store_series
 from medform.ingestion.units import unit_by_range, unit_of_cohort
 from medform.ingestion.voxels import crashed
@@ -32,7 +31,7 @@ from medform.runs.folder import RunFolder
 
 __all__ = ["ingest", "ingest_scan"]
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same files would give other bytes, so that a store of an older medform is not taken for
 a new one."""
 MOST_SHOWN = 12
@@ -61,15 +60,6 @@ class _Sources:
         if self.file.splits.file is not None:
             split = self.file.path(self.file.splits.file)
             facts += (file_sha256(split) if split.is_file() else "",)  # no file is refused where it is read
-        if any(spec.censored for spec in self.file.columns.values()):
-            facts += ("signs <= and >= are kept",)  # stores made before they were hold < and > for them
-        masks = [source.mask for one in self.plan.series for source in one.slices if source.mask]
-        if any(mask.lower().endswith((".jpg", ".jpeg")) for mask in masks):
-            facts += ("a mask in JPEG is refused",)  # stores made before it was hold one
-        if any(has_few_bits(self.plan.root / mask, mask) for mask in dict.fromkeys(masks)):
-            facts += ("labels of 2 and 4 bits are kept",)  # stores made before they were hold them spread to 255
-        if any(one.unit == "display" and one.dtype != "uint8" and one.usable for one in self.plan.series):
-            facts += ("values beyond display are refused",)  # stores made before they were may hold them
         text = repr(facts)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 from medform.cohort.cohort_file import Unit
 from medform.ingestion.found_series import Finding, FoundSeries, Refused, SliceSource
 
-__all__ = ["has_few_bits", "picture_series", "read_mask", "read_picture", "read_picture_size"]
+__all__ = ["picture_series", "read_mask", "read_picture", "read_picture_size"]
 
 LARGEST_PICTURE = 1 << 26
 """Pixels of a picture: 8192 x 8192."""
@@ -128,15 +128,6 @@ def read_mask(path: Path, name: str) -> np.ndarray:
     if values.dtype != np.uint8:
         raise Refused(Finding("bad_mask", "quarantine", "label values beyond 0..255.", name))
     return values
-
-
-def has_few_bits(path: Path, name: str) -> bool:
-    """Whether a mask picture has 2 or 4 bits a label (`read_mask` undoes what Pillow makes of them)."""
-    try:
-        with _opened(path, name) as image:
-            return image.mode == "L" and _bits(image) < 8
-    except Refused:
-        return False  # said where it is read
 
 
 def picture_series(
