@@ -32,7 +32,8 @@ for name in "${@:-$all tcga_lgg_trimodal}"; do
       # other seeds, of the models that the question of genes needs; the ablations of mgi-small once
       tcga_lgg_seed1) run tcga_lgg_seed1 mgi-small tcga_lgg tcga_lgg --set 'seeds=[1]' --set "$plain" ;;
       tcga_lgg_seed2) run tcga_lgg_seed2 mgi-small tcga_lgg tcga_lgg --set 'seeds=[2]' --set "$plain" \
-        --set 'ablate=[mgi_scan_intensity,mgi_slice_split]' ;;
+        --set 'ablate=[mgi_scan_intensity,mgi_slice_split,mgi_film,mgi_scratch,mgi_pure_vit,mgi_gene_mlp,
+          mgi_gene_transformer,mgi_unaligned]' ;;
       tcga_lgg_trimodal) run tcga_lgg_trimodal trimodal tcga_lgg tcga_lgg ;;
       nsclc_ct_trimodal) run nsclc_ct_trimodal trimodal nsclc_ct nsclc_ct ;;
       dicom_ct)

@@ -14,6 +14,7 @@ from typing import Any
 
 from mask_results import collect_cases, collect_curves, mask_section, pooled_section, trials_section
 
+from medform.reporting.controls import shuffled_in_words, tone_of
 from medform.reporting.words import MODELS as MODEL_WORDS
 from medform.runs.scores import difference_in_words, read_scores, write_scores
 
@@ -117,13 +118,11 @@ def remarks(rows: list[Any]) -> list[str]:
 def paired(row: Any, found: dict[Any, Any]) -> str:
     """A paired difference in words; a gain of alignment beside what shuffled pairs say of it."""
     text = difference_in_words(row)
-    if row.model != "aligned - image_only" or row.ci_low is None or row.ci_low <= 0:
+    if row.model != "aligned - image_only" or tone_of(row) != "gain":
         return text
     own = found.get(("aligned - shuffled_pairs", row.protocol, row.shots, row.supports))
-    if own is None:
-        return f"{text} It was not compared with shuffled pairs."
-    beaten = own.ci_low is not None and own.ci_low > 0
-    return text if beaten else f"{text} But shuffled pairs do not fall behind, so it is not the pairing."
+    shuffled = shuffled_in_words(own, "pairs", "the pairing")
+    return f"{text} But {shuffled}." if shuffled else text
 
 
 def figure(row: Any) -> str:

@@ -386,6 +386,11 @@ def test_the_digest_follows_from_every_file(tmp_path: Path) -> None:
     with (tmp_path / "star/u0.rna_seq.augmented_star_gene_counts.tsv").open("a") as file:
         file.write("more\n")
     assert expression_digest(folder) != before
+    before = expression_digest(folder)
+    path = tmp_path / "star/u0.rna_seq.augmented_star_gene_counts.tsv"
+    size = path.stat().st_size
+    path.write_text(path.read_text().replace("protein_coding\t3", "protein_coding\t8"))  # one count, the same size
+    assert path.stat().st_size == size and expression_digest(folder) != before
     bare = parse_cohort_file({"name": "c", "licence": "CC0", "images": {}}, "c.yaml", tmp_path)
     assert expression_digest(bare) == ""
 

@@ -8,6 +8,7 @@ import pytest
 from medform.cohort.genes_spec import GenesSpec
 from medform.ingestion.expression_checks import Numbers, check_scale, uninformative
 
+COUNTS = GenesSpec.model_validate({"path": "m", "scale": "counts"})
 PATIENTS, GENES = [f"P{at}" for at in range(100)], ["A", "B", "C"]
 
 
@@ -38,7 +39,7 @@ def test_contradictions_are_refused(scale: str, values: list[list[float]], messa
 @pytest.mark.parametrize(
     ("scale", "values"),
     [
-        ("counts", [[0, 7], [16_000_000, np.nan]]),
+        ("counts", [[7, 0], [16_000_000, np.nan]]),
         ("log2p1", [[0, 12.5], [3, np.nan]]),
         ("log2", [[-3, 12.5], [3, np.nan]]),
         ("zscore", [[-3, 127.8], [3, np.nan]]),
@@ -48,6 +49,36 @@ def test_contradictions_are_refused(scale: str, values: list[list[float]], messa
 def test_plausible_values_pass(scale: str, values: list[list[float]]) -> None:
     found = check(scale, values)
     assert not found.problems and not found.notes and found.missing == int(np.isnan(values).sum())
+
+
+def sequenced(lost: int) -> np.ndarray:
+    """A hundred patients of the same three genes; the middle gene has ``lost`` of 10,000 reads and P1 none of it."""
+    values = np.tile(np.array([[4000.0, lost, 6000.0 - lost]]), (100, 1))
+    values[::2] /= 10  # how deeply a sample was sequenced does not matter
+    values[1, 1] = np.nan
+    return values
+
+
+@pytest.mark.proves("G.input", "G1.2")
+def test_a_patient_whose_missing_counts_had_many_reads_is_refused_and_few_are_noted() -> None:
+    (problem,) = check("counts", sequenced(600)).problems
+    assert "column 'B': patient 'P1': 1 genes without a count have 6% of the reads of the others" in str(problem)
+    two = sequenced(600)
+    two[4, :2] = np.nan
+    assert "of the others (2 such patients)" in str(check("counts", two).problems[0])
+    found = check("counts", sequenced(400))
+    assert not found.problems and found.unread == {"P1": pytest.approx(0.04, abs=1e-3)}
+    assert found.notes[0].startswith("genes: 1 patients lack counts that have up to 4.0")
+    for scale in ("tpm", "log2p1"):  # nothing is divided by a sum of these
+        assert not check(scale, sequenced(600) / (1 if scale == "tpm" else 1000)).unread
+
+
+def test_a_patient_without_any_count_and_a_gene_that_nobody_has_lack_no_reads() -> None:
+    values = sequenced(600)
+    values[1] = np.nan
+    values = np.column_stack([values, np.full(100, np.nan)])
+    found = check_scale(values.astype(np.float32), COUNTS, PATIENTS, ["A", "B", "C", "D"], "m.csv")
+    assert not found.problems and not found.unread and not found.notes
 
 
 @pytest.mark.proves("G1.2")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from medform.cohort.cohort_file import CohortFile, parse_cohort_file, read_cohort_file
-from medform.cohort.genes import read_facts, read_join_report
+from medform.cohort.genes import read_facts
 from medform.cohort.store import Cohort
 from medform.config import read_yaml
 from medform.errors import InputError
@@ -59,6 +59,11 @@ def content(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+def join_report(cohort: Cohort) -> list[dict[str, str]]:
+    with (cohort.root / "genes_join.csv").open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
 @pytest.mark.proves("G1.1", "G1.2", "G.input")
 def test_expression_comes_into_the_store_with_its_report(clinic: Path, tmp_path: Path) -> None:
     cohort = ingest(cohort_file(clinic), tmp_path / "store")
@@ -67,12 +72,11 @@ def test_expression_comes_into_the_store_with_its_report(clinic: Path, tmp_path:
     found = dict(zip(genes.patient_ids, np.asarray(genes.values).tolist(), strict=True))
     assert found["P2"] == [-1.5, 0.25] and found["P1"][0] == 2.0 and np.isnan(found["P1"][1])
     assert set(cohort.patient_ids) == {"P1", "P2", "P3", "P5"}
-    report = {(row.status, row.patient_id, row.sample_id) for row in read_join_report(cohort.root)}
+    report = {(row["status"], row["patient_id"], row["sample_id"]) for row in join_report(cohort)}
     assert report == {
         *(("matched", one, one) for one in ("P1", "P2", "P5")), ("orphan", "P3", ""), ("orphan", "", "P4"),
     }  # fmt: skip
-    with (cohort.root / "genes_join.csv").open(newline="") as lines:
-        assert all(row["reason"] for row in csv.DictReader(lines))
+    assert all(row["reason"] for row in join_report(cohort))
     counts = {key: count for key, count in cohort.counts.items() if "genes" in key}
     assert counts == {
         "genes_samples": 4, "genes_matched": 3, "genes_ambiguous": 0, "genes_orphan": 1, "genes_kept": 2,
@@ -124,6 +128,22 @@ def test_bad_expression_leaves_nothing_behind_and_a_stopped_ingest_goes_on(
     assert content(ingest(cohort_file(clinic), tmp_path / "store").root) == whole
 
 
+@pytest.mark.proves("G1.1", "G.input")
+def test_missing_counts_are_refused_where_they_would_inflate_the_others_and_else_reported(
+    clinic: Path, tmp_path: Path
+) -> None:
+    (clinic / "genes.csv").write_text("id,A,B,C\nP1,900,80,20\nP2,920,,15\nP5,850,75,30\n")
+    with pytest.raises(InputError, match=r"patient 'P2': 1 genes without a count have 8% of the reads"):
+        ingest(cohort_file(clinic, scale="counts"), tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+    (clinic / "genes.csv").write_text("id,A,B,C\nP1,900,80,20\nP2,920,70,\nP5,850,75,30\n")
+    cohort = ingest(cohort_file(clinic, scale="counts"), tmp_path / "store")
+    reasons = {row["patient_id"]: row["reason"] for row in join_report(cohort) if row["status"] == "matched"}
+    assert reasons["P1"] == "equal ids." and "Genes without a count: 2.55% of the reads." in reasons["P2"]
+    notes = "\n".join(json.loads((cohort.root / "columns.json").read_text())["notes"])
+    assert "1 patients lack counts that have up to 2.55% of the reads of the others" in notes and "P2" not in notes
+
+
 def test_a_store_without_genes_is_made_from_the_same_inputs_as_before(clinic: Path, tmp_path: Path) -> None:
     plain = cohort_file(clinic).model_copy(update={"genes": None})
     cohort = ingest(plain, tmp_path / "store")
@@ -138,8 +158,8 @@ def test_a_patient_whose_images_turn_out_unusable_has_no_expression(clinic: Path
     cohort = ingest(cohort_file(clinic), tmp_path / "store")
     genes = cohort.genes()
     assert genes is not None and set(genes.patient_ids) == {"P1", "P5"} and cohort.counts["patients_with_genes"] == 2
-    (row,) = [row for row in read_join_report(cohort.root) if row.sample_id == "P2"]
-    assert row.status == "orphan"
+    (row,) = [row for row in join_report(cohort) if row["sample_id"] == "P2"]
+    assert row["status"] == "orphan"
 
 
 @pytest.mark.proves("G1.1", "A2.2")

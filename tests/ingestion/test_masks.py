@@ -156,6 +156,32 @@ def test_faulty_masks_are_set_aside_with_reasons_and_their_images_are_kept(hospi
     assert codes["empty"] == "mask_empty" and codes["two"] == "two_masks;two_masks"
 
 
+@pytest.mark.proves("G.input")
+def test_a_mask_whose_two_transforms_differ_is_set_aside_unless_accepted_as_an_image_is(
+    hospital: Path, tmp_path: Path
+) -> None:
+    mask = nibabel.Nifti1Image(lesion(), AFFINE)
+    moved = AFFINE.copy()
+    moved[0, 3] += 1.6  # two voxels of 0.8 mm
+    mask.set_qform(moved, 1)
+    mask.set_sform(AFFINE, 1)
+    mask.to_filename(hospital / "masks" / "P2_seg.nii.gz")
+    cohort = ingest(cohort_file(hospital, DECLARED), tmp_path / "store")
+    (row,) = cohort.quarantine()
+    assert (row.file, row.code) == ("../masks/P2_seg.nii.gz", "affines_differ") and "2.0 voxels apart" in row.reason
+    assert "images.accept: [affines_differ]" in row.override
+    assert {patient for patient, found in masks_of(cohort).items() if found is None} == {"P2"}
+    assert set(cohort.series["verdict"]) == {"accepted"}
+    taken = ingest(cohort_file(hospital, DECLARED, accept=["affines_differ"]), tmp_path / "taken")
+    np.testing.assert_array_equal(masks_of(taken)["P2"], on_image(taken, "P2", lesion()))
+    codes = dict(zip(taken.series["patient_id"], taken.series["codes"], strict=True))
+    assert codes == {"P1": "", "P2": "affines_differ", "P10": ""} and taken.quarantine() == []
+    for patient in ("P1", "P10"):
+        mask.to_filename(hospital / "masks" / f"{patient}_seg.nii.gz")
+    with pytest.raises(InputError, match=r"(?s)no image has a usable one.*voxels apart"):
+        ingest(cohort_file(hospital, DECLARED), tmp_path / "none")
+
+
 @pytest.mark.proves("G.input", "A3.3")
 def test_an_interrupted_ingest_ends_with_the_same_bytes_and_workers_do_not_matter(
     hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -361,3 +361,21 @@ def test_counts_a_million_do_not_depend_on_which_genes_a_matrix_has(tmp_path: Pa
     assert any("they had 0.00% of the reads there" in said.message for said in lightest.degradations)
     own = encoder.matrix(["X"], np.exp2(encoder.mean)[None] - 1)
     assert set(own.gene_ids) == set(names) and not encoder.encode(own).degradations
+
+
+@pytest.mark.proves("G1.2", "G2.1")
+def test_a_new_patient_whose_missing_counts_had_many_reads_counts_as_one_without_genes() -> None:
+    random = np.random.default_rng(0)
+    names = tuple(f"G{number:03d}" for number in range(200))
+    values = np.rint(np.exp2(random.normal(8, 1, (30, 200)))).astype(np.float32)
+    values[:, 0] = 20 * values.mean()  # of about a tenth of the reads
+    genes = Genes(PATIENTS, names, values, "counts")
+    encoder = GeneEncoder.fit(genes, TRAINING)
+    lacking = values.copy()
+    lacking[0, 0], lacking[1, 7] = np.nan, np.nan
+    for one in (encoder, replace(encoder, reads=None)):  # one that was saved without the shares of reads
+        found = one.encode(Genes(PATIENTS, names, lacking, "counts"))
+        said = {one.patient_id: one.message for one in found.degradations}
+        assert set(said) == set(PATIENTS[:2]) and "of the reads in training" in said[PATIENTS[1]]
+        assert (PATIENTS[0] in found.patient_ids) == (one.reads is None) and PATIENTS[1] in found.patient_ids
+        assert said[PATIENTS[0]].endswith("without genes" if one.reads is not None else "not known")

@@ -263,3 +263,24 @@ def test_genes_of_the_shuffled_control_are_those_of_others(store: SliceStore) ->
     assert (block.value["expression"][:, 0] != block.patient).all() and len(block) == 5
     pairs = PatientLoader({"genes": genes}, codes, batch=8, seed=0, pairing="shuffled").whole()["genes"]
     assert (pairs.value["expression"][:, 0] != pairs.patient).all()
+
+
+@pytest.mark.proves("G3.2")
+@given(st.integers(1, 12), st.integers(0, 12), st.integers(0, 1000))
+def test_no_two_modalities_of_the_shuffled_control_are_of_one_patient(n: int, first: int, seed: int) -> None:
+    rows = np.arange(n)
+    genes = np.arange(first % n, n)  # some have no genes
+    sources = {
+        "clinical": RowSource(rows[:, None].astype(np.float32), rows),
+        "genes": GeneSource(genes[:, None].astype(np.float32), np.ones((len(genes), 1), bool), genes),
+    }
+    given_ = PatientLoader(sources, rows, batch=4, seed=seed, pairing="shuffled").whole()
+    table = dict(
+        zip(given_["clinical"].patient.tolist(), given_["clinical"].value["table"][:, 0].tolist(), strict=True)
+    )
+    other = dict(zip(given_["genes"].patient.tolist(), given_["genes"].value["expression"][:, 0].tolist(), strict=True))
+    assert set(table.values()) == set(rows) and set(other.values()) == set(genes)
+    if len(genes) > 1:
+        assert all(one != row for one, row in other.items())
+    if len(genes) > 2:
+        assert all(table[one] != row for one, row in other.items())

@@ -128,7 +128,15 @@ def test_nearest_class_mean_equals_scikit_learn(random: np.random.Generator) -> 
         np.testing.assert_array_equal(row > 0, expected == 1)
         means = [pool[chosen][y[chosen] == label].mean(0) for label in (0, 1)]
         distance = [((queries - mean) ** 2).sum(1) for mean in means]
-        np.testing.assert_allclose(row, distance[0] - distance[1], atol=1e-10)
+        np.testing.assert_allclose(row, (distance[0] - distance[1]) / (pool**2).sum(1).mean(), atol=1e-10)
+    assert not centroid_scores(0 * pool, 0 * queries, supports, y[supports]).any()
+
+
+def test_class_means_rank_alike_however_many_columns_there_are(random: np.random.Generator) -> None:
+    """Probabilities are stored as float32: without a unit the far half of the queries would tie at 1."""
+    pool, y = rows(random, 40, 200, 1.0)
+    scores = centroid_scores(pool, 3 * pool, np.arange(40)[None], y[None])[0]
+    assert len(np.unique(expit(scores).astype(np.float32))) == 40
 
 
 @pytest.mark.proves("R50", "D39")

@@ -12,8 +12,9 @@ from medform.cohort.store import Cohort
 from medform.errors import InputError
 from medform.pipeline.embed import embed
 from medform.pipeline.export import export
+from medform.pipeline.frozen_encoder import rebuild
 from medform.pipeline.phantom import phantom
-from medform.pipeline.predict import Model, predict, rebuild
+from medform.pipeline.predict import Model, predict
 from medform.pipeline.run import run_stages
 from medform.recipes.recipe import read_recipe
 from medform.runs.folder import RunFolder
@@ -62,6 +63,7 @@ def test_one_fold_s_model_stands_alone_and_gives_its_vectors_again(
     vectors, _ = model.embed_cohort(phantom_store)
     assert len(rows) == len(vectors) == len(phantom_store.patient_ids)
     assert all(abs(vectors[str(patient)] - vector).max() < 1e-5 for patient, vector in rows.items())
+    assert json.loads((exported / "preprocess.json").read_text(encoding="utf-8"))["modalities"] == ["CT"]
     names = json.dumps(json.loads((exported / "columns.json").read_text(encoding="utf-8")))
     assert "clinical.csv" not in names and str(exported.parent) not in names
 

@@ -123,6 +123,9 @@ def test_lesion_is_what_both_cohorts_call_by_one_name_and_what_cannot_be_told_is
     assert "any label is lesion, and the masks have several: 1, 2." in told(None, None, [1, 2])
     assert "draws tumour, which masks.values does not name: it names cyst." in told([2], both, [2], cyst=[2])
     assert "to the model tumour is lesion, and no mask holds it" in told([2], both, [1], organ=[1], tumour=[])
+    said = told([2], both, [1, 2])
+    assert "to the model tumour is lesion, and masks.values does not say which label is: there are 1, 2." in said
+    assert "Name tumour in masks.values" in said
     # half of what `part` stands for is lesion: its name says nothing, its number still does
     assert told([2], {"part": [1, 2]}, [1, 2], part=[1], other=[2]) == [2]
 
@@ -135,10 +138,73 @@ def test_a_cohort_whose_masks_hold_no_label_of_the_model_is_refused_before_anyth
     segmenter: Any = SimpleNamespace(unit=other_store.unit, genes=None, reads_genes=False)
     config = {"segmentation": {"mask_values": [2]}}
     with pytest.raises(InputError, match="label 2 is lesion, and no mask holds it: there is 1") as caught:
-        _checked(segmenter, other_store, config, "cohort.yaml")
+        _checked(segmenter, other_store, config, {}, "cohort.yaml")
     assert caught.value.exit_code == 2 and caught.value.where == "cohort.yaml"
     config = {"segmentation": {"mask_values": None}}
-    assert _checked(segmenter, other_store, config, "cohort.yaml") == (None, [1], ["lesion is label 1 of the masks"])
+    found = _checked(segmenter, other_store, config, {}, "cohort.yaml")
+    assert (found.genes, found.values, found.unchecked) == (None, [1], None)
+    assert found.notes == ["lesion is label 1 of the masks"]
+
+
+def test_labels_taken_by_number_alone_are_told_in_log_run_and_every_row(
+    other_store: Cohort, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model without names for its labels cannot know that the cohort calls the same number something else."""
+    from medform.pipeline.external import _checked, _rows, _unchecked
+
+    named = replace(other_store, file=other_store.file.model_copy(update={"masks": Masks(values={"organ": [1]})}))
+    segmenter: Any = SimpleNamespace(name="mgi", unit=other_store.unit, genes=None, reads_genes=False)
+    found = _checked(segmenter, named, {"segmentation": {"mask_values": [1]}}, {}, "cohort.yaml")
+    said = "label 1 (organ) was taken for lesion: that number is the lesion of the training; the model's labels have no"
+    assert found.values == [1] and str(found.unchecked).startswith(said) and found.notes == [found.unchecked]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [found.unchecked]
+    case = {"cohort": "h", "task": "segmentation", "protocol": "external", "fold": 0, "seed": 0, "model": "mgi"}
+    cases = pd.DataFrame(
+        case | {"patient_id": one, "metric": metric, "value": 0.5}
+        for one in "abcde"
+        for metric in ("lesion_voxels", "dice_patient")
+    )
+    rows = _rows(cases, segmenter, None, "g", found.unchecked)
+    assert rows and all("label 1 (organ) was taken for lesion" in (row.note or "") for row in rows)
+    tumour, few = {"tumour": [1]}, np.array([90, 10])
+    assert _unchecked({"mask_values": [1], "mask_names": ["tumour"]}, tumour, [1], few) is None
+    assert "masks.values names no label" in str(
+        _unchecked({"mask_values": [1], "mask_names": ["tumour"]}, {}, [1], few)
+    )
+    assert "it is the only label" in str(_unchecked({"mask_values": None}, {"organ": [1]}, [1], few))
+    assert _unchecked({"mask_values": None}, {}, [1], few) is None
+
+
+def test_a_mask_that_shows_what_lies_around_the_lesion_is_told() -> None:
+    from medform.pipeline.external import _unchecked
+
+    said = _unchecked({"mask_values": None}, {}, [1], np.array([4, 96]))
+    assert (
+        said == "label 1 was taken for lesion: it covers 96% of the masks' voxels, as what lies around a lesion would"
+    )
+
+
+def test_ct_read_as_arbitrary_numbers_does_not_judge_a_model_that_saw_none(other_store: Cohort) -> None:
+    from medform.pipeline.external import _checked
+
+    segmenter: Any = SimpleNamespace(name="mgi", unit="raw", genes=None, reads_genes=False)
+    raw, config = replace(other_store, unit="raw"), {"segmentation": {"mask_values": None}}
+    with pytest.raises(InputError) as caught:
+        _checked(segmenter, raw, config, {"unit": "raw", "modalities": ["MR"]}, "cohort.yaml")
+    assert {one.problem for one in caught.value.problems} == {
+        "its values are HU (modality CT), and the model was trained on MR."
+    }
+    found = _checked(segmenter, raw, config, {"unit": "raw"}, "cohort.yaml")
+    assert "of 6 patients it is not known whether their images have the unit of the training" in found.notes
+    found = _checked(segmenter, raw, config, {"unit": "raw", "modalities": ["CT"]}, "cohort.yaml")
+    assert found.notes == ["lesion is label 1 of the masks"]
+
+
+def test_a_run_among_the_images_of_the_other_cohort_is_refused(model: Path, hospital: Path) -> None:
+    out = hospital.parent / "images" / "run"
+    with pytest.raises(InputError, match="inside the folder of the images"):
+        evaluate(model=model, cohort=hospital, out=out)
+    assert not out.exists()
 
 
 def test_rows_of_a_model_that_reads_genes_say_how_many_patients_had_none() -> None:

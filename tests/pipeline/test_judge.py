@@ -70,6 +70,14 @@ def area(rows: list[ScoreRow], model: str, **more: Any) -> ScoreRow:
     return next(row for row in found if row.readout in ("logistic", None))
 
 
+def test_a_run_among_the_images_of_the_cohort_is_refused(place: Path) -> None:
+    hospital = place / "hospital"
+    out = hospital / "images" / "run"
+    with pytest.raises(InputError, match="inside the folder of the images"):
+        judge_vectors(place / "vectors.parquet", place / "cohort.yaml", out, root=hospital)
+    assert not out.exists()
+
+
 @pytest.mark.proves("A6.1")
 def test_given_vectors_stand_beside_the_controls_of_the_design(rows: list[ScoreRow], place: Path) -> None:
     models = {row.model for row in rows if row.protocol == "cross_validation"}

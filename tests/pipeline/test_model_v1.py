@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from medform.errors import InputError
-from medform.pipeline.predict import Model, selftest_values
+from medform.pipeline.frozen_encoder import selftest_values
+from medform.pipeline.predict import Model
 
 MODEL = Path(__file__).parents[1] / "fixtures" / "model_v1"
 ROW = {

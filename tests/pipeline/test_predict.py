@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -229,6 +230,15 @@ def frozen(folder: Path, **images: object) -> Path:
     return folder
 
 
+def of_raw(folder: Path, modalities: list[str] | None) -> Path:
+    """The committed model as if it were trained on arbitrary numbers of these modalities (None: not known)."""
+    frozen(folder)
+    preprocess = json.loads((folder / "preprocess.json").read_text()) | {"unit": "raw"}
+    known = {} if modalities is None else {"modalities": modalities}
+    (folder / "preprocess.json").write_text(json.dumps(preprocess | known))
+    return folder
+
+
 @pytest.mark.proves("A8.2", "U13")
 def test_several_series_are_pooled_with_a_word_or_left_to_the_training_s_choice(tmp_path: Path) -> None:
     for name in ("A/one.nii.gz", "A/two.nii.gz", "B/one.nii.gz"):
@@ -250,6 +260,38 @@ def test_a_scan_that_is_not_known_to_be_hu_says_so(tmp_path: Path) -> None:
     found = predict(nifti(tmp_path / "mr.nii.gz", low=0), MODEL_V1)
     assert found["degradations"].str.contains("unit_assumed: .*mr.nii.gz").all()
     assert not predict(nifti(tmp_path / "ct.nii.gz"), MODEL_V1)["degradations"].str.contains("unit").any()
+
+
+def test_ct_is_refused_by_a_model_of_arbitrary_numbers_that_saw_none(tmp_path: Path) -> None:
+    """The other way round than a model of HU, which refuses what is no HU; DICOM says what its numbers are."""
+    options = {"size": 48, "defects": False, "follow_ups": 0, "second_kernels": 0, "localizers": 0}
+    phantom(tmp_path / "hospital", patients=2, seed=3, options=options)
+    images = tmp_path / "hospital" / "images"
+    model = of_raw(tmp_path / "mr", ["MR"])
+    refused = r"the values of 2 series are HU, those of the model's training raw(.|\n)*trained on MR"
+    for asked in (lambda: predict(images, model), lambda: embed(images, model=model)):
+        with pytest.raises(InputError) as caught:
+            asked()
+        assert re.search(refused, str(caught.value)) and caught.value.exit_code == 2
+    assert predict(nifti(tmp_path / "mr.nii.gz"), model)["probability"].notna().all()
+    trained = of_raw(tmp_path / "ct", ["CT", "MR"])  # on CT of which the cohort file said that its numbers be raw
+    assert not predict(images, trained)["degradations"].str.contains("unit").any()
+
+
+@pytest.mark.parametrize("modalities", [None, [""], ["", "MR"]])
+def test_ct_carries_a_remark_where_it_is_not_known_what_a_model_of_arbitrary_numbers_saw(
+    modalities: list[str] | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Model folders of before do not say what they were trained on, and NIfTI files never do."""
+    options = {"size": 48, "defects": False, "follow_ups": 0, "second_kernels": 0, "localizers": 0}
+    phantom(tmp_path / "hospital", patients=2, seed=3, options=options)
+    images = tmp_path / "hospital" / "images"
+    model = of_raw(tmp_path / "model", modalities)
+    found = predict(images, model)
+    assert found["degradations"].str.contains(r"unit_assumed: .*its values are HU \(modality CT\)").all()
+    assert found["probability"].notna().all()
+    embed(images, model=model)
+    assert any("its values are HU" in record.message for record in caplog.records if record.levelname == "WARNING")
 
 
 def test_values_beyond_grey_ones_are_no_display_images(tmp_path: Path) -> None:
@@ -292,16 +334,16 @@ def test_nothing_that_was_left_out_goes_without_a_word(tmp_path: Path, capsys: p
 
 @pytest.mark.proves("A8.2", "U13")
 def test_a_number_of_a_row_file_is_a_number_and_text_is_read_as_in_training(tmp_path: Path) -> None:
-    from medform.pipeline.predict import _read_row
+    from medform.pipeline.new_rows import read_row
 
     (tmp_path / "row.yaml").write_text("ldh: 1.234\nmarker: '1.234'\nid: 0123\nsmall: 1e3\nsex: NO\nnone: ~\n")
-    assert _read_row(tmp_path / "row.yaml") == {
+    assert read_row(tmp_path / "row.yaml") == {
         "ldh": 1.234, "marker": "1.234", "id": "0123", "small": 1000.0, "sex": "NO", "none": None,
     }  # fmt: skip
     for text in ("- 1\n", "", "age: [1, 2]\n"):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(InputError, match=r"bad\.yaml"):
-            _read_row(tmp_path / "bad.yaml")
+            read_row(tmp_path / "bad.yaml")
     with pytest.raises(InputError, match="no such file"):
         predict(tmp_path, MODEL_V1, row=tmp_path / "no.yaml")
     columns = json.loads((MODEL_V1 / "columns.json").read_text())

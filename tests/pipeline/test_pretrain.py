@@ -41,6 +41,20 @@ def test_a_bare_folder_without_a_table_trains_even_with_one_patient(patients: in
     assert result.report.is_file() and (result.run / "model" / "config.json").is_file()
 
 
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_run_among_the_images_is_refused_before_anything_is_written(bare: bool, tmp_path: Path) -> None:
+    """Of a bare folder as of a cohort file; its store and previews would be read as a patient the next time."""
+    options = {"size": 48, "defects": False, "follow_ups": 0, "second_kernels": 0}
+    phantom(tmp_path / "hospital", patients=2, seed=2, options=options)
+    images = tmp_path / "hospital" / "images"
+    source = images if bare else tmp_path / "hospital" / "cohort.yaml"
+    for out in (images / "run", images):
+        before = sorted(images.rglob("*"))
+        with pytest.raises(InputError, match="inside the folder of the images"):
+            pretrain(source, out, overrides=TINY)
+        assert sorted(images.rglob("*")) == before
+
+
 @pytest.mark.proves("A4.4", "A5.2")
 def test_align_takes_the_encoder_over_and_never_trains_it_again(phantom_store: Cohort, tmp_path: Path) -> None:
     first = pretrain(phantom_store.root, tmp_path / "run", folds=[0], overrides=TINY)

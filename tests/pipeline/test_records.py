@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from medform.pipeline.records import Spending, _weights, cohort_flow
+from medform.cohort.store import Cohort
+from medform.errors import InputError
+from medform.pipeline.records import Spending, _weights, cohort_flow, open_store
 from medform.recipes.recipe import read_recipe
 from medform.runs.folder import RunFolder, RunIdentity, write_json
 
@@ -63,3 +65,14 @@ def test_a_file_that_a_stage_starts_from_is_part_of_what_a_run_is_made_from(tmp_
     before = _weights(recipe)
     weights.write_bytes(b"two")
     assert set(before) == {str(weights)} and before != _weights(recipe) and not _weights(read_recipe("medform-demo"))
+
+
+@pytest.mark.proves("A.input")
+def test_a_store_that_was_made_anew_since_is_not_that_of_the_run(tmp_path: Path, phantom_store: Cohort) -> None:
+    folder, cohort = RunFolder(tmp_path / "run"), phantom_store
+    folder.begin(RunIdentity("name: r\n", {cohort.name: cohort.digest}, "0"), status="running", store=str(cohort.root))
+    assert open_store(folder).digest == cohort.digest
+    other = RunIdentity("name: r\n", {cohort.name: "0"}, "0")
+    folder.begin(other, overwrite=True, status="running", store=str(cohort.root))
+    with pytest.raises(InputError, match="this store is not the one that the run was made from"):
+        open_store(folder)

@@ -400,3 +400,21 @@ def test_a_scan_that_is_not_known_to_be_hu_says_so_and_a_picture_is_refused(mode
     Image.fromarray(np.zeros((24, 24), np.uint8)).save(tmp_path / "pictures" / "1.png")
     with pytest.raises(InputError, match="grey values of a picture are not HU"):
         segment(tmp_path / "pictures", model, out=tmp_path / "p", formats="png", device="cpu")
+
+
+@pytest.mark.usefixtures("loaded")
+def test_ct_is_refused_by_a_model_of_arbitrary_numbers_or_noted_where_its_training_is_not_known(
+    model: Path, scan: Path, tmp_path: Path
+) -> None:
+    preprocess = json.loads((model / "preprocess.json").read_text()) | {"unit": "raw"}
+    for modalities in (["MR"], [""], ["CT"]):
+        folder = Path(shutil.copytree(model, tmp_path / "_".join(["model", *modalities])))
+        (folder / "preprocess.json").write_text(json.dumps(preprocess | {"modalities": modalities}))
+        if modalities == ["MR"]:
+            with pytest.raises(InputError, match="1 problem") as caught:
+                segment(scan, folder, out=tmp_path / "refused", device="cpu")
+            assert "its values are HU (modality CT), and the model was trained on MR." in str(caught.value)
+            assert not (tmp_path / "refused").exists()
+            continue
+        notes = segment(scan, folder, out=tmp_path / "masks", device="cpu").notes
+        assert any("unit_assumed" in note and "values are HU" in note for note in notes) == (modalities == [""])

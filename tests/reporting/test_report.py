@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
 from medform.errors import InputError
 from medform.reporting import report as module
 from medform.reporting.report import make_report
+from medform.reporting.table_one import summarise, write_table_one
 
 
 def read(path: Path) -> BeautifulSoup:
@@ -88,12 +90,13 @@ def test_sections_stand_in_the_order_of_the_data(whole: BeautifulSoup) -> None:
 
 
 @pytest.mark.proves("A7", "A6.3")
-def test_verdict_says_what_a_null_could_not_have_seen(whole: BeautifulSoup) -> None:
+def test_verdict_says_which_difference_a_null_is_likely_to_miss(whole: BeautifulSoup) -> None:
     verdict = whole.select_one(".verdict")
     assert verdict is not None
     assert verdict.get_text() == (
         "On histology, aligned scores 0.71 [0.59, 0.83] of 1 (chance 0.50); image alone 0.69; this cohort "
-        "does not show a benefit of alignment; a difference below 0.14 could not have been seen."
+        "does not show a benefit of alignment; a true difference of 0.14 would be missed in one of five such cohorts, "
+        "smaller ones more often."
     )
 
 
@@ -142,6 +145,33 @@ def test_banners_say_what_limits_every_figure(make_run: Any, whole: BeautifulSou
         "Only fold 0 of 5" in amber and "stage pretrain, fold 0, step 80" in amber and "practically untrained" in amber
     )
     assert whole.select(".banner") == []
+
+
+@pytest.mark.proves("A7", "A4.2")
+def test_warnings_of_the_plan_stand_once_and_above_every_figure(make_run: Any) -> None:
+    warning = "3.1 passes over the slices in pretrain: 5 or more are wanted"
+    soup = page(make_run(small=True, montage=False, warnings=[warning], notes=["one note of the run"]))
+    assert [warning in banner.get_text() for banner in soup.select(".banner")] == [True]
+    assert soup.get_text().count(warning) == 1 and soup.get_text().count("one note of the run") == 1
+
+
+@pytest.mark.proves("A7")
+def test_the_page_says_once_beside_the_scores_what_intervals_leave_out(make_run: Any, whole: BeautifulSoup) -> None:
+    said = "they leave out what another training or other folds would change"
+    assert whole.get_text().count(said) == 1 and "held the truth in 87 %" in whole.select_one("#controls").get_text()  # type: ignore[union-attr]
+    assert said not in page(make_run(small=True, montage=False, scores=False, tasks=[])).get_text()
+
+
+@pytest.mark.proves("A7")
+def test_many_levels_of_a_column_become_six_and_the_rest_counted_together(make_run: Any) -> None:
+    run = make_run(small=True, montage=False)
+    ids = [f"p{number}" for number in range(60)]
+    scanners = [f"scanner {max(number - 22, 0) // 2 if number < 58 else number:02d}" for number in range(60)]
+    table = pd.DataFrame({"scanner": scanners}, index=ids)
+    write_table_one(run, summarise(table, {"all": ids, "test": ids[:3]}, {"scanner": "feature"}))
+    cells = [" ".join(cell.get_text().split()) for cell in page(run).select("#table-one tbody td")]
+    assert cells[1].startswith("scanner 00: 24 (40 %)scanner 01: 2 (3 %)") and cells[1].count("scanner") == 6
+    assert cells[1].endswith("14 other levels: 26 (43 %)") and cells[2] == "scanner 00: 3 (100 %)"
 
 
 def test_montage_shrinks_until_the_page_fits_and_says_so(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,10 @@ def test_every_variant_and_ablation_of_a_shipped_recipe_is_named_and_explained(n
     assert len({model_words(model).label for model in models}) == len(models)
 
 
+def test_the_u_net_is_called_no_more_than_it_is() -> None:
+    assert model_words("unet").about == "a plain U-Net from random weights, images alone"
+
+
 @pytest.mark.proves("G5")
 def test_every_difference_of_masks_that_mgi_can_have_asks_a_question() -> None:
     recipe = read_recipe("mgi-small")

@@ -340,11 +340,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert caught.value.fix == f'pip install "medform[{extra}]"'
 
 
-def test_axis_maps_are_undone_by_their_inverse() -> None:
-    values = np.arange(np.prod(SHAPE)).reshape(SHAPE)
-    for axes, signs in TURNS:
-        one = AxisMap((axes[0], axes[1], axes[2]), (signs[0] < 0, signs[1] < 0, signs[2] < 0))
-        np.testing.assert_array_equal(one.back(one.onto(values)), values)
+def test_grids_of_other_sizes_do_not_match_and_a_flat_one_matches_itself() -> None:
     assert match_grids((2, 3, 4), np.eye(4), (2, 3, 5), np.eye(4)) is None
     flat = match_grids((4, 3, 1), np.eye(4), (4, 3, 1), np.eye(4))
     assert flat == AxisMap()

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from medform.errors import InputError
-from medform.runs.scores import ScoreRow, detectable_of, difference_in_words, read_scores, write_scores
+from medform.runs.scores import (
+    ScoreRow,
+    detectable_of,
+    difference_in_words,
+    read_scores,
+    unseen_in_words,
+    write_scores,
+)
 
 KEYS = [
     "cohort",
@@ -84,24 +91,33 @@ def test_a_damaged_file_is_refused_with_every_row_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.proves("A6.3", "A7")
-def test_a_null_says_what_could_not_have_been_seen() -> None:
+def test_a_null_says_which_difference_is_likely_to_be_missed() -> None:
     assert difference_in_words(DIFFERENCE) == (
         "Paired difference +0.09 (95% CI -0.03 to +0.21, 61 patients): "
-        "this cohort does not show a benefit of alignment; a difference below 0.14 could not have been seen."
+        "this cohort does not show a difference between aligned and image only; a true difference of 0.14 would be "
+        "missed in one of five such cohorts, smaller ones more often."
     )
-    assert "below 0.20" in difference_in_words(DIFFERENCE, detectable=0.2)
+    assert "difference of 0.20 would be missed" in difference_in_words(DIFFERENCE, detectable=0.2)
     assert detectable_of(replace(DIFFERENCE, note="interval: delong_logit")) is None
 
 
-def test_words_follow_the_interval() -> None:
+def test_no_difference_of_zero_is_said_to_be_missed() -> None:
+    assert unseen_in_words(0.0004, 3) == unseen_in_words(None) == "" != unseen_in_words(0.0006, 3)
+
+
+@pytest.mark.proves("A7")
+def test_the_words_of_one_pair_follow_its_interval_and_claim_no_reason() -> None:
     gain = replace(DIFFERENCE, ci_low=0.01)
-    assert difference_in_words(gain).endswith("shows a benefit of alignment.")
+    assert difference_in_words(gain).endswith(": aligned scores better than image only in this cohort.")
     loss = replace(DIFFERENCE, value=-0.1, ci_low=-0.2, ci_high=-0.02)
-    assert difference_in_words(loss).endswith("alignment makes it worse on this cohort.")
-    assert difference_in_words(replace(gain, metric="brier")).endswith("makes it worse on this cohort.")
+    assert difference_in_words(loss).endswith(": aligned scores worse than image only in this cohort.")
+    assert "scores worse" in difference_in_words(replace(gain, metric="brier"))
+    assert "scores better" in difference_in_words(replace(loss, metric="median_rank"))
     fused = replace(DIFFERENCE, model="fused - table_logistic")
-    assert "benefit of adding the image to the table;" in difference_in_words(fused)
+    assert "between table + aligned and table alone;" in difference_in_words(
+        fused, names=("table + aligned", "table alone")
+    )
     other = replace(DIFFERENCE, model="table_boosting - table_logistic", note=None)
-    assert difference_in_words(other).endswith("does not show a benefit of table boosting.")
+    assert difference_in_words(other).endswith("a difference between table boosting and table logistic.")
     undefined = replace(DIFFERENCE, value=None, ci_low=None, ci_high=None, note="undefined: one class only")
     assert difference_in_words(undefined).endswith("can be given (undefined: one class only).")

@@ -32,7 +32,6 @@ __all__ = [
     "JoinStatus",
     "read_facts",
     "read_genes",
-    "read_join_report",
     "write_genes",
 ]
 
@@ -180,13 +179,3 @@ def read_facts(root: Path) -> dict[str, Any]:
             fix="open it with the version of medform that wrote it, or ingest the source files again.",
         )
     return facts
-
-
-def read_join_report(root: Path) -> list[JoinRow]:
-    """The rows of a store's ``genes_join.csv``; `InputError` where it is not one."""
-    path = root / JOIN
-    with path.open(encoding="utf-8", newline="") as lines:
-        reader = csv.DictReader(lines)
-        if tuple(reader.fieldnames or ()) != JOIN_HEADER:
-            raise InputError("not a join report of this version.", where=str(path))
-        return [JoinRow(**row) for row in reader]  # pyright: ignore[reportArgumentType]

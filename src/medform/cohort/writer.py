@@ -230,9 +230,15 @@ def _read_part(root: Path, series_id: str) -> dict[str, Any] | None:
 
 
 def made_from(root: Path, inputs: str) -> bool:
-    """Whether a finished store of the same ``inputs`` stands at ``root``."""
+    """Whether a finished store of the same ``inputs`` stands at ``root``; a damaged one is of none."""
     manifest = root / "cohort.json"
-    return manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8")).get("inputs") == inputs
+    if not manifest.is_file():
+        return False
+    try:
+        stored = json.loads(manifest.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(stored, dict) and stored.get("inputs") == inputs
 
 
 class CohortWriter:

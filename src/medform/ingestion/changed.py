@@ -20,7 +20,7 @@ from medform.errors import InputError, Problem
 from medform.ingestion.found_series import FoundSeries, Refused
 from medform.ingestion.mask_voxels import read_masks
 
-__all__ = ["SEEN", "note_seen", "refuse_changed", "sizes_and_times"]
+__all__ = ["SEEN", "changed_files", "note_seen", "refuse_changed", "sizes_and_times"]
 
 SEEN = ".sources"
 """File in a store, no part of it: digest of the sizes and times with which its sources were last found unchanged."""
@@ -44,25 +44,34 @@ def note_seen(cohort: Cohort, seen: str) -> None:
         (cohort.root / SEEN).write_text(_note(cohort, seen), encoding="utf-8")
 
 
-def refuse_changed(cohort: Cohort, root: Path, series: Sequence[FoundSeries]) -> None:
-    """Raise `InputError` where an image or mask of the chosen ``series`` under ``root`` is not what the store holds."""
+def changed_files(cohort: Cohort, root: Path, series: Sequence[FoundSeries]) -> list[str]:
+    """Images and masks (below ``root``) of the chosen ``series`` that are not what the store holds; none: it is noted.
+
+    A series that the store does not hold, since its voxels could not be read, is not compared.
+    """
     seen = sizes_and_times(root, series)
     note = cohort.root / SEEN
     if note.is_file() and note.read_text(encoding="utf-8", errors="replace") == _note(cohort, seen):
-        return
+        return []
     stored = dict(zip(cohort.slices["source"], cohort.slices["file_digest"], strict=True))
     known = {source.file: stored.get(source.instance) for one in series for source in one.slices}
     changed = [file for file, digest in known.items() if digest and not _is(root / file, str(digest))]
     changed += [file for one in series for file in _changed_masks(root, one, cohort)]
-    if changed:
+    if not changed:
+        note_seen(cohort, seen)
+    return changed
+
+
+def refuse_changed(cohort: Cohort, root: Path, series: Sequence[FoundSeries]) -> None:
+    """Raise `InputError` where there are `changed_files`."""
+    if changed := changed_files(cohort, root, series):
         raise InputError(
             f"{len(changed)} image files changed since this store was made.",
             where=str(cohort.root),
             consequence="Nothing was changed.",
-            fix="choose another folder, or replace the store with --overwrite.",
+            fix=f"choose another folder, or replace it: medform ingest COHORT -o {cohort.root} --overwrite.",
             problems=[Problem("changed since the store was made.", file=file) for file in changed[:MOST_SHOWN]],
         )
-    note_seen(cohort, seen)
 
 
 def _note(cohort: Cohort, seen: str) -> str:

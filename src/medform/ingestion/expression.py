@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medform.cohort.cohort_file import CohortFile
 from medform.cohort.files import file_sha256
-from medform.cohort.genes import GenesRecord
+from medform.cohort.genes import GenesRecord, JoinRow
 from medform.cohort.genes_spec import GenesSpec
 from medform.errors import InputError, Problem
 from medform.ingestion.expression_checks import Numbers, check_scale, uninformative
@@ -55,7 +55,7 @@ class Expression:
 def expression_digest(file: CohortFile) -> str:
     """SHA-256 of what the expression follows from; empty where the cohort file names no genes.
 
-    That is the bytes of its file, or (as for images) names and sizes of GDC's many.
+    That is the bytes of its file, or those of GDC's many with their names.
     """
     spec = file.genes
     if spec is None:
@@ -64,7 +64,7 @@ def expression_digest(file: CohortFile) -> str:
     if path.is_dir():
         named = {row.file for row in _sheet(file, spec, files=True)}
         files = [one for one in path.rglob("*") if one.name in named]
-        parts = [f"{one.relative_to(path).as_posix()} {one.stat().st_size}" for one in sorted(files)]
+        parts = [f"{one.relative_to(path).as_posix()} {file_sha256(one)}" for one in sorted(files)]
     else:
         parts = [file_sha256(path)]
     parts += [file_sha256(file.path(one)) for one in (spec.samples, spec.id_map) if one is not None]
@@ -77,7 +77,7 @@ def read_expression(file: CohortFile, known: Collection[str]) -> Expression:
     The stored values are those of the file; genes without information are dropped and listed, doubled genes are
     merged only by a declared rule. Raises `InputError` with every fault at once: no sample of a known patient, a
     matrix that lies the other way, text in cells, ragged rows, doubled genes or samples, values that contradict
-    the declared scale.
+    the declared scale, counts that lack too many reads.
     """
     spec = file.genes
     assert spec is not None
@@ -191,9 +191,19 @@ def _expression(
         "genes_kept": len(genes),
         "genes_dropped": len(lost),
     }
-    record = GenesRecord(patients, genes, values, spec, facts, joined.rows)
+    record = GenesRecord(patients, genes, values, spec, facts, _told(joined.rows, numbers.unread))
     notes = _notes(spec, matrix, joined, names, numbers, facts, len(genes))
     return Expression(record, (*notes, *numbers.notes), counts)
+
+
+def _told(rows: Sequence[JoinRow], unread: Mapping[str, float]) -> tuple[JoinRow, ...]:
+    """The join report, which says of each patient (of ``unread``) what share of the reads is not known."""
+    return tuple(
+        replace(row, reason=f"{row.reason} Genes without a count: {unread[row.patient_id]:.2%} of the reads.")
+        if row.status == "matched" and row.patient_id in unread
+        else row
+        for row in rows
+    )
 
 
 def _notes(

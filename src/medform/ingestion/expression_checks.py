@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ ROWS = 64
 """Patients that are looked at together, so that no copy of the whole matrix is made."""
 LARGEST_LOGARITHM = 30.0
 """log2 of any count of reads is below it: 2 ** 30 is more than a sequencing run gives one gene."""
+MOST_UNREAD = 0.05
+"""A patient whose genes without a count would have had more of the reads is refused: what is divided by is then too
+small, and every count a million more than log2(1 / 0.95) = 0.07 too high. The same share as for genes that a matrix
+lacks (`inputs.genes`)."""
 MILLION, FAR = 1e6, 2.0
 TAIL = 10.0
 
@@ -25,7 +29,8 @@ TAIL = 10.0
 class Numbers:
     """What the values (n, G) are: extremes, missing cells, those beyond 10 either way.
 
-    ``problems`` contradict the declared scale, ``notes`` are only odd.
+    ``problems`` contradict the declared scale, ``notes`` are only odd. ``unread``, of counts: patients of whom a part
+    of the reads is not known, and which share.
     """
 
     minimum: float
@@ -34,6 +39,7 @@ class Numbers:
     beyond_10: int
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
+    unread: Mapping[str, float] = field(default_factory=dict)
 
 
 def check_scale(
@@ -41,8 +47,9 @@ def check_scale(
 ) -> Numbers:
     """Compare the values with the declared scale.
 
-    counts: whole and not negative. tpm: not negative; a sum per patient far from a million is noted. log2p1: not
-    negative, at most 30. log2: within -30 and 30. zscore: some are negative. None may be infinite.
+    counts: whole and not negative, and of no patient more than 5 % of the reads unknown (what the genes without a
+    count have in the other patients); less is noted. tpm: not negative; a sum per patient far from a million is
+    noted. log2p1: not negative, at most 30. log2: within -30 and 30. zscore: some are negative. None may be infinite.
     """
     scan = _Scan(values, patients, genes, file)
     lowest, highest, missing, tails = np.inf, -np.inf, 0, 0
@@ -62,7 +69,13 @@ def check_scale(
         *_contradictions(scan, spec.scale, lowest, highest),
     ]
     notes = _oddities(values, spec.scale, highest)
-    return Numbers(lowest, highest, missing, tails, tuple(problems), tuple(notes))
+    unread: dict[str, float] = {}
+    if spec.scale == "counts" and missing and not problems:
+        shares = _unread(values)
+        unread = {one: float(share) for one, share in zip(patients, shares, strict=True) if share}
+        problems += _too_little_read(scan, shares)
+        notes += _partly_read(shares)
+    return Numbers(lowest, highest, missing, tails, tuple(problems), tuple(notes), unread)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +141,49 @@ def _oddities(values: NDArray[np.float32], scale: GeneScale, highest: float) -> 
             f"(median {float(np.median(sums)):.3g}): a part of the genes, or another normalised abundance."
         )
     return notes
+
+
+def _unread(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Share (n,) of a patient's reads that its genes without a count would have had: by their mean share in the others.
+
+    0 for a patient without any value, who has no expression, and for genes that nobody has a count of.
+    """
+    blocks = [values[start : start + ROWS] for start in range(0, len(values), ROWS)]
+    total, known = np.zeros(values.shape[1]), np.zeros(values.shape[1], np.int64)
+    for block in blocks:
+        depth = np.nansum(block, axis=1, dtype=np.float64, keepdims=True)
+        total += np.nansum(block / np.maximum(depth, 1.0), axis=0)
+        known += np.isfinite(block).sum(axis=0)
+    mean = total / np.maximum(known, 1)
+    mean /= max(float(mean.sum()), np.finfo(np.float64).tiny)
+    return np.concatenate([np.where(np.isnan(block).all(axis=1), 0.0, np.isnan(block) @ mean) for block in blocks])
+
+
+def _too_little_read(scan: _Scan, shares: NDArray[np.float64]) -> list[Problem]:
+    """One problem for all patients of whom too large a share of the reads is not known, naming the first."""
+    faulty = np.flatnonzero(shares > MOST_UNREAD)
+    if not len(faulty):
+        return []
+    first = int(faulty[0])
+    lacking = np.flatnonzero(np.isnan(scan.values[first]))
+    many = f" ({len(faulty)} such patients)" if len(faulty) > 1 else ""
+    text = (
+        f"patient '{scan.patients[first]}': {len(lacking)} genes without a count have {shares[first]:.0%} of the reads "
+        f"of the others{many}; all other counts a million would be too high."
+    )
+    hint = "Give the missing counts (a gene without reads is 0), or leave out the genes or the patient."
+    return [Problem(text, file=scan.file, column=scan.genes[int(lacking[0])], suggestion=hint)]
+
+
+def _partly_read(shares: NDArray[np.float64]) -> list[str]:
+    """How many patients have genes without a count, and what that does at most."""
+    some = shares[(shares > 0) & (shares <= MOST_UNREAD)]
+    if not len(some):
+        return []
+    return [
+        f"genes: {len(some)} patients lack counts that have up to {some.max():.2%} of the reads of the others; their "
+        "other counts a million are as much too high (see genes_join.csv)."
+    ]
 
 
 def uninformative(values: NDArray[np.float32]) -> dict[int, str]:

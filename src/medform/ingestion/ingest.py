@@ -16,7 +16,7 @@ from medform.cohort.quarantine import Quarantined
 from medform.cohort.store import Cohort, CohortWriter
 from medform.cohort.writer import made_from
 from medform.errors import InputError, Problem
-from medform.ingestion.changed import note_seen, refuse_changed, sizes_and_times
+from medform.ingestion.changed import changed_files, note_seen, refuse_changed, sizes_and_times
 from medform.ingestion.clinical import Clinical, read_join
 from medform.ingestion.expression import Expression, expression_digest, read_expression
 from medform.ingestion.found_series import Finding, FoundSeries
@@ -24,14 +24,14 @@ from medform.ingestion.masks import MaskRule, mask_note, of_one_visit, refuse_ma
 from medform.ingestion.plan import Plan, ReadSettings, plan_folder, plan_index
 from medform.ingestion.select import select_series
 from medform.ingestion.store_series import SeriesTask, crashed_series, store_series
-from medform.ingestion.units import unit_by_range, unit_of_cohort
+from medform.ingestion.units import SaidBy, judged_as_hu, unit_by_range
 from medform.ingestion.voxels import crashed
 from medform.ingestion.workers import Progress, run_all, silent
 from medform.runs.folder import RunFolder
 
 __all__ = ["ingest", "ingest_scan"]
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same files would give other bytes, so that a store of an older medform is not taken for
 a new one."""
 MOST_SHOWN = 12
@@ -84,18 +84,20 @@ def ingest(
     progress: Progress | None = None,
     resume: bool = True,
     overwrite: bool = False,
+    renew: bool = False,
 ) -> Cohort:
     """Read images and table of a cohort file into the store ``out`` and open it.
 
     A store that an earlier run began, or finished from the same files, is continued or taken as it is;
-    with ``resume=False`` a begun one is refused. ``overwrite`` replaces a store. The bytes do not depend
-    on ``workers`` (processes) or on interruptions. Raises `InputError`, before anything is written, for
-    an empty folder, a folder without usable images, faults of the table, ids of which none matches,
-    features that give a label away, and several candidate series of one patient without a rule.
+    with ``resume=False`` a begun one is refused. One from other files is refused; ``renew`` replaces it, and
+    one that is damaged, ``overwrite`` every store. The bytes do not depend on ``workers`` (processes) or on
+    interruptions. Raises `InputError`, before anything is written, for an empty folder, a folder without
+    usable images, faults of the table, ids of which none matches, features that give a label away, and
+    several candidate series of one patient without a rule.
     """
     progress = progress or silent
     sources = _read_sources(cohort_file, workers, progress)
-    return _write(sources, Path(out), workers, progress, resume=resume, overwrite=overwrite)
+    return _write(sources, Path(out), workers, progress, resume=resume, overwrite=overwrite, renew=renew)
 
 
 def ingest_scan(
@@ -129,7 +131,11 @@ def ingest_scan(
     if unit is None:
         plan = replace(plan, series=tuple(unit_by_range(plan.root, one) for one in plan.series))
     elif unit == "HU":
-        plan = replace(plan, series=tuple(_as_hu(plan.root, one, pictures=pictures) for one in plan.series))
+        judged = [
+            one if pictures and one.reader == "picture" else judged_as_hu(plan.root, one, "training")
+            for one in plan.series
+        ]
+        plan = replace(plan, series=tuple(judged))
     usable = {one.unit for one in plan.series if one.usable}
     present: list[Unit] = [kind for kind in UNITS if kind in usable]
     common: Unit = unit or (present or UNITS)[0]
@@ -145,21 +151,6 @@ def ingest_scan(
     }
     file = CohortFile(name="scan", licence="not stated", images=Images.model_validate(images), root=plan.root)
     return _write(_chosen(file, plan, Clinical()), Path(out), workers, progress, resume=True, overwrite=overwrite)
-
-
-def _as_hu(root: Path, series: FoundSeries, *, pictures: bool) -> FoundSeries:
-    """A series for a model of HU: a NIfTI file with values unlike HU carries a note, a picture is refused."""
-    if series.reader == "dicom" or not series.usable or (series.reader == "picture" and pictures):
-        return series
-    file = series.files[0]
-    if series.reader == "picture":
-        reason = "grey values of a picture are not HU, which the model was trained on."
-        return series.with_findings([Finding("unit_differs", "quarantine", reason, file)])
-    judged = unit_by_range(root, replace(series, unit="raw"))
-    if judged.unit != "HU" and judged.usable:
-        reason = "its values are not those of a CT with air around the patient; taken as HU, the unit of the training."
-        judged = judged.with_findings([Finding("unit_assumed", "note", reason, file)])
-    return replace(judged, unit="HU")
 
 
 def _selected(series: Sequence[FoundSeries], select: Select) -> tuple[FoundSeries, ...]:
@@ -204,15 +195,15 @@ def _read_sources(file: CohortFile, workers: int, progress: Progress) -> _Source
     else:
         plan = plan_folder(file.path(images.path), settings, progress)
     if images.unit == "HU":
-        plan = _in_hu(plan, workers, progress, declared="unit" in images.model_fields_set)
+        plan = _in_hu(plan, workers, progress, "cohort file" if "unit" in images.model_fields_set else "nobody")
     imaged = {one.patient_id for one in plan.series if one.usable}
     return _chosen(file, plan, read_join(file, imaged) if file.clinical else Clinical())
 
 
-def _in_hu(plan: Plan, workers: int, progress: Progress, *, declared: bool) -> Plan:
-    """The plan with every series that cannot say that it is HU judged by its values (`unit_of_cohort`)."""
+def _in_hu(plan: Plan, workers: int, progress: Progress, said_by: SaidBy) -> Plan:
+    """The plan with every series that cannot say that it is HU judged by its values (`judged_as_hu`)."""
     mute = [one for one in plan.series if one.reader != "dicom"]
-    judge = partial(unit_of_cohort, plan.root, declared=declared)
+    judge = partial(judged_as_hu, plan.root, said_by=said_by)
     found = iter(run_all(judge, mute, workers=workers, progress=progress, what="units", crashed=crashed))
     return replace(plan, series=tuple(one if one.reader == "dicom" else next(found) for one in plan.series))
 
@@ -283,7 +274,16 @@ def _refuse_unusable(plan: Plan) -> None:
     )
 
 
-def _write(sources: _Sources, out: Path, workers: int, progress: Progress, *, resume: bool, overwrite: bool) -> Cohort:
+def _write(
+    sources: _Sources,
+    out: Path,
+    workers: int,
+    progress: Progress,
+    *,
+    resume: bool,
+    overwrite: bool,
+    renew: bool = False,
+) -> Cohort:
     """Write the store unless it is finished; one process at a time, which the lock beside it sees to."""
     if not resume and not overwrite and (out / "parts").is_dir() and not (out / "cohort.json").is_file():
         raise InputError(
@@ -296,6 +296,7 @@ def _write(sources: _Sources, out: Path, workers: int, progress: Progress, *, re
     root, chosen = sources.plan.root, sources.chosen
     with RunFolder(absolute.with_name(f".{absolute.name}.lock")).lock():
         inputs = sources.digest()
+        overwrite = overwrite or (renew and _is_of_others(out, inputs, root, chosen))
         expression = None if made_from(out, inputs) and not overwrite else sources.expression()
         writer = CohortWriter(out, sources.file, inputs=inputs, overwrite=overwrite)
         if not writer.finished:
@@ -307,6 +308,18 @@ def _write(sources: _Sources, out: Path, workers: int, progress: Progress, *, re
     cohort = Cohort.read(out)
     refuse_changed(cohort, root, chosen)
     return cohort
+
+
+def _is_of_others(out: Path, inputs: str, root: Path, chosen: Sequence[FoundSeries]) -> bool:
+    """Whether a finished store at ``out`` is not, or cannot be told to be, one of these files."""
+    if not (out / "cohort.json").is_file():
+        return False
+    if not made_from(out, inputs):
+        return True
+    try:
+        return bool(changed_files(Cohort.read(out), root, chosen))
+    except InputError:
+        return True  # damaged: what it was made from is not known
 
 
 def _fill(

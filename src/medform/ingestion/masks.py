@@ -1,15 +1,15 @@
 """Label maps beside volumes: found by layout or declared pattern, and put on the grid of their series.
 
 A mask belongs to a series if its grid is that of the series but for the order and direction of its axes, to within
-half a voxel in millimetres. It is never resampled: a mask of another grid is set aside with the reason. What stands
-in it is judged when its voxels are read (`mask_voxels`).
+half a voxel in millimetres. It is never resampled: a mask of another grid, or of a header that would refuse an image,
+is set aside with the reason. What stands in it is judged when its voxels are read (`mask_voxels`).
 """
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from medform.ingestion.discover import FoundFile, discover
 from medform.ingestion.found_series import Finding, FoundSeries, Refused, SeriesMask
 from medform.ingestion.layouts.place import A_MASK, LabelMap, Layout, NotScan
 from medform.ingestion.mask_names import matches, owner_by_name, owner_by_pattern, study_by_name
-from medform.ingestion.nifti import read_nifti_grid
+from medform.ingestion.nifti import read_nifti_label_grid
 from medform.runs.grids import HALF_VOXEL, AxisMap, Grid, match_grids
 
 __all__ = [
@@ -37,7 +37,16 @@ __all__ = [
 SHIFT_TOLD = 0.05
 """A mask that lies further from its image than this many voxels is used, and the distance is said."""
 MOST_SHOWN = 10
-MASK_CODES = ("mask_size", "mask_grid", "mask_values", "mask_visit", "two_masks", "mask_without_image", "mask_format")
+MASK_CODES = (
+    "mask_size",
+    "mask_grid",
+    "mask_values",
+    "mask_visit",
+    "two_masks",
+    "mask_without_image",
+    "mask_format",
+    "affines_differ",
+)
 
 
 @dataclass(frozen=True)
@@ -125,12 +134,17 @@ def layout_masks(layout: Layout, files: dict[str, FoundFile]) -> list[FoundMask]
 
 
 def with_masks(
-    root: Path, series: Sequence[FoundSeries], found: Sequence[FoundMask], rule: MaskRule | None
+    root: Path,
+    series: Sequence[FoundSeries],
+    found: Sequence[FoundMask],
+    rule: MaskRule | None,
+    accept: Collection[str] = (),
 ) -> tuple[list[FoundSeries], list[Quarantined]]:
     """The series with the masks that lie on their grids, and the masks that belong to none.
 
-    A mask of a patient whose series all have other grids is a finding of the nearest one. Raises `InputError` where
-    masks are declared and none names a patient with images.
+    A mask of a patient whose series all have other grids is a finding of the nearest one. ``accept``: codes that the
+    user vouches for, in masks as in images. Raises `InputError` where masks are declared and none names a patient with
+    images.
     """
     if rule is not None and rule.numbers is not None:
         series = [replace(one, mask_values=rule.numbers) for one in series]
@@ -151,7 +165,7 @@ def with_masks(
         if mask.unread or owner is None or not usable:
             aside.append(_orphan(mask, owner, mine, patients))
             continue
-        _place(root, mask, {at: series[at] for at in usable}, fitting, findings)
+        _place(root, mask, {at: series[at] for at in usable}, fitting, findings, accept)
     if rule is not None and rule.folder is not None and found and patients and not owned:
         raise _strangers(found, patients, rule)
     placed = []
@@ -239,10 +253,11 @@ def _place(
     candidates: dict[int, FoundSeries],
     fitting: dict[int, list[SeriesMask]],
     findings: dict[int, list[Finding]],
+    accept: Collection[str],
 ) -> None:
     """Add a mask to every series on whose grid it lies; else its fault to the series that is nearest to it."""
     try:
-        grid = read_nifti_grid(root / mask.file, mask.file)
+        grid, doubts = read_nifti_label_grid(root / mask.file, mask.file)
     except Refused as refused:
         findings[min(candidates)].append(replace(refused.finding, effect="set_aside"))
         return
@@ -250,6 +265,14 @@ def _place(
         reason = f"the mask cannot be read: {error.strerror or error}."
         findings[min(candidates)].append(Finding("bad_mask", "set_aside", reason, mask.file))
         return
+    doubt = next((one for one in doubts if one.code not in accept), None)
+    if doubt is not None:
+        findings[min(candidates)].append(replace(doubt, effect="set_aside"))
+        return
+    let_through = [
+        replace(one, effect="note", override=None, reason=f"{one.reason} Let through by images.accept.")
+        for one in doubts
+    ]
     faults = []
     for at, one in candidates.items():
         axes = _axes(grid, one)
@@ -259,6 +282,7 @@ def _place(
             faults.append((distance, at, fault))
             continue
         fitting[at].append(SeriesMask(mask.file, axes))
+        findings[at] += let_through
         if axes.shift > SHIFT_TOLD:
             reason = f"its grid lies {axes.shift:.2f} voxels beside that of its image; taken as the same voxels."
             findings[at].append(Finding("mask_shifted", "note", reason, mask.file))

@@ -26,7 +26,13 @@ from medform.ingestion.found_series import Finding, FoundSeries, Refused, SliceS
 from medform.ingestion.orientation import Orientation, canonical, index_map
 from medform.runs.grids import Grid
 
-__all__ = ["read_nifti_grid", "read_nifti_header", "read_nifti_labels", "read_nifti_slices"]
+__all__ = [
+    "read_nifti_grid",
+    "read_nifti_header",
+    "read_nifti_label_grid",
+    "read_nifti_labels",
+    "read_nifti_slices",
+]
 
 LARGEST_VOLUME = 4 << 30
 """Bytes of voxels that are read into memory at most."""
@@ -113,6 +119,13 @@ def read_nifti_grid(path: Path, name: str) -> Grid:
     """The grid of one file as it is stored (mm), without its voxels; `Refused` as `read_nifti_header`."""
     header = _header(path, name)
     return Grid(header.shape, header.affine_lps)
+
+
+def read_nifti_label_grid(path: Path, name: str) -> tuple[Grid, tuple[Finding, ...]]:
+    """`read_nifti_grid` of a mask, with the findings that refuse an image whose header is the same."""
+    header = _header(path, name)
+    faults = tuple(finding for finding in header.findings if finding.effect == "quarantine")
+    return Grid(header.shape, header.affine_lps), faults
 
 
 def read_nifti_labels(path: Path, name: str) -> NDArray[np.uint8]:

@@ -96,7 +96,7 @@ def plan_folder(path: Path, settings: ReadSettings, progress: Progress = silent)
     series += _pictures(listing.root, pictures, files, layout, settings)
     series = [accepting(one, settings.accept) for one in _beside_unreadable(series, files.values())]
     ordered = sorted(series, key=lambda one: (one.patient_id, one.series_id))
-    ordered, orphans = with_masks(listing.root, ordered, masks, settings.masks)
+    ordered, orphans = with_masks(listing.root, ordered, masks, settings.masks, settings.accept)
     set_aside = (*aside, *orphans)
     return Plan(listing.root, tuple(files.values()), listing.skipped, tuple(ordered), set_aside, len(masks))
 

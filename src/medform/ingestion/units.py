@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from medform.ingestion.found_series import Finding, FoundSeries, Refused
 from medform.ingestion.voxels import VoxelPass
 
-__all__ = ["unit_by_range", "unit_of_cohort"]
+__all__ = ["SaidBy", "judged_as_hu", "unit_by_range"]
+
+SaidBy = Literal["cohort file", "training", "nobody"]
 
 AIR = (-1100.0, -700.0)
 """The least voxel of a CT with air around the body, where no padding lies below it."""
@@ -33,39 +36,54 @@ def unit_by_range(root: Path, series: FoundSeries) -> FoundSeries:
         return series.with_findings([refused.finding])
     if not _of_a_ct(lowest, highest, air):
         return series
-    reason = f"values from {lowest:.0f} to {highest:.0f} with air among them are taken as HU."
-    return replace(series, unit="HU").with_findings([Finding("unit_by_range", "note", reason, series.files[0])])
+    return replace(series, unit="HU").with_findings([_by_range(lowest, highest, series.files[0])])
 
 
-def unit_of_cohort(root: Path, series: FoundSeries, *, declared: bool) -> FoundSeries:
-    """A series of a cohort whose unit is HU; only NIfTI and pictures are judged, since DICOM says what its numbers are.
+def judged_as_hu(root: Path, series: FoundSeries, said_by: SaidBy) -> FoundSeries:
+    """A series whose unit is to be HU; only NIfTI and pictures are judged, since DICOM says what its numbers are.
 
-    ``declared``: the cohort file says ``unit: HU``, so values unlike HU are taken as HU with the note
-    ``unit_assumed``. Where it says nothing, such a NIfTI file and every picture are refused (``unit_unknown``).
-    A series with the values of a CT comes back as it was.
+    ``said_by``: who says that they are HU. ``cohort file`` (``images.unit``) or ``training`` (of the model that is to
+    read the scan): values unlike HU are taken as HU with the note ``unit_assumed``. ``nobody``: such a file is refused
+    (``unit_unknown``). Grey values of a picture are HU only where the cohort file says so. A series with the values of
+    a CT comes back as it was, but for the note ``unit_by_range`` where a model is to read it.
     """
     if series.reader == "dicom" or not series.usable:
         return series
-    try:
-        like_hu = (declared or series.reader == "nifti") and _like_hu(root, series)
-    except Refused as refused:
-        return series.with_findings([refused.finding])
-    if like_hu:
-        return series
     file = series.files[0]
-    if declared:
-        reason = "its values are not those of a CT with air around the patient; taken as HU, as images.unit says."
-        return series.with_findings([Finding("unit_assumed", "note", reason, file)])
-    kind = "grey values of a picture" if series.reader == "picture" else "values unlike those of a CT with air"
-    reason = f"{kind}, and the cohort file does not say what they mean."
-    override = "set images.unit: raw (arbitrary numbers, as in MRI), display (grey 0-255) or HU"
-    return series.with_findings([Finding("unit_unknown", "quarantine", reason, file, "images.unit", override)])
-
-
-def _like_hu(root: Path, series: FoundSeries) -> bool:
-    """Whether a series has the values of a CT; raises `Refused` for a file that cannot be read."""
+    if series.reader == "picture" and said_by != "cohort file":
+        return series.with_findings([_grey(said_by, file)])
     unsigned = np.dtype(series.dtype).kind == "u" and all(one.slope > 0 <= one.intercept for one in series.slices)
-    return not unsigned and _of_a_ct(*_range(root, series))  # what has no negative value has no air: not read
+    if not unsigned:  # what has no negative value has no air: not read
+        try:
+            lowest, highest, air = _range(root, series)
+        except Refused as refused:
+            return series.with_findings([refused.finding])
+        if _of_a_ct(lowest, highest, air):
+            return series.with_findings([_by_range(lowest, highest, file)]) if said_by == "training" else series
+    if said_by == "nobody":
+        return series.with_findings([_unknown("values unlike those of a CT with air", file)])
+    whose = "as images.unit says" if said_by == "cohort file" else "the unit of the training"
+    reason = f"its values are not those of a CT with air around the patient; taken as HU, {whose}."
+    return series.with_findings([Finding("unit_assumed", "note", reason, file)])
+
+
+def _by_range(lowest: float, highest: float, file: str) -> Finding:
+    reason = f"values from {lowest:.0f} to {highest:.0f} with air among them are taken as HU."
+    return Finding("unit_by_range", "note", reason, file)
+
+
+def _grey(said_by: SaidBy, file: str) -> Finding:
+    """Why a picture cannot be taken as HU."""
+    if said_by == "nobody":
+        return _unknown("grey values of a picture", file)
+    reason = "grey values of a picture are not HU, which the model was trained on."
+    return Finding("unit_differs", "quarantine", reason, file)
+
+
+def _unknown(what: str, file: str) -> Finding:
+    reason = f"{what}, and the cohort file does not say what they mean."
+    override = "set images.unit: raw (arbitrary numbers, as in MRI), display (grey 0-255) or HU"
+    return Finding("unit_unknown", "quarantine", reason, file, "images.unit", override)
 
 
 def _of_a_ct(lowest: float, highest: float, air: float) -> bool:

@@ -207,9 +207,10 @@ class GeneEncoder:
         """Encode any patients; each row depends on itself alone. Genes are found by id, whatever their order.
 
         Genes that training did not have are ignored, genes that are missing are not known; both are counted in the
-        degradations. Counts are taken a million reads of the genes of training, selected or not. Raises `InputError`
-        for another scale than in training, where no gene is known, and where genes are missing that had more than 5 %
-        of the reads in training.
+        degradations. Counts are taken a million reads of the genes of training, selected or not; a patient whose genes
+        without a count had more than 5 % of the reads in training counts as one without genes. Raises `InputError` for
+        another scale than in training, where no gene is known, and where genes are missing that had more than 5 % of
+        the reads in training.
         """
         self._refuse_other(genes)
         here = np.isin(self.gene_ids, genes.gene_ids)
@@ -217,6 +218,7 @@ class GeneEncoder:
         expression = np.zeros((n, len(self.names)), np.float32)
         known = np.zeros(expression.shape, bool)
         count = np.zeros(n, np.int64)
+        unread = self._unread_of_patients(genes)
         for piece in pieces(np.arange(n), len(genes.gene_ids)):
             standard, there = self._standard(self.unscaled(genes, piece))
             count[piece] = there.sum(axis=1)
@@ -225,11 +227,11 @@ class GeneEncoder:
             else:
                 expression[piece] = (standard - self.centre) @ self.components
                 known[piece] = there.any(axis=1, keepdims=True)
-        kept = count > 0
+        kept = (count > 0) & (unread <= 1 - LEAST_READS)
         if not kept.all():
             expression, known = expression[kept], known[kept]
         ids = tuple(one for one, there in zip(genes.patient_ids, kept, strict=True) if there)
-        return EncodedGenes(ids, self.names, expression, known, self._degradations(genes, here, count))
+        return EncodedGenes(ids, self.names, expression, known, self._degradations(genes, here, count, unread))
 
     def unscaled(self, genes: Genes, rows: Codes) -> Float[np.ndarray, "n g"]:
         """Values (n, G) of patients ``rows`` as they are before they are standardised, NaN where missing."""
@@ -268,6 +270,22 @@ class GeneEncoder:
         lacking = {one: share for one, share in zip(trained, shares, strict=True) if one not in there and share > 0}
         return list(lacking), float(sum(lacking.values()))
 
+    def _unread_of_patients(self, genes: Genes) -> Float[np.ndarray, " n"]:
+        """Share of the reads in training of each patient's genes without a count, those that the matrix lacks apart.
+
+        Their sum, by which all counts are divided, is as much too small. 0 for other scales.
+        """
+        unread = np.zeros(len(genes.patient_ids))
+        if self.scale != "counts":
+            return unread
+        trained, place = self._trained, {one: column for column, one in enumerate(genes.gene_ids)}
+        shares = np.full(len(trained), 1 / len(trained)) if self.reads is None else self.reads
+        there = [(place[one], share) for one, share in zip(trained, shares, strict=True) if one in place]
+        columns, weights = np.array([one for one, _ in there], np.int64), np.array([one for _, one in there])
+        for piece in pieces(np.arange(len(unread)), len(genes.gene_ids)):
+            unread[piece] = np.isnan(np.asarray(genes.values[piece])[:, columns]) @ weights
+        return unread
+
     def matrix(self, patient_ids: Sequence[str], values: Float[np.ndarray, "n g"]) -> Genes:
         """Values (n, G) of the model's genes, not standardised, as a matrix that `encode` takes.
 
@@ -305,7 +323,11 @@ class GeneEncoder:
             )
 
     def _degradations(
-        self, genes: Genes, here: Bool[np.ndarray, " g"], count: Int[np.ndarray, " n"]
+        self,
+        genes: Genes,
+        here: Bool[np.ndarray, " g"],
+        count: Int[np.ndarray, " n"],
+        unread: Float[np.ndarray, " n"],
     ) -> tuple[Degradation, ...]:
         """What of the matrix, then what of each patient is not as in training."""
         found: list[Degradation] = []
@@ -323,10 +345,13 @@ class GeneEncoder:
             text = f"genes: {some(strange)} were not in the training matrix and are ignored"
             found.append(Degradation(None, "genes", "unseen_category", text))
         whole = int(here.sum())
-        for one, values in zip(genes.patient_ids, count, strict=True):
-            if values < whole:
+        for one, values, share in zip(genes.patient_ids, count, unread, strict=True):
+            if values < whole or share > 0:
                 text = f"genes: {whole - values} of {whole} have no value"
-                text += "; they count as not known" if values else "; the patient counts as one without genes"
+                if share > 0:
+                    text += f", and genes without a count had {share:.2%} of the reads in training"
+                kept = values and share <= 1 - LEAST_READS
+                text += "; they count as not known" if kept else "; the patient counts as one without genes"
                 found.append(Degradation(one, "genes", "missing_value", text))
         return tuple(found)
 

@@ -6,8 +6,9 @@ So a run that was killed goes on with the very batches it would have seen, in an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Literal, Protocol, Self, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 Codes = Int[np.ndarray, " n"]
+DRAWS = 100  # cycles that are tried for a second shuffled modality; about every third does
 
 
 class Loader(Protocol):
@@ -193,18 +195,23 @@ class RowSource:
         return RowSource(self.values, codes, self.name)
 
 
-def mismatch(patients: Codes, seed: int) -> dict[int, int]:
+def mismatch(patients: Codes, seed: int, taken: Sequence[Mapping[int, int]] = ()) -> dict[int, int]:
     """A random assignment in which each of ``patients`` gets another one's row (a single one its own).
 
-    One cycle through all of them (Sattolo 1986), so that no pair of the shuffled control is a true pair.
+    One cycle through all of them (Sattolo 1986), so that no pair of the shuffled control is a true pair. Of up to
+    `DRAWS` cycles it is the first in which nobody gets the row of one whose row of another modality, assigned by one
+    of ``taken``, is theirs too; where two patients or fewer leave no such cycle, the one with the fewest.
     """
-    order = [int(code) for code in patients]
     random = numpy_generator(seed, "mismatch")
-    given = list(order)
-    for last in range(len(given) - 1, 0, -1):
-        other = int(random.integers(last))
-        given[last], given[other] = given[other], given[last]
-    return dict(zip(order, given, strict=True))
+    drawn: list[tuple[int, dict[int, int]]] = []
+    while not drawn or (drawn[-1][0] and len(drawn) < DRAWS):
+        given = [int(code) for code in patients]
+        for last in range(len(given) - 1, 0, -1):
+            other = int(random.integers(last))
+            given[last], given[other] = given[other], given[last]
+        owner = dict(zip((int(code) for code in patients), given, strict=True))
+        drawn.append((sum(other.get(one) == row for other in taken for one, row in owner.items()), owner))
+    return min(drawn, key=itemgetter(0))[1]
 
 
 def mismatched(source: PairedSource, patients: Codes, seed: int) -> PairedSource:
@@ -217,11 +224,22 @@ def _paired(source: Source) -> TypeGuard[PairedSource]:
     return source.name == "table" if isinstance(source, RowSource) else isinstance(source, PairedSource)
 
 
+def _shuffled(sources: Mapping[str, Source], patients: Codes, seed: int) -> dict[str, Source]:
+    """``sources`` of the shuffled control: the rows of two modalities that meet are never of one patient."""
+    given, taken = dict(sources), list[Mapping[int, int]]()
+    for modality, source in sources.items():
+        if _paired(source):
+            taken.append(mismatch(source.block(patients).patient.numpy(), seed, taken))
+            given[modality] = source.reassigned(taken[-1])
+    return given
+
+
 class PatientLoader:
     """Batches of patients over several modalities; each block holds the patients that have the modality.
 
     ``pairing="shuffled"`` is the control: the rows of every table (a `RowSource` called "table") and of every
-    other `PairedSource`, as genes, go to other training patients, seeded; labels stay. ``batch`` counts patients.
+    other `PairedSource`, as genes, go to other training patients, seeded: the table of one to one,
+    the genes to another; labels stay. ``batch`` counts patients.
     """
 
     def __init__(
@@ -238,9 +256,7 @@ class PatientLoader:
         self.sources = dict(sources)
         self.sampler = EpochSampler(len(patients), batch, seed, least=2)
         if pairing == "shuffled":
-            for modality, source in sources.items():
-                if _paired(source):
-                    self.sources[modality] = mismatched(source, patients, seed)
+            self.sources = _shuffled(sources, patients, seed)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -291,9 +307,7 @@ class SlicePatientLoader:
         self.sampler = EpochSampler(len(self.patients), batch, seed, least=2)
         self.sources = dict(sources)
         if pairing == "shuffled":
-            for modality, source in sources.items():
-                if _paired(source):
-                    self.sources[modality] = mismatched(source, self.patients, seed)
+            self.sources = _shuffled(sources, self.patients, seed)
         self._weight = np.ones(len(store))
         if config.lesion_weight != 1:
             if lesion_pixels is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -61,10 +61,6 @@ class MaskStore:
     def size(self) -> int:
         """Side of the square masks in pixels."""
         return self.share.shape[-1]
-
-    def soft(self, rows: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n 1 side side"]:
-        """Masks as targets: the share of lesion in each pixel, 0 to 1."""
-        return self.share[rows][:, None].astype(np.float32) / np.float32(255)
 
 
 def lesion_of(mask: NDArray[np.uint8], values: Iterable[int] | None) -> NDArray[np.bool_]:

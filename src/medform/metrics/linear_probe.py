@@ -300,6 +300,7 @@ def _kernels(pool: Array, supports: NDArray[np.intp]) -> Array:
 def centroid_scores(pool: Array, queries: Array, supports: NDArray[np.intp], y: ArrayLike) -> Array:
     """Squared distance to the negative minus that to the positive class mean, (B, q): above 0 is positive.
 
+    In units of the pool's mean squared norm, so that scores of many columns are no larger than those of few.
     Arguments as in `logistic_scores`; raises ``ValueError`` for a problem of one class. There is nothing to
     tune.
     """
@@ -312,4 +313,5 @@ def centroid_scores(pool: Array, queries: Array, supports: NDArray[np.intp], y: 
         np.add.at(share[label], (problem, supports), chosen / chosen.sum(axis=1, keepdims=True))
     negative, positive = share @ pool
     size = (negative**2).sum(axis=1) - (positive**2).sum(axis=1)
-    return 2 * (positive - negative) @ queries.T + size[:, None]
+    unit = (pool**2).sum(axis=1).mean() or 1.0  # without it the distances of 30 columns end as probabilities of 1
+    return (2 * (positive - negative) @ queries.T + size[:, None]) / unit

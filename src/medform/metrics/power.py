@@ -1,4 +1,4 @@
-"""What a cohort of this size could have shown at all."""
+"""Which difference a cohort of this size shows with a given power: sometimes it misses it, and it may show less."""
 
 from __future__ import annotations
 

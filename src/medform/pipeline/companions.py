@@ -81,6 +81,9 @@ class Companions:
         if GENES in modalities and self.genes is not None:
             genes = self.genes
             parts.append(digest([genes.gene_ids, genes.patient_ids, genes.expression.tobytes().hex()]))
+            zeros = genes.known & (genes.expression == 0)  # what is not known is 0 as well
+            if zeros.any():
+                parts.append(digest(np.packbits(zeros).tobytes().hex()))
         return digest(parts)
 
 

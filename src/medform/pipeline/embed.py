@@ -41,7 +41,7 @@ def embed(
     from medform.cohort.store import Cohort
     from medform.ingestion.ingest import ingest_scan
     from medform.pipeline.predict import Model
-    from medform.pipeline.scans import exclusions, left_out, unsure
+    from medform.pipeline.scans import Outcome, exclusions, left_out, unsure
     from medform.runs.folder import write_atomically
 
     source = Path(path)
@@ -52,19 +52,18 @@ def embed(
         elif trained is None:
             cohort = ingest_scan(source, Path(scratch) / "store")
         else:
-            cohort = trained._ingest(source, Path(scratch), every_series=True)
+            cohort = trained.ingest(source, Path(scratch), every_series=True)
         frame = _rows(cohort, _features(cohort, trained, device, progress))
         aside, faults = left_out(cohort), exclusions(cohort)
-        doubts = [f"patient {one}: {remark}" for one, remarks in unsure(cohort).items() for remark in remarks]
+        said = unsure(cohort, None if trained is None else trained.files.preprocess)
+        doubts = [f"patient {one}: {remark}" for one, remarks in said.items() for remark in remarks]
     if out is not None:
         write_atomically(Path(out), lambda target: frame.to_parquet(target, index=False))
     for line in [*doubts, *(f"left out: {one}" for one in aside)]:
         logger.warning("%s", line)
     counted = f"{len(cohort.slices)} slices of {len(cohort.series)} series of {cohort.slices['patient_id'].nunique()}"
-    frame.attrs["lines"] = [f"{counted} patients embedded{'' if out is None else f', written to {out}'}"]
-    frame.attrs["left_out"] = aside  # after the file is written, which would keep what stands in attrs
-    frame.attrs["exclusions"] = faults
-    return frame
+    line = f"{counted} patients embedded{'' if out is None else f', written to {out}'}"
+    return Outcome(frame, [line], aside, faults).told()  # after the file is written, which would keep this too
 
 
 def _features(cohort: Cohort, model: Model | None, device: str, progress: Progress | None) -> np.ndarray:

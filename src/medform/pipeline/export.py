@@ -86,6 +86,7 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
     from medform.pipeline.fold import MAIN
     from medform.pipeline.frozen_segmentation import segmentation_parts
     from medform.pipeline.readouts import fit_readouts, to_files
+    from medform.pipeline.scans import modalities
     from medform.pipeline.stages import feature_input, image_stage, pair_stage
     from medform.recipes.catalog import described
     from medform.runs.arrays import read_arrays
@@ -130,6 +131,7 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
         "unit": cohort.unit,
         "window": list(cohort.window),
         "size": feature_input(recipe).size,
+        "modalities": modalities(cohort),
         "images": image_settings(cohort),
     }
     drawn = segmentation_parts(folder, cohort, recipe, seed, fold)
@@ -170,8 +172,8 @@ def _table(columns: Path, cohort: Cohort) -> dict[str, Any] | None:
 
 def _selftest(files: ModelFiles, cohort: Cohort) -> dict[str, np.ndarray]:
     """What the model makes of slices of the phantom, and of expression of nobody where it reads genes."""
+    from medform.pipeline.frozen_encoder import rebuild, selftest_values
     from medform.pipeline.frozen_segmentation import GENES_ROW, rebuild_segmenter
-    from medform.pipeline.predict import rebuild, selftest_values
 
     values = selftest_values(cohort.window)
     made = {"images": values, "vector": rebuild(files).embed_values(values)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from medform.cohort.store import Cohort
     from medform.ingestion.workers import Progress
@@ -22,8 +25,27 @@ if TYPE_CHECKING:
 
 __all__ = ["judge_frozen"]
 
+logger = logging.getLogger(__name__)
+
 SEED, FOLD = 0, 0
 """Of the cases: a frozen model has one set of weights, and everybody is a test patient."""
+MOST_SHOWN = 12
+MOST_LESION = 0.5
+"""Share of the voxels of all masks above which what is called lesion may be what lies around it."""
+
+
+@dataclass(frozen=True)
+class _Judgeable:
+    """What a cohort gives to judge a model by.
+
+    ``genes``: the patients' genes as the model takes them; ``values``: the numbers that are lesion in the masks;
+    ``notes``: what to know of the whole run; ``unchecked``: what nobody could check of the numbers, for every row.
+    """
+
+    genes: EncodedGenes | None
+    values: list[int]
+    notes: list[str]
+    unchecked: str | None = None
 
 
 def judge_frozen(
@@ -33,59 +55,53 @@ def judge_frozen(
 
     Rows have the protocol `external`: Dice, IoU, HD95 and NSD as in a run, and, of a model that reads genes, those of
     the same model without the patients' genes beside them. Nothing is fitted or selected. Raises `InputError` where the
-    cohort is the one that the model was trained on, has no masks, is in another unit or scale than in training, or
-    where it cannot be told which labels of its masks the model calls lesion.
+    cohort is the one that the model was trained on, has no masks, is in another unit or scale than in training, where
+    it cannot be told which labels of its masks the model calls lesion, or where ``out`` lies among its images. Which
+    labels were taken, and that nobody could check it where they have no names, is logged and stands in the run.
     """
     from medform.cohort.cohort_file import read_cohort_file
     from medform.cohort.files import file_sha256
     from medform.ingestion.ingest import ingest
     from medform.pipeline.frozen_segmentation import load_segmenter
+    from medform.pipeline.ingest import refuse_output_among_images
     from medform.runs.folder import RunFolder
     from medform.runs.model_folder import find_model, read_model
 
+    file = read_cohort_file(Path(cohort_file), root)
+    refuse_output_among_images(file, Path(out))
     segmenter = load_segmenter(Path(model))
     folder_of_model = find_model(Path(model))
-    config = {**read_model(folder_of_model).config, "weights": file_sha256(folder_of_model / "model.safetensors")}
-    file = read_cohort_file(Path(cohort_file), root)
+    files = read_model(folder_of_model)
+    config = {**files.config, "weights": file_sha256(folder_of_model / "model.safetensors")}
     folder = RunFolder(Path(out))
     with folder.lock():
         cohort = ingest(file, folder.path / "store", progress=progress, resume=True)
-        genes, values, notes = _checked(segmenter, cohort, config, str(cohort_file))
-        _judge(folder, cohort, segmenter, config, genes, values, notes, progress)
+        found = _checked(segmenter, cohort, config, files.preprocess, str(cohort_file))
+        _judge(folder, cohort, segmenter, config, found, progress)
     return folder.path
 
 
 def _checked(
-    segmenter: FrozenSegmenter, cohort: Cohort, config: dict[str, Any], where: str
-) -> tuple[EncodedGenes | None, list[int], list[str]]:
-    """The patients' genes as the model takes them, the numbers that are lesion in the masks, and what to know.
+    segmenter: FrozenSegmenter, cohort: Cohort, config: dict[str, Any], preprocess: Mapping[str, Any], where: str
+) -> _Judgeable:
+    """What the cohort gives to judge the model by; refuses a cohort that cannot be judged.
 
-    Refuses a cohort that cannot be judged.
+    ``config`` and ``preprocess`` are the model's ``config.json`` and ``preprocess.json``.
     """
-    from medform.pipeline.segment import far_from_training
+    from medform.pipeline.scans import ct_problems, unsure
 
     problems = []
     if config.get("cohort", {}).get("digest") == cohort.digest:
         problems.append(Problem("the model was trained on this very cohort.", suggestion="Give other patients."))
     if cohort.unit != segmenter.unit:
         problems.append(Problem(f"images are in {cohort.unit}, the model was trained on {segmenter.unit}."))
+    problems += ct_problems(cohort, preprocess)[:MOST_SHOWN]
     declared = (cohort.file.masks.values if cohort.file.masks else None) or {}
-    values, problem = _lesion_numbers(config["segmentation"], declared, _labels_of(cohort))
-    problems += [problem] if problem else []
-    genes = cohort.genes()
-    encoded, notes = None, [f"lesion is label {_named(values, declared)} of the masks"]
-    if segmenter.genes is not None and segmenter.reads_genes and genes is not None:
-        if far := far_from_training(segmenter.genes, genes):
-            problems.append(Problem(far, suggestion=f"Give the values as {segmenter.genes.scale}."))
-        else:
-            try:
-                encoded = segmenter.genes.encode(genes)
-            except InputError as error:
-                problems.append(Problem(error.what, suggestion=error.fix))
-            else:
-                notes += dict.fromkeys(one.message for one in encoded.degradations)
-    elif segmenter.reads_genes:
-        notes.append("the cohort has no genes: the model's learnt stand-in was used")
+    voxels = _label_voxels(cohort)
+    occurring = None if voxels is None else [number for number in voxels.nonzero()[0].tolist() if number]
+    values, problem = _lesion_numbers(config["segmentation"], declared, occurring)
+    encoded, of_genes, no_genes = _genes(segmenter, cohort)
+    problems += [one for one in (problem, no_genes) if one]
     if problems:
         raise InputError(
             f"this cohort cannot judge the model: {len(problems)} problem{'s' if len(problems) > 1 else ''}.",
@@ -93,19 +109,62 @@ def _checked(
             consequence="Nothing was judged.",
             problems=problems,
         )
-    return encoded, values, notes
+    unchecked = _unchecked(config["segmentation"], declared, values, voxels)
+    notes = [unchecked or f"lesion is label {_named(values, declared)} of the masks"]
+    if doubtful := unsure(cohort, preprocess):
+        notes.append(f"of {len(doubtful)} patients it is not known whether their images have the unit of the training")
+    logger.log(logging.WARNING if unchecked else logging.INFO, "%s", notes[0])
+    return _Judgeable(encoded, values, [*notes, *of_genes], unchecked)
 
 
-def _labels_of(cohort: Cohort) -> list[int] | None:
-    """The label numbers that occur in the masks, ascending, without 0; None where no series has a mask."""
-    from medform.runs.mask_labels import numbers_in
+def _genes(segmenter: FrozenSegmenter, cohort: Cohort) -> tuple[EncodedGenes | None, list[str], Problem | None]:
+    """The patients' genes as the model takes them, what to know of them, and why they cannot be the model's."""
+    from medform.pipeline.segment import far_from_training
 
-    found: set[int] | None = None
-    for one in cohort.series["series_id"]:
-        mask = cohort.masks(str(one))
+    genes = cohort.genes()
+    if not segmenter.reads_genes:
+        return None, [], None
+    if segmenter.genes is None or genes is None:
+        return None, ["the cohort has no genes: the model's learnt stand-in was used"], None
+    if far := far_from_training(segmenter.genes, genes):
+        return None, [], Problem(far, suggestion=f"Give the values as {segmenter.genes.scale}.")
+    try:
+        encoded = segmenter.genes.encode(genes)
+    except InputError as error:
+        return None, [], Problem(error.what, suggestion=error.fix)
+    return encoded, list(dict.fromkeys(one.message for one in encoded.degradations)), None
+
+
+def _label_voxels(cohort: Cohort) -> NDArray[np.int64] | None:
+    """How many voxels (256,) of all masks have each label number, 0 included; None where no series has a mask."""
+    import numpy as np
+
+    counts, any_mask = np.zeros(256, np.int64), False
+    for series in cohort.series["series_id"]:
+        mask = cohort.masks(str(series))
         if mask is not None:
-            found = (found or set()) | set(numbers_in(mask))
-    return None if found is None else sorted(found)
+            any_mask = True
+            for one in mask:  # a slice at a time, in little memory
+                counts += np.bincount(one.ravel(), minlength=256)
+    return counts if any_mask else None
+
+
+def _unchecked(
+    trained: Mapping[str, Any], declared: Mapping[str, list[int]], values: list[int], voxels: NDArray[np.int64] | None
+) -> str | None:
+    """Why the numbers ``values`` may mean something else here than to the model; None where a name says that they do.
+
+    ``trained`` and ``declared`` as for `_lesion_numbers`, ``voxels`` (256,) as `_label_voxels` counts them.
+    """
+    said = []
+    names, number = trained.get("mask_names"), trained.get("mask_values") is not None
+    if bool(names) != bool(declared) or (number and not names):
+        why = "masks.values names no label" if names else "the model's labels have no names"
+        taken = "that number is the lesion of the training" if number else "it is the only label"
+        said.append(f"{taken}; {why}, so nobody checked that it means the same")
+    if voxels is not None and values and (share := voxels[values].sum() / voxels.sum()) > MOST_LESION:
+        said.append(f"it covers {share:.0%} of the masks' voxels, as what lies around a lesion would")
+    return f"label {_named(values, declared)} was taken for lesion: {'; '.join(said)}" if said else None
 
 
 def _lesion_numbers(
@@ -134,6 +193,10 @@ def _lesion_numbers(
             alone = "Give masks of the lesion alone, or, if all are lesion, one name for all numbers in masks.values."
             return [], Problem(said, suggestion=hint if names else alone)
         values = found
+    elif names and len(found) > 1:
+        # numbers of training say nothing where a name could, and which one is lesion is easily written down
+        said = f"to the model {called} is lesion, and masks.values does not say which label is: there are "
+        return [], Problem(f"{said}{', '.join(map(str, found))}.", suggestion=hint)
     if not set(values) & set(found):
         lesion = f"label {_named(values, declared)}" if values else called or "any label"
         said = f"to the model {lesion} is lesion, and no mask holds it: there is {_named(found, declared) or 'none'}."
@@ -148,9 +211,13 @@ def _named(numbers: list[int], declared: Mapping[str, list[int]]) -> str:
 
 
 def _judge(
-    folder: RunFolder, cohort: Cohort, segmenter: FrozenSegmenter, config: dict[str, Any], genes: EncodedGenes | None,
-    values: list[int], notes: list[str], progress: Progress | None,
-) -> None:  # fmt: skip
+    folder: RunFolder,
+    cohort: Cohort,
+    segmenter: FrozenSegmenter,
+    config: dict[str, Any],
+    given: _Judgeable,
+    progress: Progress | None,
+) -> None:
     import pandas as pd
 
     from medform.compute.device import set_threads
@@ -162,14 +229,15 @@ def _judge(
 
     spending = Spending()
     begin_external(folder, cohort, config)
-    models = {segmenter.name: genes}
-    if genes is not None:
+    models = {segmenter.name: given.genes}
+    if given.genes is not None:
         models[f"{segmenter.name}_{NULL_GENES}"] = None
-    cases = pd.DataFrame(_cases(cohort, segmenter, models, values, set_threads(), progress))
+    cases = pd.DataFrame(_cases(cohort, segmenter, models, given.values, set_threads(), progress))
     trained = config.get("cohort", {}).get("name")
     write_atomically(folder.path / "cases.parquet", lambda path: cases.to_parquet(path, index=False))
-    write_scores(folder.path / "scores.json", _rows(cases, segmenter, genes, trained))
+    write_scores(folder.path / "scores.json", _rows(cases, segmenter, given.genes, trained, given.unchecked))
     missing = len(cohort.patient_ids) - len(set(cases["patient_id"]))
+    notes = [*given.notes]
     notes += [f"{missing} patients have no mask and are not judged"] if missing > 0 else []
     notes.append("which patients the model saw is not known here: the cohorts must not share any")
     spending.finish(folder, notes)
@@ -178,21 +246,26 @@ def _judge(
 
 
 def _rows(
-    cases: pd.DataFrame, segmenter: FrozenSegmenter, genes: EncodedGenes | None, trained: str | None
+    cases: pd.DataFrame,
+    segmenter: FrozenSegmenter,
+    genes: EncodedGenes | None,
+    trained: str | None,
+    unchecked: str | None = None,
 ) -> list[ScoreRow]:
-    """Rows of the cases; those of a model that reads genes say of how many patients it had none.
+    """Rows of the cases; all say what is ``unchecked``, those with genes of how many patients there were none.
 
     Such a patient is drawn alike with genes and without, so their paired difference is 0 and hides that of others.
     """
     from medform.evaluation.segmentation import segmentation_rows
 
-    notes = {}
+    notes = {str(model): [unchecked] if unchecked else [] for model in dict.fromkeys(cases["model"])}
     judged = set(cases["patient_id"])
     lacking = len(judged - set(genes.patient_ids if genes is not None else ()))
     if segmenter.reads_genes and lacking:
-        notes[segmenter.name] = f"{lacking} of {len(judged)} patients have no genes: a stand-in was used"
+        notes[segmenter.name].append(f"{lacking} of {len(judged)} patients have no genes: a stand-in was used")
     pairs = [(segmenter.name, other) for other in dict.fromkeys(cases["model"]) if other != segmenter.name]
-    return segmentation_rows(cases, pairs=pairs, train_cohorts=trained, notes=notes)
+    said = {model: "; ".join(some) for model, some in notes.items() if some}
+    return segmentation_rows(cases, pairs=pairs, train_cohorts=trained, notes=said)
 
 
 def _cases(

@@ -79,15 +79,18 @@ def judge_vectors(
     The file has the columns of `medform embed`: patient_id, level (`slice` or `series`), slice_id (of slices), vector.
     Beside the rows `embeddings` stand `imagenet_encoder`, `intensity_stats`, `table_logistic`, `table_boosting`,
     `fused_unaligned` and `permuted_labels`. What the vectors were made from is not known here: an encoder that was
-    trained on patients of this cohort scores too well, and the report says that nobody checked. Raises `InputError`.
+    trained on patients of this cohort scores too well, and the report says that nobody checked. Raises `InputError`,
+    also where ``out`` lies among the cohort's images.
     """
     from medform.cohort.cohort_file import read_cohort_file
     from medform.ingestion.ingest import ingest
+    from medform.pipeline.ingest import refuse_output_among_images
     from medform.pipeline.run import task_labels
     from medform.runs.folder import RunFolder
 
     given = read_vectors(Path(path))
     file = read_cohort_file(Path(cohort_file), root)
+    refuse_output_among_images(file, Path(out))
     folder = RunFolder(Path(out))
     with folder.lock():
         cohort = ingest(file, folder.path / "store", progress=progress, resume=True)

@@ -27,6 +27,7 @@ from medform.pipeline.stages import (
     slice_monitor,
     slice_task,
 )
+from medform.runs.scores import missed_in_words
 from medform.training.stage import seconds_per_step
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Plan:
             text.append(f"  {name}: {counts['steps']:.0f} steps a model{passes}; {counts['models']:.0f} models in all")
         text.append(f"  about {self.cpu_minutes:.0f} CPU-minutes, {self.disk_gb:.1f} GB of disk")
         for task, value in self.detectable.items():
-            text.append(f"  {task}: a difference in AUROC below {value:.2f} could not be seen with these patients")
+            text.append(f"  AUROC of {task}: {missed_in_words(value)}")
         return [*text, *(f"  warning: {warning}" for warning in self.warnings)]
 
 

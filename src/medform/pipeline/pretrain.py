@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from medform.pipeline.run import RunResult, run_stages
 
 if TYPE_CHECKING:
+    from medform.cohort.cohort_file import CohortFile
     from medform.cohort.store import Cohort
     from medform.ingestion.workers import Progress
     from medform.recipes.recipe import Recipe
@@ -35,18 +36,23 @@ def pretrain(
 
     ``source``: a cohort file or a cohort store, where every fold sees its training patients only and a final encoder
     sees all; or a bare folder of images, where all patients train one encoder, which is then marked transductive for
-    them. Raises `MedformError`.
+    them. Raises `MedformError`, before anything is written where ``out`` lies among the images.
     """
+    from medform.pipeline.ingest import refuse_output_among_images
     from medform.recipes.recipe import read_recipe
     from medform.recipes.starts import check_starts
     from medform.runs.folder import RunFolder
 
     chosen = slice_recipe(read_recipe(recipe, overrides, seed))
+    source = Path(source)
+    file = _cohort_file(source, root)
+    if file is not None:
+        refuse_output_among_images(file, Path(out))
     folder = RunFolder(Path(out))
     with folder.lock():
         if not (resume and folder.exists()):
             check_starts(chosen)
-        cohort, bare = _open(Path(source), root, folder.path / "store", workers, progress)
+        cohort, bare = _open(source, file, folder.path / "store", workers, progress)
         if bare:
             chosen = chosen.model_copy(update={"transductive": True})
         return run_stages(
@@ -65,14 +71,30 @@ def slice_recipe(recipe: Recipe) -> Recipe:
     )
 
 
-def _open(source: Path, root: Path | None, store: Path, workers: int, progress: Progress | None) -> tuple[Cohort, bool]:
-    """The cohort, and whether it is a bare folder."""
-    from medform.cohort.cohort_file import read_cohort_file
+def _cohort_file(source: Path, root: Path | None) -> CohortFile | None:
+    """What says where the images lie: the cohort file, or one made up for a bare folder; None for a store."""
+    from medform.cohort.cohort_file import CohortFile, Images, read_cohort_file
+
+    if _is_cohort_file(source):
+        return read_cohort_file(source, root)
+    if (source / "cohort.json").is_file():
+        return None
+    return CohortFile(name="scan", licence="not stated", images=Images(), root=source)
+
+
+def _is_cohort_file(source: Path) -> bool:
+    return source.suffix.lower() in (".yaml", ".yml")
+
+
+def _open(
+    source: Path, file: CohortFile | None, store: Path, workers: int, progress: Progress | None
+) -> tuple[Cohort, bool]:
+    """The cohort, and whether it is a bare folder; ``file`` as `_cohort_file` gives it."""
     from medform.cohort.store import Cohort
     from medform.ingestion.ingest import ingest, ingest_scan
 
-    if source.suffix.lower() in (".yaml", ".yml"):
-        return ingest(read_cohort_file(source, root), store, workers=workers, progress=progress), False
-    if (source / "cohort.json").is_file():
+    if file is None:
         return Cohort.read(source), False
+    if _is_cohort_file(source):
+        return ingest(file, store, workers=workers, progress=progress), False
     return ingest_scan(source, store, workers=workers, progress=progress), True

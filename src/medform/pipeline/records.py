@@ -133,10 +133,18 @@ def _store_place(folder: RunFolder, cohort: Cohort) -> str:
 
 
 def open_store(folder: RunFolder) -> Cohort:
-    """The cohort store that a run was made from; raises `InputError` where it is no longer there."""
+    """The cohort store that a run was made from; raises `InputError` where it is not there, or is another by now."""
     from medform.cohort.store import Cohort
 
-    return Cohort.read(folder.path / str(folder.record()["store"]))
+    cohort = Cohort.read(folder.path / str(folder.record()["store"]))
+    if folder.record()["identity"]["cohorts"] != {cohort.name: cohort.digest}:
+        raise InputError(
+            "this store is not the one that the run was made from: it was made anew since.",
+            where=str(cohort.root),
+            consequence="Nothing was done: what was learnt belongs to other data.",
+            fix="run again with --overwrite, or make the store from the files of then.",
+        )
+    return cohort
 
 
 def _now() -> str:

@@ -64,7 +64,8 @@ def run(
 
     ``folds``: only these (default: all, then a final model on all patients). A killed run goes on with ``resume``,
     which also adds seeds, variants and ablations to a finished one; another configuration in the same folder is refused
-    with the difference. Raises `MedformError`.
+    with the difference. A store that was made from other files than are there now is refused; ``overwrite`` makes it
+    anew where it lies in ``out``, and leaves a ``store`` elsewhere, which other runs may use. Raises `MedformError`.
     """
     from medform.cohort.cohort_file import read_cohort_file
     from medform.ingestion.ingest import ingest
@@ -83,7 +84,8 @@ def run(
         if not (resume and folder.exists()):
             check_starts(chosen)
         where = Path(store) if store is not None else folder.path / "store"
-        found = ingest(file, where, workers=workers, progress=progress, resume=True)
+        own = where.resolve().is_relative_to(folder.path.resolve())
+        found = ingest(file, where, workers=workers, progress=progress, renew=overwrite and own)
         return run_stages(folder, found, chosen, folds, device, resume=resume, overwrite=overwrite, progress=progress)
 
 

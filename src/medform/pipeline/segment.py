@@ -111,7 +111,7 @@ def segment(
     from medform.ingestion.ingest import ingest_scan
     from medform.ingestion.plan import ReadSettings, plan_folder
     from medform.pipeline.frozen_segmentation import load_segmenter
-    from medform.pipeline.scans import reading, unsure
+    from medform.pipeline.scans import ct_problems, reading, unsure
     from medform.runs.folder import read_json
     from medform.runs.model_folder import find_model
 
@@ -121,16 +121,19 @@ def segment(
     place: Any = choose_device(device).torch
     segmenter = load_segmenter(Path(model))
     segmenter.objective.to(place)
-    read = reading(read_json(find_model(Path(model)) / "preprocess.json"))
+    preprocess = read_json(find_model(Path(model)) / "preprocess.json")
+    read = reading(preprocess)
     with tempfile.TemporaryDirectory() as scratch:
         cohort = ingest_scan(source, Path(scratch) / "store", **read, progress=progress)
         plan = plan_folder(source, ReadSettings(unit=read["unit"]))
         found = {one.series_id: one for one in plan.series}
         sources = [(cohort.open(str(one)), found[str(one)]) for one in cohort.series["series_id"]]
         wanted = [one for one in FORMATS if one in asked]
+        problems += ct_problems(cohort, preprocess)
         problems += [fault for series, one in sources for fault in _unplaced(series, one, wanted)]
         encoded, notes, faults = _genes(segmenter, cohort, None if genes is None else Path(genes))
-        notes += [f"patient {patient}: {remark}" for patient, found in unsure(cohort).items() for remark in found]
+        doubts = unsure(cohort, preprocess)
+        notes += [f"patient {patient}: {remark}" for patient, remarks in doubts.items() for remark in remarks]
         _refuse([*problems, *faults], source)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as unfinished:

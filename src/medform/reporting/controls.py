@@ -18,14 +18,17 @@ from medform.reporting.words import (
     number,
     signed,
 )
-from medform.runs.scores import ScoreRow, detectable_of, difference_in_words
+from medform.runs.scores import ScoreRow, detectable_of, difference_in_words, unseen_in_words
 
 __all__ = [
     "Difference",
     "TaskScores",
     "Verdict",
     "differences",
+    "in_order",
+    "shuffled_in_words",
     "task_scores",
+    "tone_of",
     "verdict",
     "warnings",
 ]
@@ -111,19 +114,22 @@ def task_scores(
 
 
 def differences(scores: TaskScores, detectable: float | None) -> list[Difference]:
-    """Every paired difference in AUROC of a task, in words, nulls with what could not have been seen."""
+    """Every paired difference in AUROC of a task, in words, nulls with what is likely to be missed."""
     names = [name for name in COMPARISONS if name in scores.pairs]
     names += sorted(set(scores.pairs) - set(COMPARISONS))
     # each pair's own standard error decides what it could have shown; the task's figure is that of alignment
     own = {name: detectable_of(scores.pairs[name]) for name in names}
-    return [_difference(scores.pairs[name], detectable if own[name] is None else own[name]) for name in names]
+    shuffled = shuffled_in_words(scores.pairs.get("aligned - shuffled_pairs"), "pairs", "the pairing")
+    return [_difference(scores.pairs[name], detectable if own[name] is None else own[name], shuffled) for name in names]
 
 
-def _difference(row: ScoreRow, detectable: float | None) -> Difference:
-    first, second = row.model.split(" - ", 1)
-    question = COMPARISONS.get(row.model) or f"Is {model_words(first).label} better than {model_words(second).label}?"
+def _difference(row: ScoreRow, detectable: float | None, shuffled: str) -> Difference:
+    first, second = (model_words(one).label for one in row.model.split(" - ", 1))
+    question = COMPARISONS.get(row.model) or f"Is {first} better than {second}?"
     tone = tone_of(row)
-    answer = re.sub(r"-(?=\d)", "−", difference_in_words(row, detectable))
+    answer = re.sub(r"-(?=\d)", "−", difference_in_words(row, detectable, (first, second)))
+    if row.model == "aligned - image_only" and tone == "gain" and shuffled:
+        answer += f" But {shuffled}."
     if row.model == "image_only - imagenet_encoder" and tone == "none":
         answer += " About zero is a fair result for a start that was already trained."
     return Difference(question, f"{model_words(first).label} − {model_words(second).label}", answer, tone)
@@ -139,9 +145,18 @@ def tone_of(row: ScoreRow | None) -> str:
     return "gain" if row.ci_low > 0 else "loss" if row.ci_high < 0 else "none"
 
 
-def unseen_below(detectable: float | None) -> str:
-    """The half sentence that every null carries."""
-    return "" if detectable is None else f"; a difference below {number(detectable)} could not have been seen"
+def shuffled_in_words(own: ScoreRow | None, what: str, reason: str) -> str:
+    """What forbids to take a gain for one of ``reason``; empty where the model also gains over its shuffled control.
+
+    ``own`` is the difference of the model to that control, ``what`` was shuffled there.
+    """
+    said = {
+        "gain": "",
+        "none": f"are not shown to fall behind, so it need not be {reason}",
+        "loss": f"do better, so it is not {reason}",
+        "unknown": "were not tried" if own is None else "cannot be compared",
+    }[tone_of(own)]
+    return said and f"shuffled {what} {said}"
 
 
 def verdict(scores: TaskScores, facts: RunFacts) -> Verdict:
@@ -162,11 +177,10 @@ def verdict(scores: TaskScores, facts: RunFacts) -> Verdict:
     if pair is None or tone == "unknown":
         return Verdict(scores.task, f"{sentence}; whether alignment helps cannot be said from this run.", tone)
     figures = f"({signed(pair.value)} {between(pair.ci_low, pair.ci_high)})"
-    own = tone_of(scores.pairs.get("aligned - shuffled_pairs"))
-    if tone == "gain" and own != "gain":
-        shuffled = "were not tried" if own == "unknown" else "do not fall behind, so it is not the pairing"
-        return Verdict(scores.task, f"{sentence}; it seems to gain {figures}, but shuffled pairs {shuffled}.", "none")
-    unseen = unseen_below(facts.detectable.get(name, detectable_of(pair)))
+    shuffled = shuffled_in_words(scores.pairs.get("aligned - shuffled_pairs"), "pairs", "the pairing")
+    if tone == "gain" and shuffled:
+        return Verdict(scores.task, f"{sentence}; it seems to gain {figures}, but {shuffled}.", "none")
+    unseen = unseen_in_words(facts.detectable.get(name, detectable_of(pair)))
     said = {
         "gain": f"alignment helps on this cohort {figures}",
         "loss": f"alignment makes it worse here {figures}",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medform.reporting.controls import in_order
 from medform.reporting.run_files import FINISHED, RunFacts
+from medform.reporting.words import model_words
 from medform.runs.scores import ScoreRow
 
-__all__ = ["Banner", "PlanRow", "banners", "plan_rows", "provenance_rows"]
+__all__ = ["Banner", "PlanRow", "banners", "command", "plan_rows", "provenance_rows"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,12 @@ NAMES = {
     "disk_gb": "Disk (GB)",
     "folds": "Folds",
 }
+# The folders of a path in an argument (`a/b/c`, `key=/a/b/c`, `C:\a\b`), up to its last component.
+FOLDERS = re.compile(r"(?:\b[A-Za-z]:(?=[/\\]))?[^=,:;\[\]{}'\"]*[/\\](?=[^/\\])")
 
 
 def banners(facts: RunFacts, rows: Sequence[ScoreRow]) -> list[Banner]:
-    """What limits every figure below: transductive training, one fold, collapse, an encoder that never learnt."""
+    """What limits every figure below: test patients seen, one fold, collapse, too little training."""
     found = []
     if facts.transductive:
         found.append(
@@ -73,6 +79,21 @@ def banners(facts: RunFacts, rows: Sequence[ScoreRow]) -> list[Banner]:
                 "The image encoder is practically untrained (encoder_untrained): it was run for a few "
                 "steps only. The figures show that the method runs, not how well it works.",
             )
+        )
+    noted_models = {row.model for row in rows if "upstream_transductive" in (row.note or "") and " - " not in row.model}
+    if noted_models:
+        labels = ", ".join(f"“{model_words(one).label}”" for one in in_order(list(noted_models)))
+        found.append(
+            Banner(
+                "amber",
+                "Genes were standardised by their publisher over all patients, those who are tested included "
+                f"(upstream_transductive): the figures of {labels} and differences to them may be better than new "
+                "patients would get; where the genes can be had as counts, use those.",
+            )
+        )
+    if facts.warnings:
+        found.append(
+            Banner("amber", f"The plan warned before the run: {', '.join(f'“{one}”' for one in facts.warnings)}.")
         )
     if facts.status not in (*FINISHED, "unknown"):
         found.append(Banner("amber", f"The run's status is “{facts.status}”: parts of this page may be missing."))
@@ -118,6 +139,16 @@ def _number(value: Any) -> str:
     return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
 
 
+def command(argv: Sequence[str]) -> str:
+    """The command to be typed again, without the folders of the machine it ran on: they name people and hospitals.
+
+    Of every path the last component is left, and ``medform`` stands for the program, however it was started.
+    """
+    if not argv:
+        return ""
+    return shlex.join(["medform", *(FOLDERS.sub("", argument.rstrip("/\\")) or argument for argument in argv[1:])])
+
+
 def provenance_rows(facts: RunFacts) -> list[tuple[str, str]]:
     """Name and value of what is needed to make the run again."""
     cohort = facts.cohort
@@ -135,7 +166,7 @@ def provenance_rows(facts: RunFacts) -> list[tuple[str, str]]:
         ("Commit", facts.commit),
         ("Judged at commit", facts.judged_commit if facts.judged_commit != facts.commit else None),
         ("Versions", ", ".join(f"{name} {version}" for name, version in facts.versions.items())),
-        ("Command", " ".join(facts.argv)),
+        ("Command", command(facts.argv)),
         ("Started", facts.started),
         ("Finished", facts.finished),
         ("Status", facts.status),

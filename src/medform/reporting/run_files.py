@@ -39,8 +39,8 @@ class RunFacts:
 
     ``planned`` and ``spent`` hold numbers, or mappings of numbers by stage, under free names (cpu_minutes,
     steps, passes, wall_minutes, peak_memory_gb). ``folds_run`` are the folds that were run, ``folds`` how
-    many there are. ``warnings`` are those of the plan. ``detectable`` maps a task to the smallest difference
-    in AUROC that its n could have shown. ``commit`` is that of the code which began the run, ``judged_commit``
+    many there are. ``warnings`` are those of the plan. ``detectable`` maps a task to the difference in
+    AUROC that its n shows with 80 % power. ``commit`` is that of the code which began the run, ``judged_commit``
     of that which made the figures.
     """
 

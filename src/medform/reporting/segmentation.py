@@ -9,13 +9,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from medform.cohort.files import column
-from medform.reporting.controls import Difference, in_order, tone_of
+from medform.reporting.controls import Difference, in_order, shuffled_in_words, tone_of
 from medform.reporting.drawing import COLOURS, INK, RULE, Picture, plain, publish, sheet
 from medform.reporting.figures import slug
 from medform.reporting.overlays import OverlayPatient, data_address, read_overlays
 from medform.reporting.run_files import RunFiles
 from medform.reporting.words import COMPARISONS, METRICS, interval, mark, model_words, number, signed
-from medform.runs.scores import FALSE_LESIONS, ScoreRow, detectable_of
+from medform.runs.scores import FALSE_LESIONS, ScoreRow, detectable_of, outcome_in_words, unseen_in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +133,7 @@ def _section(files: RunFiles, task: str, rows: Sequence[ScoreRow]) -> Segmentati
         models=models,
         metrics=metrics,
         cells=cells,
-        differences=[_difference(name, pairs[name]) for name in ordered if MAIN_METRIC in pairs[name]],
+        differences=[_difference(name, pairs) for name in ordered if MAIN_METRIC in pairs[name]],
         figure=_strips(files, task, models),
         notes=list(dict.fromkeys(row.note for row in shown if row.note)),
     )
@@ -164,20 +164,13 @@ def _verdict(
 def _of_genes(pairs: dict[str, dict[str, ScoreRow]]) -> tuple[str, str]:
     """Whether genes help: they must gain over the same model without them, and shuffled ones must not."""
     gain = pairs.get(f"{WITH_GENES} - {PLAIN}", {}).get(MAIN_METRIC)
-    own = pairs.get(f"{WITH_GENES} - {SHUFFLED}", {}).get(MAIN_METRIC)
     tone = tone_of(gain)
     if gain is None or tone == "unknown":
         return "", "unknown"
     figures = f"({signed(gain.value, DIGITS)} [{signed(gain.ci_low, DIGITS)}, {signed(gain.ci_high, DIGITS)}])"
-    if tone == "gain" and tone_of(own) in ("none", "loss"):
-        return f"; genes seem to gain {figures}, but shuffled genes do not fall behind, so it is not the genes", "none"
-    if tone == "gain" and tone_of(own) == "unknown":
-        tried = "were not tried" if own is None else "cannot be compared"
-        return f"; genes seem to gain {figures}, but shuffled genes {tried}", "none"
-    if tone == "gain" and (left_out := _false_lesions(gain)):
-        return f"; genes seem to gain {figures}, but {left_out}", "none"
-    limit = detectable_of(gain)
-    unseen = "" if limit is None else f"; a difference below {number(limit, DIGITS)} could not have been seen"
+    if tone == "gain" and (but := _shuffled(pairs) or _false_lesions(gain)):
+        return f"; genes seem to gain {figures}, but {but}", "none"
+    unseen = unseen_in_words(detectable_of(gain), DIGITS)
     said = {
         "gain": f"; genes help on this cohort {figures}",
         "loss": f"; genes make it worse on this cohort {figures}",
@@ -186,13 +179,19 @@ def _of_genes(pairs: dict[str, dict[str, ScoreRow]]) -> tuple[str, str]:
     return said[tone], tone
 
 
+def _shuffled(pairs: dict[str, dict[str, ScoreRow]]) -> str:
+    """What shuffled genes say against a gain of genes; empty where they say nothing."""
+    return shuffled_in_words(pairs.get(f"{WITH_GENES} - {SHUFFLED}", {}).get(MAIN_METRIC), "genes", "the genes")
+
+
 def _false_lesions(row: ScoreRow) -> str:
     """What a difference leaves out: patients without lesion in whom one model alone drew one."""
     return next((part for part in (row.note or "").split("; ") if part.endswith(FALSE_LESIONS)), "")
 
 
-def _difference(name: str, rows: dict[str, ScoreRow]) -> Difference:
+def _difference(name: str, pairs: dict[str, dict[str, ScoreRow]]) -> Difference:
     """One paired difference in mean Dice, in words; by tumour size where that is known."""
+    rows = pairs[name]
     first, second = (model_words(one).label for one in name.split(" - ", 1))
     question = COMPARISONS.get(name) or f"Is {first} better than {second}?"
     row = rows[MAIN_METRIC]
@@ -201,12 +200,10 @@ def _difference(name: str, rows: dict[str, ScoreRow]) -> Difference:
     answer += f" ({found.group(0)})" if (found := re.search(r"higher in \d+ of \d+", row.note or "")) else ""
     if row.value is None or tone == "unknown":
         answer = f"No interval can be given ({row.note})."
-    elif tone == "none":
-        limit = detectable_of(row)
-        unseen = "" if limit is None else f"; one below {number(limit, DIGITS)} could not have been seen"
-        answer += f": no difference is shown{unseen}."
     else:
-        answer += f": {first} is {'better' if tone == 'gain' else 'worse'}."
+        answer += f": {outcome_in_words(row, (first, second), digits=DIGITS)}."
+    if name == f"{WITH_GENES} - {PLAIN}" and tone == "gain" and (but := _shuffled(pairs)):
+        answer += f" But {but}."
     parts = []
     for metric, tumours in (("dice_patient_small", "small tumours"), ("dice_patient_large", "other tumours")):
         part = rows.get(metric)

@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "TableOne", "TableOneColumn", "read_table_one", "summarise", "write_table_one"]
 
-MOST_LEVELS = 12  # a column with more levels is shown by their number
+MOST_LEVELS = 6  # the most frequent ones; further ones are counted together
 
 
 @dataclass(frozen=True)
 class Cell:
     """One column in one group: ``missing`` of its patients have no value; the rest are summed up.
 
-    Numbers carry ``median``, ``q1``, ``q3``; categories and booleans carry ``levels`` (level, patients), most
-    frequent first; anything else (dates, text, many levels) carries only ``distinct``, the number of
-    different values.
+    Numbers carry ``median``, ``q1``, ``q3``; categories and booleans carry ``levels`` (level, patients), in
+    the same order in every group, the most frequent of all groups together first, and ``others``, how many
+    further levels and how many patients with them; anything else (dates, text, levels of one patient each)
+    carries only ``distinct``, the number of different values.
     """
 
     missing: int
@@ -33,6 +34,12 @@ class Cell:
     q3: float | None = None
     levels: tuple[tuple[str, int], ...] | None = None
     distinct: int | None = None
+    others: tuple[int, int] | None = None
+
+    @property
+    def known(self) -> int:
+        """The patients with a value, of whom ``levels`` and ``others`` are shares."""
+        return sum(count for _, count in self.levels or ()) + (self.others[1] if self.others else 0)
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,11 @@ def summarise(
             continue
         values = column(table, name)
         kind = (types or {}).get(name) or _kind(values)
-        cells = {group: _cell(values, ids, kind) for group, ids in groups.items()}
+        named = None
+        if kind in ("category", "ordinal", "boolean"):
+            values = values.map({True: "yes", False: "no"}) if kind == "boolean" else values.astype("string")
+            named = _named_levels(values.reindex(sorted({one for ids in groups.values() for one in ids})))
+        cells = {group: _cell(values, ids, kind, named) for group, ids in groups.items()}
         columns.append(TableOneColumn(name, kind, role, cells, (units or {}).get(name)))
     return TableOne({group: len(ids) for group, ids in groups.items()}, tuple(columns))
 
@@ -100,18 +111,29 @@ def _kind(values: pd.Series) -> str:
     return "number" if is_numeric_dtype(values.dtype) else "category"
 
 
-def _cell(whole: pd.Series, ids: Sequence[str], kind: str) -> Cell:
+def _named_levels(values: pd.Series) -> list[str]:
+    """The levels that every group names, most frequent first: all of them where they are few.
+
+    A level of one patient says who it is as a name would; where levels are many (postcodes, names of places)
+    it is counted among the others.
+    """
+    found = sorted(values.dropna().value_counts().items(), key=lambda pair: (-pair[1], pair[0]))
+    if len(found) <= MOST_LEVELS + 1:  # a single further level takes no more room than the line that counts it
+        return [str(level) for level, _ in found]
+    return [str(level) for level, count in found[:MOST_LEVELS] if count > 1]
+
+
+def _cell(whole: pd.Series, ids: Sequence[str], kind: str, named: Sequence[str] | None) -> Cell:
     values = whole.reindex(list(ids)).dropna()
     missing = len(ids) - len(values)
+    if values.empty:
+        return Cell(missing)
     if kind == "number":
-        if values.empty:
-            return Cell(missing)
         q1, median, q3 = (float(value) for value in values.astype(float).quantile([0.25, 0.5, 0.75]))
         return Cell(missing, median, q1, q3)
-    if kind in ("category", "ordinal", "boolean"):
-        texts = values.map({True: "yes", False: "no"}) if kind == "boolean" else values.astype(str)
-        found = texts.value_counts()
-        if len(found) <= MOST_LEVELS:
-            ordered = sorted(((str(level), int(n)) for level, n in found.items()), key=lambda pair: (-pair[1], pair[0]))
-            return Cell(missing, levels=tuple(ordered))
+    if named:
+        found = {str(level): int(count) for level, count in values.value_counts().items()}
+        others = [count for level, count in found.items() if level not in named]
+        levels = tuple((level, found[level]) for level in named if level in found)
+        return Cell(missing, levels=levels, others=(len(others), sum(others)) if others else None)
     return Cell(missing, distinct=int(values.nunique()))

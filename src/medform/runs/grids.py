@@ -43,14 +43,7 @@ class AxisMap:
 
     def onto(self, stored: np.ndarray) -> np.ndarray:
         """A view of the stored array along the wanted axes."""
-        return stored.transpose(self.axes)[self._steps()]
-
-    def back(self, wanted: np.ndarray) -> np.ndarray:
-        """The inverse of `onto`: a view of an array of the wanted grid along the stored axes."""
-        return wanted[self._steps()].transpose(tuple(np.argsort(self.axes)))
-
-    def _steps(self) -> tuple[slice, ...]:
-        return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
+        return stored.transpose(self.axes)[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
 
 
 def match_grids(

@@ -20,7 +20,10 @@ __all__ = [
     "ScoreRow",
     "detectable_of",
     "difference_in_words",
+    "missed_in_words",
+    "outcome_in_words",
     "read_scores",
+    "unseen_in_words",
     "write_scores",
 ]
 
@@ -115,41 +118,57 @@ def read_scores(path: Path) -> list[ScoreRow]:
     return rows
 
 
-QUESTIONS = {
-    "aligned - image_only": "alignment",
-    "fused - table_logistic": "adding the image to the table",
-    "fused - fused_unaligned": "alignment in the fused model",
-    "image_only - imagenet_encoder": "pre-training on these slices",
-    "aligned - shuffled_pairs": "pairing with the patients' own rows",
-}
-"""What a paired difference is about; another one is named by its first model."""
+LESS_IS_BETTER = ("brier", "median_rank")
 
 
 def detectable_of(row: ScoreRow) -> float | None:
-    """The smallest difference that this row could have shown, from its note; None where it says none."""
+    """The difference that a cohort like this shows with 80 % power, from the row's note; None where it says none."""
     found = re.search(r"detectable ([0-9.]+)", row.note or "")
     return float(found.group(1)) if found else None
 
 
-def difference_in_words(row: ScoreRow, detectable: float | None = None) -> str:
-    """What the row of a paired difference says, with its interval; every null says what could not have been seen.
+def missed_in_words(detectable: float, digits: int = 2) -> str:
+    """What a power of 80 % (`metrics.power`) means: a cohort can show a smaller difference, and miss this one."""
+    figure = f"{detectable:.{digits}f}"
+    return f"a true difference of {figure} would be missed in one of five such cohorts, smaller ones more often"
 
-    ``detectable`` is the smallest difference with 80 % power at this n; by default the row's own note is
-    asked.
+
+def unseen_in_words(detectable: float | None, digits: int = 2) -> str:
+    """The half sentence that every null carries; empty where the figure is unknown or rounds to zero."""
+    if detectable is None or round(detectable, digits) == 0:
+        return ""
+    return f"; {missed_in_words(detectable, digits)}"
+
+
+def outcome_in_words(row: ScoreRow, names: tuple[str, str], detectable: float | None = None, digits: int = 2) -> str:
+    """What the interval of a paired difference says of its two models, and nothing of the reason.
+
+    Whether a gain is one of alignment or of genes is not in the pair: another row, that of the control, tells.
+    ``detectable`` is the difference with 80 % power at this n; by default the row's own note is asked. The row
+    needs an interval.
+    """
+    first, second = names
+    if row.ci_low is None or row.ci_high is None:
+        raise ValueError(f"{row.model} has no interval to put in words.")
+    sign = -1 if row.metric in LESS_IS_BETTER else 1
+    low, high = sorted((sign * row.ci_low, sign * row.ci_high))
+    if low > 0 or high < 0:
+        return f"{first} scores {'better' if low > 0 else 'worse'} than {second} in this cohort"
+    unseen = unseen_in_words(detectable_of(row) if detectable is None else detectable, digits)
+    return f"this cohort does not show a difference between {first} and {second}{unseen}"
+
+
+def difference_in_words(row: ScoreRow, detectable: float | None = None, names: tuple[str, str] | None = None) -> str:
+    """What the row of a paired difference says, with its interval; ``names`` (by default those of the row) as printed.
+
+    See `outcome_in_words` for what it does not say, and for ``detectable``.
     """
     if row.value is None or row.ci_low is None or row.ci_high is None:
         reason = f" ({row.note})" if row.note else ""
         return f"{row.model}: no paired difference can be given{reason}."
-    about = QUESTIONS.get(row.model, row.model.split(" - ")[0].replace("_", " "))
-    digits = 2
-    value, *ends = (f"{one:+z.{digits}f}" for one in (row.value, row.ci_low, row.ci_high))  # z: no minus before zero
+    if names is None:
+        first, second = row.model.replace("_", " ").split(" - ", 1)
+        names = first, second
+    value, *ends = (f"{one:+z.2f}" for one in (row.value, row.ci_low, row.ci_high))  # z: no minus before zero
     figure = f"Paired difference {value} (95% CI {' to '.join(ends)}, {row.n_patients} patients)"
-    sign = -1 if row.metric in ("brier", "median_rank") else 1
-    low, high = sorted((sign * row.ci_low, sign * row.ci_high))
-    if low > 0:
-        return f"{figure}: this cohort shows a benefit of {about}."
-    if high < 0:
-        return f"{figure}: {about} makes it worse on this cohort."
-    limit = detectable if detectable is not None else detectable_of(row)
-    unseen = f"; a difference below {limit:.{digits}f} could not have been seen" if limit is not None else ""
-    return f"{figure}: this cohort does not show a benefit of {about}{unseen}."
+    return f"{figure}: {outcome_in_words(row, names, detectable)}."
