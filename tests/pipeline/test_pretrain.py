@@ -55,6 +55,21 @@ def test_a_run_among_the_images_is_refused_before_anything_is_written(bare: bool
         assert sorted(images.rglob("*")) == before
 
 
+def test_overwriting_reads_a_bare_folder_anew_that_holds_other_scans(tmp_path: Path) -> None:
+    options = {"size": 48, "defects": False, "follow_ups": 0, "second_kernels": 0, "localizers": 0}
+    phantom(tmp_path / "hospital", patients=2, seed=2, options=options)
+    images = tmp_path / "hospital" / "images"
+    one, other = sorted(path for path in images.iterdir() if path.is_dir())
+    (tmp_path / "scan").mkdir()
+    one.rename(tmp_path / "scan" / one.name)
+    run = pretrain(tmp_path / "scan", tmp_path / "run", overrides=TINY).run
+    other.rename(tmp_path / "scan" / other.name)
+    with pytest.raises(InputError, match="other files"):
+        pretrain(tmp_path / "scan", run, overrides=TINY, resume=True)
+    pretrain(tmp_path / "scan", run, overrides=TINY, overwrite=True)
+    assert len(Cohort.read(run / "store").patient_ids) == 2
+
+
 @pytest.mark.proves("A4.4", "A5.2")
 def test_align_takes_the_encoder_over_and_never_trains_it_again(phantom_store: Cohort, tmp_path: Path) -> None:
     first = pretrain(phantom_store.root, tmp_path / "run", folds=[0], overrides=TINY)

@@ -114,6 +114,7 @@ def ingest_scan(
     workers: int = 1,
     progress: Progress | None = None,
     overwrite: bool = False,
+    renew: bool = False,
 ) -> Cohort:
     """Read a bare scan or folder, without cohort file or table; every usable series is kept unless ``select`` is given.
 
@@ -122,7 +123,8 @@ def ingest_scan(
     Neither can say that it is HU: for unit HU a NIfTI file with other values carries the note ``unit_assumed``, and
     pictures are refused unless the model was trained on ``pictures``. ``window``, ``accept``, ``assume_hu`` and
     ``select`` as ``images`` of a cohort file; a patient for whom ``select`` does not decide is set aside
-    (``several_series``), the others are read. Raises `InputError` where nothing can be used.
+    (``several_series``), the others are read. ``overwrite`` and ``renew`` as in `ingest`. Raises `InputError` where
+    nothing can be used.
     """
     progress = progress or silent
     path = Path(path)
@@ -150,7 +152,8 @@ def ingest_scan(
         "accept": list(accept),
     }
     file = CohortFile(name="scan", licence="not stated", images=Images.model_validate(images), root=plan.root)
-    return _write(_chosen(file, plan, Clinical()), Path(out), workers, progress, resume=True, overwrite=overwrite)
+    sources = _chosen(file, plan, Clinical())
+    return _write(sources, Path(out), workers, progress, resume=True, overwrite=overwrite, renew=renew)
 
 
 def _selected(series: Sequence[FoundSeries], select: Select) -> tuple[FoundSeries, ...]:
@@ -282,7 +285,7 @@ def _write(
     *,
     resume: bool,
     overwrite: bool,
-    renew: bool = False,
+    renew: bool,
 ) -> Cohort:
     """Write the store unless it is finished; one process at a time, which the lock beside it sees to."""
     if not resume and not overwrite and (out / "parts").is_dir() and not (out / "cohort.json").is_file():

@@ -52,7 +52,7 @@ def pretrain(
     with folder.lock():
         if not (resume and folder.exists()):
             check_starts(chosen)
-        cohort, bare = _open(source, file, folder.path / "store", workers, progress)
+        cohort, bare = _open(source, file, folder.path / "store", workers, progress, renew=overwrite)
         if bare:
             chosen = chosen.model_copy(update={"transductive": True})
         return run_stages(
@@ -87,14 +87,14 @@ def _is_cohort_file(source: Path) -> bool:
 
 
 def _open(
-    source: Path, file: CohortFile | None, store: Path, workers: int, progress: Progress | None
+    source: Path, file: CohortFile | None, store: Path, workers: int, progress: Progress | None, *, renew: bool
 ) -> tuple[Cohort, bool]:
-    """The cohort, and whether it is a bare folder; ``file`` as `_cohort_file` gives it."""
+    """The cohort, and whether it is a bare folder; ``file`` as `_cohort_file` gives it, ``renew`` as in `ingest`."""
     from medform.cohort.store import Cohort
     from medform.ingestion.ingest import ingest, ingest_scan
 
     if file is None:
         return Cohort.read(source), False
     if _is_cohort_file(source):
-        return ingest(file, store, workers=workers, progress=progress), False
-    return ingest_scan(source, store, workers=workers, progress=progress), True
+        return ingest(file, store, workers=workers, progress=progress, renew=renew), False
+    return ingest_scan(source, store, workers=workers, progress=progress, renew=renew), True
