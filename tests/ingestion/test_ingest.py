@@ -440,6 +440,21 @@ def test_a_folder_of_pictures_is_a_cohort_of_its_folders(tmp_path: Path, random:
     assert flat.patient_ids == ("two",) and isinstance(flat, Cohort)
 
 
+def test_a_series_of_a_modality_that_the_model_cannot_take_is_set_aside_alone(tmp_path: Path, kit: Any) -> None:
+    for patient, modality in (("p", "CT"), ("q", "MR")):
+        tags = {"PatientID": patient, "SeriesInstanceUID": f"1.2.{patient == 'p':d}", "Modality": modality}
+        kit.write(tmp_path / "scans" / patient, kit.stack(8, series=patient, tags=tags))
+    refused = {"CT": "no CT was seen."}
+    cohort = ingest_scan(tmp_path / "scans", tmp_path / "store", unit="raw", refused=refused)
+    assert cohort.patient_ids == ("q",)
+    (aside,) = cohort.quarantine()
+    assert (aside.patient_id, aside.code, aside.reason) == ("p", "unit_differs", "no CT was seen.")
+    assert set(ingest_scan(tmp_path / "scans", tmp_path / "both", unit="raw").patient_ids) == {"p", "q"}
+    with pytest.raises(InputError, match="none of the 1 series can be used") as caught:
+        ingest_scan(tmp_path / "scans" / "p", tmp_path / "none", unit="raw", refused=refused)
+    assert "unit_differs: " in str(caught.value) and "use a model that was trained on CT" in str(caught.value)
+
+
 @pytest.mark.shared
 @pytest.mark.proves("A9", "A3.1")
 def test_head_ct_slices_are_ingested_in_seconds(shared_data: Path, tmp_path: Path) -> None:

@@ -378,4 +378,57 @@ def test_a_new_patient_whose_missing_counts_had_many_reads_counts_as_one_without
         said = {one.patient_id: one.message for one in found.degradations}
         assert set(said) == set(PATIENTS[:2]) and "of the reads in training" in said[PATIENTS[1]]
         assert (PATIENTS[0] in found.patient_ids) == (one.reads is None) and PATIENTS[1] in found.patient_ids
-        assert said[PATIENTS[0]].endswith("without genes" if one.reads is not None else "not known")
+        assert said[PATIENTS[0]].endswith("without genes" if one.reads is not None else "as much too high")
+
+
+def sequenced(heavy: int) -> Genes:
+    """200 genes with counts that hardly vary, the first ``heavy`` with about 4 % of the reads each."""
+    random = np.random.default_rng(0)
+    values = np.rint(1000 * np.exp2(random.normal(0, 0.3, (30, 200))))
+    values[:, :heavy] = np.rint(8200 * np.exp2(random.normal(0, 0.01, (30, heavy))))
+    return Genes(PATIENTS, tuple(f"G{number:03d}" for number in range(200)), values.astype(np.float32), "counts")
+
+
+@pytest.mark.proves("G1.2", "G2.1")
+def test_genes_that_the_matrix_lacks_and_those_without_a_count_share_one_limit() -> None:
+    genes = sequenced(2)
+    encoder = GeneEncoder.fit(genes, TRAINING, config(tails="none"))
+    values = genes.values.copy()
+    values[3, 1] = values[5, 100] = np.nan
+    lacking = taken(changed(genes, values), list(range(1, 200)))  # about 4 % of everybody, another 4 % of P03
+    found = encoder.encode(lacking)
+    assert found.patient_ids == tuple(one for one in PATIENTS if one != "P03")
+    said = {one.patient_id: one.message for one in found.degradations if one.patient_id}
+    assert set(said) == {"P03", "P05"}
+    text = "genes: those without a count or not in the matrix had 7."
+    assert said["P03"].startswith(text) and said["P03"].endswith("the patient counts as one without genes")
+    # what is too high among those that are kept stays below the documented log2(1 / 0.95)
+    whole = encoder.encode(genes).expression[[one != "P03" for one in PATIENTS]]
+    too_high = ((found.expression - whole) * encoder.spread)[found.known]
+    assert 0.05 < too_high.max() < 0.074
+    assert [one.message for one in encoder.encode(genes).degradations] == []
+
+
+@pytest.mark.proves("G2.1")
+def test_what_missing_counts_do_is_said_apart_from_how_many_genes_are_not_known() -> None:
+    genes = sequenced(2)
+    encoder = GeneEncoder.fit(genes, TRAINING, config(select={"top_variance": 10}))
+    chosen = genes.gene_ids.index(encoder.gene_ids[0])
+    values = genes.values.copy()
+    values[0, 0] = np.nan  # not selected
+    values[1, :2] = np.nan  # not selected, too many reads
+    values[2, chosen] = np.nan
+    values[3, [0, chosen]] = values[4, 0] = np.nan
+    values[4, [1, chosen]] = np.nan
+    said: dict[str | None, list[str]] = {}
+    for one in encoder.encode(changed(genes, values)).degradations:
+        said.setdefault(one.patient_id, []).append(one.message)
+    assert set(said) == set(PATIENTS[:5])
+    high, lost = "all counts a million are as much too high", "the patient counts as one without genes"
+    unknown = "genes: 1 of 10 have no value; they count as not known"
+
+    def ends(patient: str) -> list[str]:
+        assert all(one == unknown or one.startswith("genes: those without a count had ") for one in said[patient])
+        return [one if one == unknown else one.split("; ")[1] for one in said[patient]]
+
+    assert [ends(one) for one in PATIENTS[:5]] == [[high], [lost], [unknown, high], [unknown, high], [lost]]

@@ -12,7 +12,7 @@ from medform.cohort.store import Cohort
 from medform.errors import InputError
 from medform.pipeline.embed import embed
 from medform.pipeline.export import export
-from medform.pipeline.frozen_encoder import rebuild
+from medform.pipeline.frozen_encoder import FrozenEncoder
 from medform.pipeline.phantom import phantom
 from medform.pipeline.predict import Model, predict
 from medform.pipeline.run import run_stages
@@ -74,7 +74,7 @@ def test_weights_of_another_architecture_are_refused_with_their_keys(exported: P
     key = next(name for name in files.weights if name.startswith("tower.") and files.weights[name].ndim > 1)
     other = {**files.weights, key: files.weights[key][..., :0], "tower.blocks.9.weight": files.weights[key]}
     with pytest.raises(InputError, match=r"another architecture.*2 tensors.*blocks\.9\.weight"):
-        rebuild(ModelFiles(**{**vars(files), "weights": other}))
+        FrozenEncoder.rebuild(ModelFiles(**{**vars(files), "weights": other}))
 
 
 @pytest.mark.proves("A8.2", "U13")
@@ -96,10 +96,9 @@ def test_a_table_is_read_in_its_training_layout(model: Model, tmp_path: Path) ->
     columns["file"] = {**columns["file"], "header_row": 2, "separator": ";"}
     laid_out = Model(ModelFiles(**{**vars(model.files), "columns": columns}), model.tower, model.pair)
     (tmp_path / "new.csv").write_text("exported by the ward;;\nid;age;marker\nnew-1;61;4.25\n", encoding="utf-8")
-    frame = laid_out.read_table(tmp_path / "new.csv")
+    frame = laid_out.table.read(tmp_path / "new.csv").frame
     assert list(frame.index) == ["new-1"] and frame["marker"].tolist() == [4.25]
-    _, said = laid_out.encode(frame)
-    assert any("sex" in one for one in said["new-1"])
+    assert any("sex" in one for one in laid_out.table.encode(frame).said["new-1"])
 
 
 @pytest.mark.proves("A8.2", "U13")

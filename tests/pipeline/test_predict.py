@@ -18,7 +18,7 @@ from medform.pipeline.embed import embed
 from medform.pipeline.phantom import phantom
 from medform.pipeline.predict import Model, predict
 from medform.pipeline.run import run_stages
-from medform.pipeline.scans import left_out, unsure
+from medform.pipeline.scans import left_out, modalities, unsure
 from medform.recipes.recipe import read_recipe
 from medform.runs.folder import RunFolder
 
@@ -268,14 +268,50 @@ def test_ct_is_refused_by_a_model_of_arbitrary_numbers_that_saw_none(tmp_path: P
     phantom(tmp_path / "hospital", patients=2, seed=3, options=options)
     images = tmp_path / "hospital" / "images"
     model = of_raw(tmp_path / "mr", ["MR"])
-    refused = r"the values of 2 series are HU, those of the model's training raw(.|\n)*trained on MR"
+    refused = r"none of the 2 series can be used.(.|\n)*unit_differs: .* HU \(modality CT\).* trained on MR"
     for asked in (lambda: predict(images, model), lambda: embed(images, model=model)):
         with pytest.raises(InputError) as caught:
             asked()
         assert re.search(refused, str(caught.value)) and caught.value.exit_code == 2
     assert predict(nifti(tmp_path / "mr.nii.gz"), model)["probability"].notna().all()
+    store = ingest_scan(images, tmp_path / "store", unit="raw").root
+    with pytest.raises(InputError, match=r"the values of 2 series are HU (.|\n)*images\.select\.modality"):
+        embed(store, model=model)
     trained = of_raw(tmp_path / "ct", ["CT", "MR"])  # on CT of which the cohort file said that its numbers be raw
     assert not predict(images, trained)["degradations"].str.contains("unit").any()
+
+
+def test_a_stray_ct_among_scans_for_a_model_that_saw_none_is_set_aside_alone(tmp_path: Path) -> None:
+    options = {"size": 48, "defects": False, "follow_ups": 0, "second_kernels": 0, "localizers": 0}
+    phantom(tmp_path / "hospital", patients=2, seed=3, options=options)
+    strays = sorted(path for path in (tmp_path / "hospital" / "images").iterdir() if path.is_dir())
+    shutil.copytree(strays[0], tmp_path / "scans" / "stray")
+    for name in ("A", "B"):
+        nifti(tmp_path / "scans" / f"{name}.nii.gz", low=0)
+    model = of_raw(tmp_path / "model", ["MR"])
+    found = predict(tmp_path / "scans", model).set_index("patient_id")
+    (stray,) = set(found.index) - {"A", "B"}
+    assert found.loc[["A", "B"], "probability"].notna().all() and found.loc[stray, "probability"].isna().all()
+    assert found.loc[stray, "degradations"].str.contains(r"image set aside \(unit_differs\)").all()
+    assert found.attrs["exclusions"] == 1
+    embedded = embed(tmp_path / "scans", model=model)
+    assert set(embedded["patient_id"]) == {"A", "B"} and embedded.attrs["exclusions"] == 1
+    (aside,) = embedded.attrs["left_out"]
+    assert "(unit_differs): its values are HU (modality CT), and the model was trained on MR." in aside
+
+
+def test_what_a_layout_calls_its_images_is_no_modality_that_dicom_states(tmp_path: Path) -> None:
+    """A model trained on CT of a BIDS or nnU-Net folder, read as raw, is not known to have seen no CT."""
+    nifti(tmp_path / "bids" / "sub-1" / "ct" / "sub-1_ct.nii.gz")
+    nifti(tmp_path / "nnunet" / "imagesTr" / "a_0000.nii.gz")
+    for layout, named in (("bids", "ct"), ("nnunet", "channel 0")):
+        cohort = ingest_scan(tmp_path / layout, tmp_path / f"{layout}_store", unit="raw", layout=layout)
+        assert list(cohort.series["modality"]) == [named] and modalities(cohort) == [""]
+    options = {"size": 48, "defects": False, "follow_ups": 0, "second_kernels": 0, "localizers": 0}
+    phantom(tmp_path / "hospital", patients=2, seed=3, options=options)
+    assert modalities(ingest_scan(tmp_path / "hospital" / "images", tmp_path / "ct_store")) == ["CT"]
+    said = predict(tmp_path / "hospital" / "images", of_raw(tmp_path / "model", ["ct"]))["degradations"]
+    assert not said.str.contains("unit").any()
 
 
 @pytest.mark.parametrize("modalities", [None, [""], ["", "MR"]])

@@ -64,8 +64,12 @@ def test_overwriting_reads_a_bare_folder_anew_that_holds_other_scans(tmp_path: P
     one.rename(tmp_path / "scan" / one.name)
     run = pretrain(tmp_path / "scan", tmp_path / "run", overrides=TINY).run
     other.rename(tmp_path / "scan" / other.name)
-    with pytest.raises(InputError, match="other files"):
+    with pytest.raises(InputError, match="other files") as raised:
         pretrain(tmp_path / "scan", run, overrides=TINY, resume=True)
+    assert "start anew with --overwrite" in str(raised.value) and "COHORT" not in str(raised.value)
+    with pytest.raises(InputError, match="no device"):
+        pretrain(tmp_path / "scan", run, overrides=TINY, overwrite=True, device="abacus")
+    assert len(Cohort.read(run / "store").patient_ids) == 1, "what is refused leaves the store to the run"
     pretrain(tmp_path / "scan", run, overrides=TINY, overwrite=True)
     assert len(Cohort.read(run / "store").patient_ids) == 2
 

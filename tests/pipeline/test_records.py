@@ -74,5 +74,27 @@ def test_a_store_that_was_made_anew_since_is_not_that_of_the_run(tmp_path: Path,
     assert open_store(folder).digest == cohort.digest
     other = RunIdentity("name: r\n", {cohort.name: "0"}, "0")
     folder.begin(other, overwrite=True, status="running", store=str(cohort.root))
-    with pytest.raises(InputError, match="this store is not the one that the run was made from"):
+    with pytest.raises(InputError, match="this store is not the one that the run was made from") as raised:
+        open_store(folder)
+    said = str(raised.value)
+    assert cohort.digest[:12] in said and f"the run is of {cohort.name} 0." in said
+    assert "another folder" in said and "--overwrite" not in said, "not every command that makes a run has it"
+
+
+@pytest.mark.proves("A.input")
+def test_a_run_that_was_killed_while_it_was_overwritten_is_told_as_such(
+    tmp_path: Path, phantom_store: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, cohort = RunFolder(tmp_path / "run"), phantom_store
+    identity = RunIdentity("name: r\n", {cohort.name: cohort.digest}, "0")
+    folder.begin(identity, status="running", store=str(cohort.root))
+
+    def kill(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medform.runs.folder.shutil.rmtree", kill)
+        with pytest.raises(KeyboardInterrupt):
+            folder.begin(identity, overwrite=True)
+    with pytest.raises(InputError, match=r"(?s)half overwritten.*start it again with --overwrite"):
         open_store(folder)

@@ -411,10 +411,16 @@ def test_ct_is_refused_by_a_model_of_arbitrary_numbers_or_noted_where_its_traini
         folder = Path(shutil.copytree(model, tmp_path / "_".join(["model", *modalities])))
         (folder / "preprocess.json").write_text(json.dumps(preprocess | {"modalities": modalities}))
         if modalities == ["MR"]:
-            with pytest.raises(InputError, match="1 problem") as caught:
+            with pytest.raises(InputError, match="none of the 1 series can be used") as caught:
                 segment(scan, folder, out=tmp_path / "refused", device="cpu")
             assert "its values are HU (modality CT), and the model was trained on MR." in str(caught.value)
             assert not (tmp_path / "refused").exists()
+            values = np.random.default_rng(0).integers(0, 1500, (24, 24, 2)).astype(np.int16)
+            shutil.copytree(scan, tmp_path / "both" / "ct")
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "both" / "mr.nii.gz")
+            result = segment(tmp_path / "both", folder, out=tmp_path / "masks", device="cpu")
+            assert [one.patient_id for one in result.series] == ["mr"] and result.exclusions == 1
+            assert "its values are HU" in result.set_aside[0]
             continue
         notes = segment(scan, folder, out=tmp_path / "masks", device="cpu").notes
         assert any("unit_assumed" in note and "values are HU" in note for note in notes) == (modalities == [""])

@@ -9,7 +9,17 @@ from pydantic import Field, model_validator
 from medform.cohort.field_types import IdRule, Words
 from medform.config import Config
 
-__all__ = ["ClippedTails", "GeneFormat", "GeneIdKind", "GeneScale", "GenesSpec", "Orientation", "Tails", "Tissue"]
+__all__ = [
+    "MOST_UNREAD",
+    "ClippedTails",
+    "GeneFormat",
+    "GeneIdKind",
+    "GeneScale",
+    "GenesSpec",
+    "Orientation",
+    "Tails",
+    "Tissue",
+]
 
 GeneScale = Literal["counts", "tpm", "log2p1", "log2", "zscore"]
 GeneFormat = Literal["wide", "cbioportal", "xena", "gdc", "gct", "h5ad"]
@@ -18,6 +28,10 @@ Orientation = Literal["patients_in_rows", "genes_in_rows"]
 Tissue = Literal["tumour", "normal", "any"]
 
 GENES_IN_ROWS: tuple[GeneFormat, ...] = ("cbioportal", "xena", "gct")
+MOST_UNREAD = 0.05
+"""Share of the reads that a patient's genes without a count may have had in others: counts are divided by the
+patient's sum, which is as much too small, and with more every log2 of a count a million is more than
+log2(1 / 0.95) = 0.074 too high."""
 
 
 class ClippedTails(Config):

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,7 +31,16 @@ from medform.cohort.genes import GenesRecord, write_genes
 from medform.cohort.quarantine import Quarantined, Verdict
 from medform.errors import InputError
 
-__all__ = ["CohortWriter", "SeriesRecord", "SliceRecord", "made_from", "series_complete", "write_series"]
+__all__ = [
+    "CohortWriter",
+    "SeriesRecord",
+    "SliceRecord",
+    "ingest_anew",
+    "made_from",
+    "renewal_by_ingest",
+    "series_complete",
+    "write_series",
+]
 
 DTYPES = ("uint8", "int16", "uint16", "float32")
 SAMPLES = 4096
@@ -241,24 +251,46 @@ def made_from(root: Path, inputs: str) -> bool:
     return isinstance(stored, dict) and stored.get("inputs") == inputs
 
 
+def ingest_anew(root: Path) -> str:
+    """The command that replaces the store at ``root``."""
+    return shlex.join(["medform", "ingest", "COHORT", "-o", str(root), "--overwrite"])
+
+
+def renewal_by_ingest(root: Path) -> str:
+    """What to do about a store of other files, for whoever did not make it as a part of a run."""
+    return (
+        f"choose another folder, or replace it: {ingest_anew(root)}; "
+        "where its data stay the same, runs go on with it (--resume)."
+    )
+
+
 class CohortWriter:
     """Writes one store. ``inputs`` is a digest of everything it is made from: sources, settings, cohort file.
 
     A finished store of the same ``inputs`` is left as it is (``finished`` is then True). Another one, or a
     folder that is not a store, is refused, unless ``overwrite`` (which removes a store, never anything else).
+    ``renewal`` is what a refusal of another store advises (default: `renewal_by_ingest`).
     """
 
-    def __init__(self, root: Path, file: CohortFile, *, inputs: str = "", overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        file: CohortFile,
+        *,
+        inputs: str = "",
+        overwrite: bool = False,
+        renewal: str | None = None,
+    ) -> None:
         self.root, self.file, self.inputs = Path(root), file, inputs
         self.finished = False
         if (self.root / "cohort.json").is_file() and not overwrite:
             self.finished = made_from(self.root, inputs)
             if not self.finished:
                 raise InputError(
-                    "this store was made from other files or another cohort file.",
+                    "this store was made from other files or another cohort file, or by an older medform.",
                     where=str(self.root),
                     consequence="Nothing was changed.",
-                    fix=f"choose another folder, or replace it: medform ingest COHORT -o {self.root} --overwrite.",
+                    fix=renewal or renewal_by_ingest(self.root),
                 )
         elif self.root.exists():
             self._claim(overwrite=overwrite)

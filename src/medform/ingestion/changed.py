@@ -16,6 +16,7 @@ import numpy as np
 from medform.cohort.files import file_sha256
 from medform.cohort.frames import digest_of
 from medform.cohort.store import Cohort
+from medform.cohort.writer import renewal_by_ingest
 from medform.errors import InputError, Problem
 from medform.ingestion.found_series import FoundSeries, Refused
 from medform.ingestion.mask_voxels import read_masks
@@ -62,14 +63,14 @@ def changed_files(cohort: Cohort, root: Path, series: Sequence[FoundSeries]) -> 
     return changed
 
 
-def refuse_changed(cohort: Cohort, root: Path, series: Sequence[FoundSeries]) -> None:
-    """Raise `InputError` where there are `changed_files`."""
+def refuse_changed(cohort: Cohort, root: Path, series: Sequence[FoundSeries], *, renewal: str | None = None) -> None:
+    """Raise `InputError` where there are `changed_files`; ``renewal`` as in `CohortWriter`."""
     if changed := changed_files(cohort, root, series):
         raise InputError(
             f"{len(changed)} image files changed since this store was made.",
             where=str(cohort.root),
             consequence="Nothing was changed.",
-            fix=f"choose another folder, or replace it: medform ingest COHORT -o {cohort.root} --overwrite.",
+            fix=renewal or renewal_by_ingest(cohort.root),
             problems=[Problem("changed since the store was made.", file=file) for file in changed[:MOST_SHOWN]],
         )
 

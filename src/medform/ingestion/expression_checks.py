@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from medform.cohort.genes_spec import GeneScale, GenesSpec
+from medform.cohort.genes_spec import MOST_UNREAD, GeneScale, GenesSpec
 from medform.errors import Problem
 
 __all__ = ["Numbers", "check_scale", "uninformative"]
@@ -17,10 +17,6 @@ ROWS = 64
 """Patients that are looked at together, so that no copy of the whole matrix is made."""
 LARGEST_LOGARITHM = 30.0
 """log2 of any count of reads is below it: 2 ** 30 is more than a sequencing run gives one gene."""
-MOST_UNREAD = 0.05
-"""A patient whose genes without a count would have had more of the reads is refused: what is divided by is then too
-small, and every count a million more than log2(1 / 0.95) = 0.07 too high. The same share as for genes that a matrix
-lacks (`inputs.genes`)."""
 MILLION, FAR = 1e6, 2.0
 TAIL = 10.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,9 +31,9 @@ from medform.runs.folder import RunFolder
 
 __all__ = ["ingest", "ingest_scan"]
 
-FORMAT = 3
+FORMAT, FORMAT_BESIDE = 2, 3
 """Raised when the same files would give other bytes, so that a store of an older medform is not taken for
-a new one."""
+a new one: of images and tables; and of a cohort that has genes or masks beside them."""
 MOST_SHOWN = 12
 UNITS: tuple[Unit, ...] = ("HU", "display", "raw")
 
@@ -51,8 +51,10 @@ class _Sources:
     def digest(self) -> str:
         """SHA-256 of what the store follows from, but the pixels: settings, headers, sizes, the table, the split."""
         sizes = [(file.path, file.kind, file.size) for file in self.plan.files]
-        facts: tuple[object, ...] = (FORMAT, self.file.portable(), sizes, self.plan.series, self.clinical.digest)
-        if self.plan.masks or self.plan.set_aside:
+        masked = bool(self.plan.masks or self.plan.set_aside)
+        version = FORMAT_BESIDE if masked or self.file.genes is not None else FORMAT
+        facts: tuple[object, ...] = (version, self.file.portable(), sizes, self.plan.series, self.clinical.digest)
+        if masked:
             masks = [(one.series_id, one.mask, _size(self.plan.root, one)) for one in self.plan.series if one.mask]
             facts += (masks, self.plan.set_aside)
         if self.file.genes is not None:
@@ -85,19 +87,22 @@ def ingest(
     resume: bool = True,
     overwrite: bool = False,
     renew: bool = False,
+    renewal: str | None = None,
 ) -> Cohort:
     """Read images and table of a cohort file into the store ``out`` and open it.
 
     A store that an earlier run began, or finished from the same files, is continued or taken as it is;
     with ``resume=False`` a begun one is refused. One from other files is refused; ``renew`` replaces it, and
-    one that is damaged, ``overwrite`` every store. The bytes do not depend on ``workers`` (processes) or on
-    interruptions. Raises `InputError`, before anything is written, for an empty folder, a folder without
-    usable images, faults of the table, ids of which none matches, features that give a label away, and
-    several candidate series of one patient without a rule.
+    one that is damaged, ``overwrite`` every store; ``renewal`` is what the refusal advises. The bytes do not
+    depend on ``workers`` (processes) or on interruptions. Raises `InputError`, before anything is written, for
+    an empty folder, a folder without usable images, faults of the table, ids of which none matches, features
+    that give a label away, and several candidate series of one patient without a rule.
     """
     progress = progress or silent
     sources = _read_sources(cohort_file, workers, progress)
-    return _write(sources, Path(out), workers, progress, resume=resume, overwrite=overwrite, renew=renew)
+    return _write(
+        sources, Path(out), workers, progress, resume=resume, overwrite=overwrite, renew=renew, renewal=renewal
+    )
 
 
 def ingest_scan(
@@ -111,10 +116,12 @@ def ingest_scan(
     accept: Sequence[str] = (),
     assume_hu: bool = False,
     select: Select | None = None,
+    refused: Mapping[str, str] | None = None,
     workers: int = 1,
     progress: Progress | None = None,
     overwrite: bool = False,
     renew: bool = False,
+    renewal: str | None = None,
 ) -> Cohort:
     """Read a bare scan or folder, without cohort file or table; every usable series is kept unless ``select`` is given.
 
@@ -123,8 +130,9 @@ def ingest_scan(
     Neither can say that it is HU: for unit HU a NIfTI file with other values carries the note ``unit_assumed``, and
     pictures are refused unless the model was trained on ``pictures``. ``window``, ``accept``, ``assume_hu`` and
     ``select`` as ``images`` of a cohort file; a patient for whom ``select`` does not decide is set aside
-    (``several_series``), the others are read. ``overwrite`` and ``renew`` as in `ingest`. Raises `InputError` where
-    nothing can be used.
+    (``several_series``), the others are read. ``refused``: modality, in capitals -> why the model cannot take a series
+    of it, which is set aside (``unit_differs``). ``overwrite``, ``renew`` and ``renewal`` as in `ingest`.
+    Raises `InputError` where nothing can be used.
     """
     progress = progress or silent
     path = Path(path)
@@ -138,6 +146,7 @@ def ingest_scan(
             for one in plan.series
         ]
         plan = replace(plan, series=tuple(judged))
+    plan = replace(plan, series=tuple(_but_refused(one, refused or {}) for one in plan.series))
     usable = {one.unit for one in plan.series if one.usable}
     present: list[Unit] = [kind for kind in UNITS if kind in usable]
     common: Unit = unit or (present or UNITS)[0]
@@ -153,7 +162,16 @@ def ingest_scan(
     }
     file = CohortFile(name="scan", licence="not stated", images=Images.model_validate(images), root=plan.root)
     sources = _chosen(file, plan, Clinical())
-    return _write(sources, Path(out), workers, progress, resume=True, overwrite=overwrite, renew=renew)
+    return _write(sources, Path(out), workers, progress, resume=True, overwrite=overwrite, renew=renew, renewal=renewal)
+
+
+def _but_refused(series: FoundSeries, refused: Mapping[str, str]) -> FoundSeries:
+    """A series for a model; one of a modality that the model cannot take is refused (``refused``: modality -> why)."""
+    reason = refused.get(series.modality.upper())
+    if reason is None or not series.usable:
+        return series
+    override = f"use a model that was trained on {series.modality}"
+    return series.with_findings([Finding("unit_differs", "quarantine", reason, series.files[0], None, override)])
 
 
 def _selected(series: Sequence[FoundSeries], select: Select) -> tuple[FoundSeries, ...]:
@@ -286,6 +304,7 @@ def _write(
     resume: bool,
     overwrite: bool,
     renew: bool,
+    renewal: str | None,
 ) -> Cohort:
     """Write the store unless it is finished; one process at a time, which the lock beside it sees to."""
     if not resume and not overwrite and (out / "parts").is_dir() and not (out / "cohort.json").is_file():
@@ -301,7 +320,7 @@ def _write(
         inputs = sources.digest()
         overwrite = overwrite or (renew and _is_of_others(out, inputs, root, chosen))
         expression = None if made_from(out, inputs) and not overwrite else sources.expression()
-        writer = CohortWriter(out, sources.file, inputs=inputs, overwrite=overwrite)
+        writer = CohortWriter(out, sources.file, inputs=inputs, overwrite=overwrite, renewal=renewal)
         if not writer.finished:
             seen = sizes_and_times(root, chosen)  # before they are read: what changes meanwhile is then compared
             _fill(writer, sources, expression, workers, progress)
@@ -309,7 +328,7 @@ def _write(
             note_seen(cohort, seen)
             return cohort
     cohort = Cohort.read(out)
-    refuse_changed(cohort, root, chosen)
+    refuse_changed(cohort, root, chosen, renewal=renewal)
     return cohort
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from pydantic import Field, model_validator
 
 from medform.cohort.genes import Genes
-from medform.cohort.genes_spec import ClippedTails, Tails
+from medform.cohort.genes_spec import MOST_UNREAD, ClippedTails, Tails
 from medform.config import Config
 from medform.errors import InputError
 from medform.inputs.clinical import Degradation
@@ -42,9 +42,6 @@ Codes = Int[np.ndarray, " n"]
 DEFAULT_TAILS = ClippedTails(clip=4)
 QUANTILES = 101  # of a gene's training values, for `tails: rank`
 CONSTANT = 1e-12  # a standard deviation below this share of the mean (at least of 1) is rounding noise
-LEAST_READS = 0.95
-"""A matrix of counts must have the genes that had this share of the reads in training: with fewer, a count a million
-of every gene is more than log2(1 / 0.95) = 0.07 too high."""
 _SHOWN = 3
 
 
@@ -208,9 +205,9 @@ class GeneEncoder:
 
         Genes that training did not have are ignored, genes that are missing are not known; both are counted in the
         degradations. Counts are taken a million reads of the genes of training, selected or not; a patient whose genes
-        without a count had more than 5 % of the reads in training counts as one without genes. Raises `InputError` for
-        another scale than in training, where no gene is known, and where genes are missing that had more than 5 % of
-        the reads in training.
+        without a count, those that the matrix lacks among them, had more than 5 % of the reads in training counts as
+        one without genes. Raises `InputError` for another scale than in training, where no gene is known, and where
+        the matrix lacks genes that had more than 5 % of the reads in training.
         """
         self._refuse_other(genes)
         here = np.isin(self.gene_ids, genes.gene_ids)
@@ -227,11 +224,11 @@ class GeneEncoder:
             else:
                 expression[piece] = (standard - self.centre) @ self.components
                 known[piece] = there.any(axis=1, keepdims=True)
-        kept = (count > 0) & (unread <= 1 - LEAST_READS)
+        kept = (count > 0) & (unread <= MOST_UNREAD)
         if not kept.all():
             expression, known = expression[kept], known[kept]
         ids = tuple(one for one, there in zip(genes.patient_ids, kept, strict=True) if there)
-        return EncodedGenes(ids, self.names, expression, known, self._degradations(genes, here, count, unread))
+        return EncodedGenes(ids, self.names, expression, known, self._degradations(genes, here, count, unread, kept))
 
     def unscaled(self, genes: Genes, rows: Codes) -> Float[np.ndarray, "n g"]:
         """Values (n, G) of patients ``rows`` as they are before they are standardised, NaN where missing."""
@@ -258,32 +255,37 @@ class GeneEncoder:
         """Every gene of the training matrix, sorted."""
         return sorted({*self.gene_ids, *self.left_out, *self.constant})
 
-    def _unread(self, genes: Genes) -> tuple[list[str], float]:
-        """Genes that the matrix lacks and that had reads in training, and their share of those reads; of counts only.
+    @property
+    def _read_in_training(self) -> dict[str, float]:
+        """Every gene of the training matrix that had reads there, and its share of them; of counts only.
 
         In an encoder that was saved without the shares every gene counts the same.
         """
         if self.scale != "counts":
-            return [], 0.0
-        trained, there = self._trained, set(genes.gene_ids)
+            return {}
+        trained = self._trained
         shares = np.full(len(trained), 1 / len(trained)) if self.reads is None else self.reads
-        lacking = {one: share for one, share in zip(trained, shares, strict=True) if one not in there and share > 0}
+        return {one: float(share) for one, share in zip(trained, shares, strict=True) if share > 0}
+
+    def _unread(self, genes: Genes) -> tuple[list[str], float]:
+        """Genes that the matrix lacks and that had reads in training, and their share of those reads."""
+        there = set(genes.gene_ids)
+        lacking = {one: share for one, share in self._read_in_training.items() if one not in there}
         return list(lacking), float(sum(lacking.values()))
 
     def _unread_of_patients(self, genes: Genes) -> Float[np.ndarray, " n"]:
-        """Share of the reads in training of each patient's genes without a count, those that the matrix lacks apart.
+        """Share of the reads in training of each patient's genes without a count, those that the matrix lacks too.
 
-        Their sum, by which all counts are divided, is as much too small. 0 for other scales.
+        Their sum, by which all counts are divided, is as much too small.
         """
-        unread = np.zeros(len(genes.patient_ids))
-        if self.scale != "counts":
+        unread = np.full(len(genes.patient_ids), self._unread(genes)[1])
+        place = {one: column for column, one in enumerate(genes.gene_ids)}
+        there = [(place[one], share) for one, share in self._read_in_training.items() if one in place]
+        if not there:
             return unread
-        trained, place = self._trained, {one: column for column, one in enumerate(genes.gene_ids)}
-        shares = np.full(len(trained), 1 / len(trained)) if self.reads is None else self.reads
-        there = [(place[one], share) for one, share in zip(trained, shares, strict=True) if one in place]
         columns, weights = np.array([one for one, _ in there], np.int64), np.array([one for _, one in there])
         for piece in pieces(np.arange(len(unread)), len(genes.gene_ids)):
-            unread[piece] = np.isnan(np.asarray(genes.values[piece])[:, columns]) @ weights
+            unread[piece] += np.isnan(np.asarray(genes.values[piece])[:, columns]) @ weights
         return unread
 
     def matrix(self, patient_ids: Sequence[str], values: Float[np.ndarray, "n g"]) -> Genes:
@@ -313,7 +315,7 @@ class GeneEncoder:
                 fix="name genes as in training (symbols, Ensembl or Entrez ids).",
             )
         lacking, share = self._unread(genes)
-        if 1 - share < LEAST_READS:
+        if share > MOST_UNREAD:
             raise InputError(
                 f"{some(lacking)} of the {len(self._trained)} genes that the model was trained with are not in the "
                 f"matrix; they had {share:.0%} of the reads.",
@@ -328,6 +330,7 @@ class GeneEncoder:
         here: Bool[np.ndarray, " g"],
         count: Int[np.ndarray, " n"],
         unread: Float[np.ndarray, " n"],
+        kept: Bool[np.ndarray, " n"],
     ) -> tuple[Degradation, ...]:
         """What of the matrix, then what of each patient is not as in training."""
         found: list[Degradation] = []
@@ -344,15 +347,17 @@ class GeneEncoder:
         if strange:
             text = f"genes: {some(strange)} were not in the training matrix and are ignored"
             found.append(Degradation(None, "genes", "unseen_category", text))
-        whole = int(here.sum())
-        for one, values, share in zip(genes.patient_ids, count, unread, strict=True):
-            if values < whole or share > 0:
+        whole, lost = int(here.sum()), "the patient counts as one without genes"
+        for one, values, own, stays in zip(genes.patient_ids, count, unread, kept, strict=True):
+            texts = []
+            if values < whole and (stays or not values):
                 text = f"genes: {whole - values} of {whole} have no value"
-                if share > 0:
-                    text += f", and genes without a count had {share:.2%} of the reads in training"
-                kept = values and share <= 1 - LEAST_READS
-                text += "; they count as not known" if kept else "; the patient counts as one without genes"
-                found.append(Degradation(one, "genes", "missing_value", text))
+                texts.append(f"{text}; {'they count as not known' if stays else lost}")
+            if own > share and values:
+                text = f"genes: those without a count{' or not in the matrix' if lacking else ''} had {own:.2%} of the "
+                does = "all counts a million are as much too high" if stays else lost
+                texts.append(f"{text}reads in training; {does}")
+            found += [Degradation(one, "genes", "missing_value", text) for text in texts]
         return tuple(found)
 
     def arrays(self) -> Arrays:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medform.cohort.genes_spec import MOST_UNREAD
 from medform.config import digest
 from medform.inputs.clinical import ClinicalInputConfig, EncodedTable, TableEncoder
 from medform.inputs.genes import EncodedGenes, GeneEncoder, GeneInputConfig, GeneSource
@@ -118,4 +119,19 @@ def encode_companions(cohort: Cohort, train: Sequence[str], recipe: Recipe) -> C
         else:
             gene_encoder = GeneEncoder.fit(found, train, config)
             genes = gene_encoder.encode(found)
+            if lost := len(found.patient_ids) - len(genes.patient_ids):
+                notes.append(_without_genes(lost, len(found.patient_ids), found.scale))
     return Companions(cohort.patient_ids, table, table_encoder, genes, gene_encoder, tuple(notes))
+
+
+def _without_genes(lost: int, having: int, scale: str) -> str:
+    """What to know of a fold in which ``lost`` of the ``having`` patients with genes count as ones without.
+
+    Ingest judges a patient by the reads of all others, a fold by those of its training patients, so that one near the
+    limit may have genes in some folds only. The limit holds in folds as well: there the counts would be wrong by more
+    than is said anywhere.
+    """
+    why = "none of the genes taken has a value"
+    if scale == "counts":
+        why = f"their genes without a count had more than {MOST_UNREAD:.0%} of its training patients' reads, or {why}"
+    return f"in a fold {lost} of {having} patients with genes count as ones without: {why}"

@@ -41,7 +41,8 @@ def embed(
     from medform.cohort.store import Cohort
     from medform.ingestion.ingest import ingest_scan
     from medform.pipeline.predict import Model
-    from medform.pipeline.scans import Outcome, exclusions, left_out, unsure
+    from medform.pipeline.scans import exclusions, left_out, unsure
+    from medform.pipeline.table_result import TableResult
     from medform.runs.folder import write_atomically
 
     source = Path(path)
@@ -63,7 +64,7 @@ def embed(
         logger.warning("%s", line)
     counted = f"{len(cohort.slices)} slices of {len(cohort.series)} series of {cohort.slices['patient_id'].nunique()}"
     line = f"{counted} patients embedded{'' if out is None else f', written to {out}'}"
-    return Outcome(frame, [line], aside, faults).told()  # after the file is written, which would keep this too
+    return TableResult(frame, [line], aside, faults).told()  # after the file is written, which would keep this too
 
 
 def _features(cohort: Cohort, model: Model | None, device: str, progress: Progress | None) -> np.ndarray:

@@ -172,11 +172,11 @@ def _table(columns: Path, cohort: Cohort) -> dict[str, Any] | None:
 
 def _selftest(files: ModelFiles, cohort: Cohort) -> dict[str, np.ndarray]:
     """What the model makes of slices of the phantom, and of expression of nobody where it reads genes."""
-    from medform.pipeline.frozen_encoder import rebuild, selftest_values
+    from medform.pipeline.frozen_encoder import FrozenEncoder, selftest_values
     from medform.pipeline.frozen_segmentation import GENES_ROW, rebuild_segmenter
 
     values = selftest_values(cohort.window)
-    made = {"images": values, "vector": rebuild(files).embed_values(values)}
+    made = {"images": values, "vector": FrozenEncoder.rebuild(files).embed_values(values)}
     if "segmentation" not in files.config:
         return made
     segmenter = rebuild_segmenter(files)

@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 SEED, FOLD = 0, 0
 """Of the cases: a frozen model has one set of weights, and everybody is a test patient."""
-MOST_SHOWN = 12
 MOST_LESION = 0.5
 """Share of the voxels of all masks above which what is called lesion may be what lies around it."""
 
@@ -75,7 +74,8 @@ def judge_frozen(
     config = {**files.config, "weights": file_sha256(folder_of_model / "model.safetensors")}
     folder = RunFolder(Path(out))
     with folder.lock():
-        cohort = ingest(file, folder.path / "store", progress=progress, resume=True)
+        elsewhere = "choose another folder with -o."
+        cohort = ingest(file, folder.path / "store", progress=progress, resume=True, renewal=elsewhere)
         found = _checked(segmenter, cohort, config, files.preprocess, str(cohort_file))
         _judge(folder, cohort, segmenter, config, found, progress)
     return folder.path
@@ -88,20 +88,19 @@ def _checked(
 
     ``config`` and ``preprocess`` are the model's ``config.json`` and ``preprocess.json``.
     """
-    from medform.pipeline.scans import ct_problems, unsure
+    from medform.pipeline.scans import ct_problem, unsure
 
     problems = []
     if config.get("cohort", {}).get("digest") == cohort.digest:
         problems.append(Problem("the model was trained on this very cohort.", suggestion="Give other patients."))
     if cohort.unit != segmenter.unit:
         problems.append(Problem(f"images are in {cohort.unit}, the model was trained on {segmenter.unit}."))
-    problems += ct_problems(cohort, preprocess)[:MOST_SHOWN]
     declared = (cohort.file.masks.values if cohort.file.masks else None) or {}
     voxels = _label_voxels(cohort)
     occurring = None if voxels is None else [number for number in voxels.nonzero()[0].tolist() if number]
     values, problem = _lesion_numbers(config["segmentation"], declared, occurring)
     encoded, of_genes, no_genes = _genes(segmenter, cohort)
-    problems += [one for one in (problem, no_genes) if one]
+    problems += [one for one in (ct_problem(cohort, preprocess), problem, no_genes) if one]
     if problems:
         raise InputError(
             f"this cohort cannot judge the model: {len(problems)} problem{'s' if len(problems) > 1 else ''}.",
@@ -126,12 +125,12 @@ def _genes(segmenter: FrozenSegmenter, cohort: Cohort) -> tuple[EncodedGenes | N
         return None, [], None
     if segmenter.genes is None or genes is None:
         return None, ["the cohort has no genes: the model's learnt stand-in was used"], None
-    if far := far_from_training(segmenter.genes, genes):
-        return None, [], Problem(far, suggestion=f"Give the values as {segmenter.genes.scale}.")
     try:
         encoded = segmenter.genes.encode(genes)
     except InputError as error:
         return None, [], Problem(error.what, suggestion=error.fix)
+    if far := far_from_training(segmenter.genes, genes, encoded.patient_ids):
+        return None, [], Problem(far, suggestion=f"Give the values as {segmenter.genes.scale}.")
     return encoded, list(dict.fromkeys(one.message for one in encoded.degradations)), None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from medform.ingestion.workers import Progress
     from medform.runs.model_folder import ModelFiles
 
-__all__ = ["FrozenEncoder", "rebuild", "selftest_values"]
+__all__ = ["FrozenEncoder", "selftest_values"]
 
 
 class FrozenEncoder:
@@ -25,6 +25,11 @@ class FrozenEncoder:
 
     def __init__(self, files: ModelFiles, tower: Any, pair: Any) -> None:
         self.files, self.tower, self.pair = files, tower, pair
+
+    @classmethod
+    def rebuild(cls, files: ModelFiles) -> Self:
+        """From a model folder, weights loaded strictly; raises `InputError` with the keys that do not fit."""
+        return cls(files, *_networks(files))
 
     def embed_cohort(
         self, cohort: Cohort, progress: Progress | None = None
@@ -105,8 +110,8 @@ class FrozenEncoder:
         return joined.apply([parts[name] for name in self.files.config["embedding"]])
 
 
-def rebuild(files: ModelFiles) -> FrozenEncoder:
-    """The networks of a model folder, weights loaded strictly; raises `InputError` with the keys that do not fit."""
+def _networks(files: ModelFiles) -> tuple[Any, Any]:
+    """Slice encoder and second stage (or None) of a model folder, with its weights; `InputError` as `rebuild`."""
     import torch
 
     from medform.compute.seed import generator
@@ -143,7 +148,7 @@ def rebuild(files: ModelFiles) -> FrozenEncoder:
             )
         module.load_state_dict(given, strict=True)
         module.eval()
-    return FrozenEncoder(files, tower, pair)
+    return tower, pair
 
 
 def selftest_values(window: tuple[float, float]) -> np.ndarray:

@@ -93,7 +93,8 @@ def judge_vectors(
     refuse_output_among_images(file, Path(out))
     folder = RunFolder(Path(out))
     with folder.lock():
-        cohort = ingest(file, folder.path / "store", progress=progress, resume=True)
+        renewal = "choose another folder with -o."
+        cohort = ingest(file, folder.path / "store", progress=progress, resume=True, renewal=renewal)
         given.refuse_strangers(cohort, str(path))
         labels = task_labels(cohort)
         if not len(labels.columns):

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medform.errors import InputError
-from medform.pipeline.frozen_encoder import FrozenEncoder, rebuild
+from medform.pipeline.frozen_encoder import FrozenEncoder
 from medform.pipeline.new_rows import EncodedRows, TrainingTable, read_row
 from medform.pipeline.readouts import Readout, from_files
-from medform.pipeline.scans import Outcome, exclusions, left_out, reading, remarks_on
+from medform.pipeline.scans import exclusions, left_out, reading, remarks_on
+from medform.pipeline.table_result import TableResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,8 +86,7 @@ class Model(FrozenEncoder):
 
         path = find_model(Path(folder))
         try:
-            encoder = rebuild(read_model(path))
-            model = cls(encoder.files, encoder.tower, encoder.pair)
+            model = cls.rebuild(read_model(path))
             test = model.files.selftest
             found = model.embed_values(test["images"])
             wanted = test["vector"]
@@ -147,18 +147,6 @@ class Model(FrozenEncoder):
     def table(self) -> TrainingTable:
         """How rows of new patients are read; raises `InputError` for a model that was trained without a table."""
         return TrainingTable.of(self.files.columns)
-
-    def read_table(self, path: Path) -> pd.DataFrame:
-        """Typed rows of a table laid out as the training table; columns of the model may be missing.
-
-        Raises `InputError` with every cell that cannot be read.
-        """
-        return self.table.read(path).frame
-
-    def encode(self, frame: pd.DataFrame) -> tuple[Mapping[str, np.ndarray], Mapping[str, list[str]]]:
-        """Patient -> encoded row (q,), and patient -> what of it is not as in training."""
-        rows = self.table.encode(frame)
-        return rows.values, rows.said
 
     def decide(
         self, patient: str, image: np.ndarray | None, row: np.ndarray | None, said: Sequence[str] = ()
@@ -280,7 +268,7 @@ def predict(
     for line in scans.left_out:
         logger.warning("left out: %s", line)
     lines = [*map(_line, made), *([] if out is None else [f"written to {out}"]), RESEARCH]
-    return Outcome(frame, lines, scans.left_out, scans.exclusions).told()
+    return TableResult(frame, lines, scans.left_out, scans.exclusions).told()
 
 
 def _line(one: Prediction) -> str:

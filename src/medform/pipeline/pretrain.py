@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medform.pipeline.run import RunResult, run_stages
+from medform.pipeline.run import RunResult, refuse_early, renewal_by_run, run_stages
 
 if TYPE_CHECKING:
     from medform.cohort.cohort_file import CohortFile
@@ -52,6 +52,7 @@ def pretrain(
     with folder.lock():
         if not (resume and folder.exists()):
             check_starts(chosen)
+        refuse_early(chosen, file if _is_cohort_file(source) else None, folds, device)
         cohort, bare = _open(source, file, folder.path / "store", workers, progress, renew=overwrite)
         if bare:
             chosen = chosen.model_copy(update={"transductive": True})
@@ -96,5 +97,7 @@ def _open(
     if file is None:
         return Cohort.read(source), False
     if _is_cohort_file(source):
-        return ingest(file, store, workers=workers, progress=progress, renew=renew), False
-    return ingest_scan(source, store, workers=workers, progress=progress, renew=renew), True
+        renewal = renewal_by_run(store)
+        return ingest(file, store, workers=workers, progress=progress, renew=renew, renewal=renewal), False
+    renewal = "start anew with --overwrite, or choose another folder with -o."
+    return ingest_scan(source, store, workers=workers, progress=progress, renew=renew, renewal=renewal), True

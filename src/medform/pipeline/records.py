@@ -133,16 +133,27 @@ def _store_place(folder: RunFolder, cohort: Cohort) -> str:
 
 
 def open_store(folder: RunFolder) -> Cohort:
-    """The cohort store that a run was made from; raises `InputError` where it is not there, or is another by now."""
+    """The cohort store that a run was made from; raises `InputError` where it is not there, or is another one."""
     from medform.cohort.store import Cohort
 
-    cohort = Cohort.read(folder.path / str(folder.record()["store"]))
-    if folder.record()["identity"]["cohorts"] != {cohort.name: cohort.digest}:
+    record = folder.record()
+    made_from = record["identity"]["cohorts"]
+    if not made_from:
         raise InputError(
-            "this store is not the one that the run was made from: it was made anew since.",
+            "this run was half overwritten.",
+            where=str(folder.path),
+            consequence="Nothing was done.",
+            fix="start it again with --overwrite.",
+        )
+    cohort = Cohort.read(folder.path / str(record["store"]))
+    if made_from != {cohort.name: cohort.digest}:
+        was = ", ".join(f"{name} {digest[:12]}" for name, digest in made_from.items())
+        raise InputError(
+            f"this store is not the one that the run was made from: it is {cohort.name} {cohort.digest[:12]}, "
+            f"the run is of {was}.",
             where=str(cohort.root),
             consequence="Nothing was done: what was learnt belongs to other data.",
-            fix="run again with --overwrite, or make the store from the files of then.",
+            fix="make the run anew in another folder, or the store from the files of then.",
         )
     return cohort
 

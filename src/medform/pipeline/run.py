@@ -15,15 +15,28 @@ from medform.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from medform.cohort.cohort_file import CohortFile
     from medform.cohort.store import Cohort
-    from medform.compute.precision import PrecisionName
+    from medform.compute.device import Device
+    from medform.compute.precision import Precision, PrecisionName
     from medform.ingestion.workers import Progress
     from medform.pipeline.bench import Bench, Group
     from medform.pipeline.fold import FoldResult
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
 
-__all__ = ["RunResult", "fold_groups", "keep_fold", "make_bench", "merge_folds", "run", "run_stages", "task_labels"]
+__all__ = [
+    "RunResult",
+    "fold_groups",
+    "keep_fold",
+    "make_bench",
+    "merge_folds",
+    "refuse_early",
+    "renewal_by_run",
+    "run",
+    "run_stages",
+    "task_labels",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +96,37 @@ def run(
     with folder.lock():
         if not (resume and folder.exists()):
             check_starts(chosen)
+        refuse_early(chosen, file, folds, device)
         where = Path(store) if store is not None else folder.path / "store"
         own = where.resolve().is_relative_to(folder.path.resolve())
-        found = ingest(file, where, workers=workers, progress=progress, renew=overwrite and own)
+        renewal = renewal_by_run(where) if own else None
+        found = ingest(file, where, workers=workers, progress=progress, renew=overwrite and own, renewal=renewal)
         return run_stages(folder, found, chosen, folds, device, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def refuse_early(recipe: Recipe, file: CohortFile | None, folds: Sequence[int] | None, device: str) -> None:
+    """Raise now what `run_stages` would refuse without looking at the store, so that none is made anew for nothing.
+
+    ``file`` is None where there is no cohort file.
+    """
+    from medform.pipeline.segmentation import check_brightness, segments
+
+    _machine(device, recipe.precision)
+    if file is None:
+        return
+    check_brightness(recipe, file.images.unit)
+    if (file.tasks or segments(recipe)) and file.splits.file is None:
+        _wanted_folds(folds, file.splits.folds)
+
+
+def renewal_by_run(store: Path) -> str:
+    """What to do about the store in a run's own folder where it is of other files than are there now."""
+    from medform.cohort.writer import ingest_anew
+
+    return (
+        "start anew with --overwrite, or choose another folder with -o. "
+        f"If only medform is newer: {ingest_anew(store)}, then --resume, which goes on where nothing differs."
+    )
 
 
 def run_stages(
@@ -179,17 +219,24 @@ def make_bench(
     """
     from lightning_fabric import Fabric
 
-    from medform.compute.device import choose_device, set_threads
-    from medform.compute.precision import choose_precision
+    from medform.compute.device import set_threads
     from medform.pipeline.bench import Bench
 
-    chosen = choose_device(device)
-    computed = choose_precision(precision, chosen)
+    chosen, computed = _machine(device, precision)
     for note in (chosen.note, computed.note):
         if note:
             logger.warning("%s", note)
     fabric = Fabric(accelerator=chosen.name, devices=1, precision=computed.fabric)
     return Bench(cohort, folder, fabric, set_threads(), progress, computed.name)
+
+
+def _machine(device: str, precision: PrecisionName) -> tuple[Device, Precision]:
+    """The device and its precision; raises `InputError` for what this machine cannot do."""
+    from medform.compute.device import choose_device
+    from medform.compute.precision import choose_precision
+
+    chosen = choose_device(device)
+    return chosen, choose_precision(precision, chosen)
 
 
 def fold_groups(cohort: Cohort, folds: Sequence[int] | None, *, segmented: bool = False) -> list[Group]:
@@ -199,19 +246,24 @@ def fold_groups(cohort: Cohort, folds: Sequence[int] | None, *, segmented: bool 
     split = cohort.split() if cohort.tasks or segmented else None
     if split is None:
         return [Group(None, cohort.patient_ids)]
-    every = range(len(split.folds))
-    wanted = list(every) if folds is None else sorted(set(folds))
-    unknown = [fold for fold in wanted if fold not in every]
+    wanted = _wanted_folds(folds, len(split.folds))
+    groups = [Group(k, split.folds[k].train, split.folds[k].validation, split.folds[k].test) for k in wanted]
+    if len(wanted) == len(split.folds):
+        groups.append(Group(None, split.patient_ids))
+    return groups
+
+
+def _wanted_folds(folds: Sequence[int] | None, count: int) -> list[int]:
+    """Numbers of the folds to run of ``count`` that there are; raises `InputError` for one that there is not."""
+    wanted = list(range(count)) if folds is None else sorted(set(folds))
+    unknown = [fold for fold in wanted if fold not in range(count)]
     if unknown:
         raise InputError(
-            f"there is no fold {', '.join(map(str, unknown))}: the split has folds 0 to {len(split.folds) - 1}.",
+            f"there is no fold {', '.join(map(str, unknown))}: the split has folds 0 to {count - 1}.",
             where="--fold",
             consequence="Nothing was started.",
         )
-    groups = [Group(k, split.folds[k].train, split.folds[k].validation, split.folds[k].test) for k in wanted]
-    if wanted == list(every):
-        groups.append(Group(None, split.patient_ids))
-    return groups
+    return wanted
 
 
 def _place(folder: RunFolder, group: Group) -> Path:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from medform.errors import InputError, Problem
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from medform.cohort.store import Cohort
 
 __all__ = [
-    "Outcome",
-    "ct_problems",
+    "ct_problem",
     "exclusions",
     "left_out",
     "modalities",
@@ -32,40 +29,22 @@ ROUTINE = ("not_selected", "localizer")
 MOST_SHOWN = 12
 HOUNSFIELD = "CT"
 """The modality whose values are HU, whatever else is read beside it as arbitrary numbers."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a verb that makes a table found.
-
-    ``frame``: its rows; ``lines``: what a person is told of them; ``left_out``: a line each thing that was set aside;
-    ``exclusions``: how many of these for a fault.
-    """
-
-    frame: pd.DataFrame
-    lines: Sequence[str]
-    left_out: Sequence[str]
-    exclusions: int
-
-    def told(self) -> pd.DataFrame:
-        """The frame, with which users of the verb compute; the rest in its ``attrs``, as `medform.cli.output` asks."""
-        self.frame.attrs |= {
-            "lines": list(self.lines),
-            "left_out": list(self.left_out),
-            "exclusions": self.exclusions,
-        }
-        return self.frame
+INSTANCE = re.compile(r"[0-9.]+(/[0-9]+)?")
+"""What a slice of DICOM names as its source: its UID, with the number of the frame where there are several."""
 
 
 def reading(preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """How `ingest_scan` reads new files for a model: unit and window, and what let files in at its training.
+    """How `ingest_scan` reads new files for a model: unit, window, what let files in at its training, what is refused.
 
     ``preprocess`` is the content of the model's ``preprocess.json``; a folder from before ``images`` has defaults.
     """
     low, high = preprocess["window"]
     images = preprocess.get("images", {})
     kept = {key: images[key] for key in ("accept", "assume_hu", "pictures") if key in images}
-    return {"unit": preprocess["unit"], "window": (float(low), float(high)), **kept}
+    refused = {}
+    if preprocess["unit"] == "raw" and _saw_ct(preprocess) is False:
+        refused[HOUNSFIELD] = f"its values are {_unlike_training(preprocess)}."
+    return {"unit": preprocess["unit"], "window": (float(low), float(high)), "refused": refused, **kept}
 
 
 def left_out(cohort: Cohort) -> list[str]:
@@ -84,14 +63,19 @@ def exclusions(cohort: Cohort) -> int:
 
 
 def modalities(cohort: Cohort) -> list[str]:
-    """The modalities of the images of a cohort, in alphabetical order; '' stands for images that state none."""
-    return sorted({str(one) for one in cohort.series["modality"]})
+    """The modalities that the DICOM series of a cohort state, in alphabetical order; '' where a series states none.
+
+    Other files state none either: what their layout calls them (a suffix of BIDS, a channel of nnU-Net) is a name.
+    """
+    source = cohort.slices.groupby("series_id")["source"].first()
+    stated = zip(cohort.series["series_id"], cohort.series["modality"], strict=True)
+    return sorted({str(one) if INSTANCE.fullmatch(str(source[series])) else "" for series, one in stated})
 
 
 def refuse_another_unit(cohort: Cohort, preprocess: Mapping[str, Any]) -> None:
     """Raise `InputError` where the values of a store are not those that a model was trained on.
 
-    ``preprocess`` is the content of the model's ``preprocess.json``. See `ct_problems` for CT among arbitrary numbers.
+    ``preprocess`` is the content of the model's ``preprocess.json``. See `ct_problem` for CT among arbitrary numbers.
     """
     unit = preprocess["unit"]
     if cohort.unit != unit:
@@ -101,26 +85,43 @@ def refuse_another_unit(cohort: Cohort, preprocess: Mapping[str, Any]) -> None:
             consequence="Nothing was embedded.",
             fix=f"ingest the images with images.unit: {unit}, if that is what they are.",
         )
-    if problems := ct_problems(cohort, preprocess):
+    if problem := ct_problem(cohort, preprocess):
         raise InputError(
-            f"the values of {len(problems)} series are HU, those of the model's training {unit}.",
+            "CT is among the images, and the model was trained without.",
+            where=str(cohort.root),
             consequence="Nothing was embedded.",
-            fix="leave these series out, or use a model that was trained on CT.",
-            problems=problems[:MOST_SHOWN],
+            problems=[problem],
         )
 
 
-def ct_problems(cohort: Cohort, preprocess: Mapping[str, Any]) -> list[Problem]:
-    """A problem each CT series, whose values are HU, for a model of arbitrary numbers that was trained without CT.
+def ct_problem(cohort: Cohort, preprocess: Mapping[str, Any]) -> Problem | None:
+    """The problem with the CT series of a store, whose values are HU, for a model that was trained without CT.
 
     None for a model in another unit, since a store of it holds no such series; for one whose training had CT, read
-    as arbitrary numbers; and for one of which it is not known: `unsure` speaks of these.
+    as arbitrary numbers; and for one of which it is not known: `unsure` speaks of these. Of a bare scan no such series
+    enters the store in the first place (`reading`).
     """
-    trained = preprocess.get("modalities") or [""]
-    if "" in trained or HOUNSFIELD in trained:
-        return []
-    text = f"its values are HU (modality {HOUNSFIELD}), and the model was trained on {', '.join(trained)}."
-    return [Problem(text, file=series) for _, series in _ct_as_raw(cohort)]
+    found = [series for _, series in _ct_as_raw(cohort)]
+    if not found or _saw_ct(preprocess) is not False:
+        return None
+    shown = ", ".join(found[:MOST_SHOWN]) + (" ..." if len(found) > MOST_SHOWN else "")
+    return Problem(
+        f"the values of {len(found)} series are {_unlike_training(preprocess)}: {shown}.",
+        suggestion=f"Leave them out with images.select.modality, or use a model that was trained on {HOUNSFIELD}.",
+    )
+
+
+def _saw_ct(preprocess: Mapping[str, Any]) -> bool | None:
+    """Whether a model was trained on CT; None where that is not known of every series of its training."""
+    trained = {str(one).upper() for one in preprocess.get("modalities") or []}
+    if HOUNSFIELD in trained:
+        return True
+    return False if trained and "" not in trained else None
+
+
+def _unlike_training(preprocess: Mapping[str, Any]) -> str:
+    """What the values of a CT are, beside what a model without CT was trained on."""
+    return f"HU (modality {HOUNSFIELD}), and the model was trained on {', '.join(preprocess['modalities'])}"
 
 
 def _ct_as_raw(cohort: Cohort) -> list[tuple[str, str]]:
@@ -131,7 +132,7 @@ def _ct_as_raw(cohort: Cohort) -> list[tuple[str, str]]:
     return [
         (str(patient), str(series))
         for patient, series, modality in zip(*columns, strict=True)
-        if modality == HOUNSFIELD
+        if str(modality).upper() == HOUNSFIELD
     ]
 
 
@@ -146,7 +147,7 @@ def unsure(cohort: Cohort, preprocess: Mapping[str, Any] | None = None) -> dict[
         for code, detail in zip(str(codes).split(";"), str(details).split("\n"), strict=False):
             if code in UNSURE:
                 said.setdefault(str(patient), []).append(f"{code}: {detail}")
-    if preprocess is not None and HOUNSFIELD not in preprocess.get("modalities", []):
+    if preprocess is not None and _saw_ct(preprocess) is None:
         for patient, series in _ct_as_raw(cohort):
             text = f"unit_assumed: {series}: its values are HU (modality {HOUNSFIELD}), and it is not known whether"
             said.setdefault(patient, []).append(f"{text} the model was trained on such; taken as they are.")

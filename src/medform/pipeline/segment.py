@@ -111,7 +111,7 @@ def segment(
     from medform.ingestion.ingest import ingest_scan
     from medform.ingestion.plan import ReadSettings, plan_folder
     from medform.pipeline.frozen_segmentation import load_segmenter
-    from medform.pipeline.scans import ct_problems, reading, unsure
+    from medform.pipeline.scans import reading, unsure
     from medform.runs.folder import read_json
     from medform.runs.model_folder import find_model
 
@@ -129,7 +129,6 @@ def segment(
         found = {one.series_id: one for one in plan.series}
         sources = [(cohort.open(str(one)), found[str(one)]) for one in cohort.series["series_id"]]
         wanted = [one for one in FORMATS if one in asked]
-        problems += ct_problems(cohort, preprocess)
         problems += [fault for series, one in sources for fault in _unplaced(series, one, wanted)]
         encoded, notes, faults = _genes(segmenter, cohort, None if genes is None else Path(genes))
         doubts = unsure(cohort, preprocess)
@@ -212,9 +211,9 @@ def _genes(
         if rows.problems:
             return None, [], list(rows.problems)
         owned, said = _owned(rows.genes, named=rows.named, cohort=cohort)
-        if far := far_from_training(encoder, owned):
-            return None, [], [Problem(far, file=path.name, suggestion=f"Give the values as {encoder.scale}.")]
         encoded = encoder.encode(owned)
+        if far := far_from_training(encoder, owned, encoded.patient_ids):
+            return None, [], [Problem(far, file=path.name, suggestion=f"Give the values as {encoder.scale}.")]
     except InputError as error:
         where = error.where if error.where not in (None, "genes.scale") else path.name
         return None, [], [*error.problems] or [Problem(error.what, file=where, suggestion=error.fix)]
@@ -244,8 +243,13 @@ def _owned(genes: Any, *, named: bool, cohort: Cohort) -> tuple[Any, list[str]]:
     return genes.select(match.matched), []
 
 
-def far_from_training(encoder: GeneEncoder, genes: Any) -> str | None:
-    """Why these values cannot be of the scale of training: too far from its mean throughout. None where they can."""
+def far_from_training(encoder: GeneEncoder, genes: Any, kept: Sequence[str]) -> str | None:
+    """Why these values cannot be of the scale of training: too far from its mean throughout. None where they can.
+
+    Only patients ``kept`` by the encoder are judged: the others count as ones without genes, and counts that lack many
+    reads are far from training in any scale.
+    """
+    genes = genes.select(kept)
     away = np.abs(encoder.unscaled(genes, np.arange(len(genes.patient_ids))) - encoder.mean) / encoder.spread
     for patient, row in zip(genes.patient_ids, away, strict=True):
         known = row[np.isfinite(row)]
