@@ -94,9 +94,19 @@ def test_figures_of_genes_that_their_publisher_standardised_over_everybody_say_s
     rows = [row for row in read_scores(mgi_run.run / "scores.json") if row.value is not None]
     marked = {row.model for row in rows if "upstream_transductive" in (row.note or "")}
     assert {"mgi", "mgi_shuffled_genes", "vit_no_genes", "aligned", "aligned_genes", "aligned_both"} <= marked
-    assert not marked & {"unet", "table_cox", "table_logistic", "imagenet_encoder"}
+    assert "shuffled_pairs" in marked and not marked & {"unet", "table_cox", "table_logistic", "imagenet_encoder"}
     lacking = {row.model for row in rows if "3 patients of the cohort have no genes" in (row.note or "")}
     assert {"mgi", "mgi_shuffled_genes"} <= lacking and not lacking & {"vit_no_genes", "unet", "mgi_null_genes"}
+
+
+@pytest.mark.proves("G6.3")
+def test_vectors_of_a_variant_carry_only_what_is_true_of_them_and_not_of_its_masks(gene_store: Cohort) -> None:
+    recipe = read_recipe("mgi-small", ["ablate=[mgi_unaligned, mgi_scratch]"])
+    vectors = evaluating._vector_notes(recipe, gene_store)
+    masks = evaluating._mask_notes(recipe, gene_store)
+    assert "mgi_unaligned" not in vectors and vectors["mgi_scratch"] == "upstream_transductive"
+    for model in ("mgi_unaligned", "mgi_scratch"):
+        assert masks[model].endswith("a stand-in was used; upstream_transductive")
 
 
 @pytest.mark.proves("A7")

@@ -6,7 +6,7 @@ import pytest
 
 from medform.evaluation.segmentation import segmentation_pairs
 from medform.recipes.recipe import read_recipe, shipped
-from medform.reporting.words import COMPARISONS, MODELS, SUPPORTS, model_words
+from medform.reporting.words import COMPARISONS, MODELS, SUPPORTS, model_words, vectors_see
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -22,6 +22,11 @@ def test_the_u_net_is_called_no_more_than_it_is() -> None:
 
 
 @pytest.mark.proves("G5")
+def test_vectors_of_an_ablation_are_of_the_image_alone_its_masks_of_the_genes_too() -> None:
+    assert vectors_see("mgi_scratch") == "image" and model_words("mgi_scratch").given == "image + genes"
+    assert vectors_see("aligned_both") == "image + genes" and vectors_see("own") == "image"
+
+
 def test_every_difference_of_masks_that_mgi_can_have_asks_a_question() -> None:
     recipe = read_recipe("mgi-small")
     asked = {" - ".join(pair) for pair in segmentation_pairs(["mgi", *recipe.ablations, "vit_no_genes", "unet"])}

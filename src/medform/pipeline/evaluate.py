@@ -11,11 +11,12 @@ from medform.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from medform.cohort.genes import Genes
     from medform.cohort.store import Cohort
     from medform.evaluation.evaluate import Evaluation
     from medform.evaluation.settings import EvaluationSettings
     from medform.ingestion.workers import Progress
-    from medform.recipes.recipe import Recipe
+    from medform.recipes.recipe import Recipe, Stage
     from medform.runs.folder import RunFolder
     from medform.runs.scores import ScoreRow
 
@@ -26,8 +27,8 @@ UNTRAINED = (
     "aligned", "image_only", "random_start", "shuffled_pairs", "attention_unaligned", "supervised_mil",
 )  # fmt: skip
 """Models of a stage-1 encoder."""
-SEES_GENES = ("aligned", "aligned_genes", "aligned_both", "genes_logistic")
-"""Models that saw genes, beside the masks of all variants with a gene path (`vit_no_genes` starts from alignment)."""
+SEES_GENES = ("aligned", "aligned_genes", "aligned_both", "genes_logistic", "fused")
+"""Models whose vectors are genes or were aligned with them, beside the variants that are aligned themselves."""
 LEAKY = "a leak on purpose: split by slices, half of each test patient's were learnt from"
 LIKE_LEAKY = "split by patients"
 UNSEEN = "judged on the slices that {} has not seen, HD95 and NSD slice by slice; tumour size is of all slices"
@@ -123,7 +124,7 @@ def evaluate_run(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.D
         return []
     primary = next((task.name for task in cohort.tasks if task.primary), None)
     settings = recipe.evaluation.model_copy(update={"primary": primary})
-    notes = _notes(recipe, cohort)
+    notes = _vector_notes(recipe, cohort)
     rows: list[ScoreRow] = []
     cases: list[pd.DataFrame] = []
     folder.update(selected={}, detectable={})
@@ -133,7 +134,7 @@ def evaluate_run(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.D
         cases.append(found.cases)
         write_atomically(folder.path / "curves.parquet", lambda path: found.curves.to_parquet(path, index=False))
         folder.update(selected=found.selected, detectable=found.detectable)
-    drawn, masks = _segmentation(folder, cohort, recipe, settings, notes)
+    drawn, masks = _segmentation(folder, cohort, recipe, settings)
     survival, risks = judge_survival(frame, cohort, settings, notes)
     rows += [*drawn, *survival]
     cases = [one for one in (*cases, masks, pd.DataFrame(risks)) if len(one)]
@@ -175,7 +176,7 @@ def _probes(
 
 
 def _segmentation(
-    folder: RunFolder, cohort: Cohort, recipe: Recipe, settings: EvaluationSettings, notes: dict[str, str]
+    folder: RunFolder, cohort: Cohort, recipe: Recipe, settings: EvaluationSettings
 ) -> tuple[list[ScoreRow], pd.DataFrame]:
     """Rows and cases of the kept masks. Test masks are opened only after `selected` stands in run.json."""
     import pandas as pd
@@ -191,6 +192,7 @@ def _segmentation(
         folder.update(selected={**folder.record().get("selected", {}), **select_segmentation(validation)})
     tested = pd.DataFrame(judge_masks(folder.path, cohort, recipe, folds, "test"))
     cases = pd.concat([validation, tested], ignore_index=True)
+    notes = _mask_notes(recipe, cohort)
     return (segmentation_rows(cases, settings, notes=notes) if len(cases) else []), cases
 
 
@@ -202,34 +204,63 @@ def _similarity(recipe: Recipe) -> Any:
     return getattr(stage.objective, "similarity", "distance")
 
 
-def _notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
-    """Remarks on whole models, which all their rows carry.
+def _vector_notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
+    """Remarks on whole models, which the rows of their vectors carry.
 
     ``encoder_untrained``: an encoder that took next to no step from a random start is not a trained one.
-    ``upstream_transductive``: the publisher of the genes standardised them over all patients, test patients included.
-    Models that are split by slices, and their likes on the same slices, say so.
+    ``upstream_transductive``: the publisher of the genes standardised them over all patients, test patients included,
+    and the vectors are genes or were aligned with them.
+    """
+    from medform.pipeline.companions import GENES
+    from medform.pipeline.stages import image_stage
+
+    said: dict[str, list[str]] = {}
+    _, stage = image_stage(recipe)
+    steps = stage.budget.steps
+    if stage.start.image in (None, "random") and steps is not None and steps < FEWEST_STEPS:
+        said |= {model: ["encoder_untrained"] for model in UNTRAINED}
+    genes = _genes(recipe, cohort)
+    if genes is not None and genes.upstream_transductive:
+        variants = {name: recipe.variant(name).stages.values() for name in recipe.variants}
+        aligned = [name for name, found in variants.items() if any(_aligns(one, GENES) for one in found)]
+        for model in (*SEES_GENES, *aligned):
+            said.setdefault(model, []).append("upstream_transductive")
+    return {model: "; ".join(notes) for model, notes in said.items()}
+
+
+def _aligns(stage: Stage, modality: str) -> bool:
+    """Whether a stage takes a step towards ``modality``, without drawing masks."""
+    return modality in stage.inputs and stage.objective.kind != "segment" and stage.budget.steps != 0
+
+
+def _genes(recipe: Recipe, cohort: Cohort) -> Genes | None:
+    """The genes of the cohort if the recipe reads any."""
+    from medform.pipeline.companions import GENES
+
+    return cohort.genes() if any(GENES in one.inputs for one in recipe.stages.values()) else None
+
+
+def _mask_notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
+    """Remarks on whole models, which the rows of their masks carry.
+
+    ``upstream_transductive`` as of vectors (`vit_no_genes` starts from an alignment with genes). Models that are split
+    by slices, and their likes on the same slices, say so.
     """
     from medform.evaluation.segmentation import on_slices_of
     from medform.pipeline.companions import GENES
     from medform.pipeline.segmentation import NULL_GENES, segment_stage, segmentation_name, segments
-    from medform.pipeline.stages import image_stage
 
     said: dict[str, list[str]] = {}
     own = segmentation_name(recipe)
     leaks = {name: on_slices_of(like or own, name) for name, like in recipe.slice_splits().items()}
     drawing = {name: segment_stage(one) for name in recipe.variants if segments(one := recipe.variant(name))}
     with_genes = [name for name, stage in drawing.items() if stage is not None and GENES in stage[1].towers]
-    sees_genes = [*SEES_GENES, own, f"{own}_{NULL_GENES}", *with_genes]
+    sees_genes = [own, f"{own}_{NULL_GENES}", *with_genes]
     for leaky, like in leaks.items():
         said[leaky] = [LEAKY, UNSEEN.format(leaky)]
         said[like] = [LIKE_LEAKY, UNSEEN.format(leaky)]
         sees_genes += [like] if leaky in with_genes else []
-    _, stage = image_stage(recipe)
-    steps = stage.budget.steps
-    if stage.start.image in (None, "random") and steps is not None and steps < FEWEST_STEPS:
-        for model in UNTRAINED:
-            said.setdefault(model, []).append("encoder_untrained")
-    genes = cohort.genes() if any("genes" in one.inputs for one in recipe.stages.values()) else None
+    genes = _genes(recipe, cohort)
     stages = {own: segment_stage(recipe), **{name: drawing[name] for name in with_genes}}
     drawn = [name for name, found in stages.items() if found and getattr(found[1].objective, "gene_dropout", 1) < 1]
     if genes is not None and (lacking := len(set(cohort.patient_ids) - set(genes.patient_ids))):

@@ -21,6 +21,7 @@ __all__ = [
     "number",
     "percent",
     "signed",
+    "vectors_see",
 ]
 
 
@@ -38,6 +39,7 @@ _IMAGE = "image"
 _TABLE = "table"
 _BOTH = "image + table"
 
+MASKS_WITH_GENES = "mgi_"  # what the ablations of the recipe that draws masks are called
 CHANCE = "chance"  # the rows of `scores.json` that say what a guess gets
 
 # The order is the order of the rows in every table and figure.
@@ -191,6 +193,11 @@ def model_words(name: str) -> ModelWords:
     if " - " in name:
         return ModelWords(" − ".join(model_words(one).label for one in name.split(" - ", 1)), "control", "", "")
     return MODELS.get(name) or ModelWords(name.replace("_", " "), "image", _IMAGE, "")
+
+
+def vectors_see(name: str) -> str:
+    """What the vectors of a model see of a test patient: of one that draws masks with genes, its image tower's."""
+    return _IMAGE if name.startswith(MASKS_WITH_GENES) else model_words(name).given
 
 
 def mark(place: int) -> str:
