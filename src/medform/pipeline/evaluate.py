@@ -230,7 +230,9 @@ def _vector_notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
 
 def _aligns(stage: Stage, modality: str) -> bool:
     """Whether a stage takes a step towards ``modality``, without drawing masks."""
-    return modality in stage.inputs and stage.objective.kind != "segment" and stage.budget.steps != 0
+    from medform.objectives.segment import SegmentConfig
+
+    return modality in stage.inputs and not isinstance(stage.objective, SegmentConfig) and stage.budget.steps != 0
 
 
 def _genes(recipe: Recipe, cohort: Cohort) -> Genes | None:
