@@ -85,7 +85,9 @@ def read_json(path: Path) -> Any:
         raise InputError("no such file.", where=str(path), fix="check the path of the run folder.") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(
-            f"damaged JSON ({error}).", where=str(path), fix="restore the file or use --overwrite."
+            f"damaged JSON ({error}).",
+            where=str(path),
+            fix="restore the file, or (run, pretrain, align) start anew with --overwrite.",
         ) from None
 
 
@@ -209,7 +211,7 @@ class RunFolder:
                 "this folder holds a run of another configuration:\n" + "\n".join(f"  {line}" for line in changed),
                 where=str(self.path),
                 consequence="Nothing was started.",
-                fix="name another folder with -o, or start anew with --overwrite.",
+                fix="name another folder with -o, or (run, pretrain, align) start anew with --overwrite.",
             )
 
     def _refuse_foreign(self) -> None:
