@@ -107,6 +107,11 @@ def test_vectors_of_a_variant_carry_only_what_is_true_of_them_and_not_of_its_mas
     assert "mgi_unaligned" not in vectors and vectors["mgi_scratch"] == "upstream_transductive"
     for model in ("mgi_unaligned", "mgi_scratch"):
         assert masks[model].endswith("a stand-in was used; upstream_transductive")
+    marked = {
+        name for name, said in evaluating._vector_notes(read_recipe("trimodal"), gene_store).items() if "up" in said
+    }
+    assert marked >= {"aligned", "fused", "shuffled_pairs"}
+    assert not marked & {"image_only", "imagenet_encoder", "random_encoder", "attention_unaligned", "mgi_scratch"}
 
 
 @pytest.mark.proves("A7")

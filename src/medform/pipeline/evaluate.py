@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from medform.evaluation.evaluate import Evaluation
     from medform.evaluation.settings import EvaluationSettings
     from medform.ingestion.workers import Progress
-    from medform.recipes.recipe import Recipe, Stage
+    from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
     from medform.runs.scores import ScoreRow
 
@@ -221,18 +221,20 @@ def _vector_notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
         said |= {model: ["encoder_untrained"] for model in UNTRAINED}
     genes = _genes(recipe, cohort)
     if genes is not None and genes.upstream_transductive:
-        variants = {name: recipe.variant(name).stages.values() for name in recipe.variants}
-        aligned = [name for name, found in variants.items() if any(_aligns(one, GENES) for one in found)]
+        aligned = [name for name in recipe.variants if _aligned_with(recipe.variant(name), GENES)]
         for model in (*SEES_GENES, *aligned):
             said.setdefault(model, []).append("upstream_transductive")
     return {model: "; ".join(notes) for model, notes in said.items()}
 
 
-def _aligns(stage: Stage, modality: str) -> bool:
-    """Whether a stage takes a step towards ``modality``, without drawing masks."""
-    from medform.objectives.segment import SegmentConfig
+def _aligned_with(recipe: Recipe, modality: str) -> bool:
+    """Whether the vectors of a variant come from a step towards ``modality``; drawing masks is none."""
+    from medform.pipeline.stages import aligns_slices, image_stage, pair_stage
 
-    return modality in stage.inputs and not isinstance(stage.objective, SegmentConfig) and stage.budget.steps != 0
+    found = image_stage(recipe) if aligns_slices(recipe) else pair_stage(recipe)
+    if found is None or (not aligns_slices(recipe) and recipe.embedding == ["image_only"]):
+        return False  # the slice encoder alone, of which a bag is aligned in another stage
+    return modality in found[1].inputs and found[1].budget.steps != 0
 
 
 def _genes(recipe: Recipe, cohort: Cohort) -> Genes | None:
