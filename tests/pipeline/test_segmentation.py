@@ -216,7 +216,9 @@ def test_images_and_masks_alone_are_enough_for_a_segmentation(bare_store: Cohort
     done = start(bare_store, tmp_path / "run", tiny("variants={}"))
     rows = read_scores(done.run / "scores.json")
     assert {row.model for row in rows if row.metric == "dice_patient"} == {"mgi"}
+    RunFolder(done.run).update(judged_commit="of before")
     assert evaluating.evaluate(done.run) == done.run / "scores.json"
+    assert RunFolder(done.run).record()["judged_commit"] != "of before"
 
 
 @pytest.mark.proves("G5", "G6.1")

@@ -62,7 +62,7 @@ def evaluate(
         file, target = _needed("--embeddings", cohort, out, {"RUN": run})
         return judge_vectors(Path(embeddings), file, target, root, progress) / "scores.json"
     from medform.config import load
-    from medform.pipeline.records import open_store
+    from medform.pipeline.records import code_commit, open_store
     from medform.pipeline.run import task_labels
     from medform.pipeline.segmentation import segments
     from medform.recipes.recipe import Recipe
@@ -88,6 +88,7 @@ def evaluate(
         if not len(labels.columns) and not segments(recipe):
             raise InputError("the cohort has no task to be judged on.", where=found.name, fix="declare `tasks`.")
         evaluate_run(folder, found, recipe, labels)
+        folder.update(judged_commit=code_commit())
     return folder.path / "scores.json"
 
 

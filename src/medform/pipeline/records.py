@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from medform.pipeline.plan import Plan
     from medform.recipes.recipe import Recipe
 
-__all__ = ["Spending", "begin", "begin_external", "open_store", "write_cohort_pages"]
+__all__ = ["Spending", "begin", "begin_external", "code_commit", "open_store", "write_cohort_pages"]
 
 PACKAGES = ("torch", "timm", "lightning-fabric", "numpy", "pandas", "scikit-learn", "pydicom")
 
@@ -110,7 +110,7 @@ def _circumstances(folder: RunFolder, cohort: Cohort) -> dict[str, Any]:
         "cohort": {"name": cohort.name, **facts},
         "store": _store_place(folder, cohort),
         "versions": versions | {name: metadata.version(name) for name in PACKAGES},
-        "commit": _commit(),
+        "commit": code_commit(),
         "argv": list(sys.argv),
         "started": _now(),
     }
@@ -162,7 +162,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _commit() -> str | None:
+def code_commit() -> str | None:
     """The commit of medform's own checkout, None for an installed wheel."""
     home = Path(medform.__file__).resolve().parents[2]
     if not (home / ".git").exists():
@@ -246,7 +246,7 @@ class Spending:
         folder.update(
             status="complete" if "final" in names else "folds",
             finished=_now(),
-            judged_commit=_commit(),  # a run that goes on may be judged by later code than it was begun with
+            judged_commit=code_commit(),  # a run that goes on may be judged by later code than it was begun with
             folds_run=sorted(int(name) for name in names if name != "final"),
             collapsed=[collapse for fact in facts for collapse in fact["collapsed"]],
             notes=[*notes, *dict.fromkeys(note for fact in facts for note in fact["notes"])],
