@@ -102,14 +102,13 @@ def test_figures_of_genes_that_their_publisher_standardised_over_everybody_say_s
 @pytest.mark.proves("G6.3")
 def test_vectors_of_a_variant_carry_only_what_is_true_of_them_and_not_of_its_masks(gene_store: Cohort) -> None:
     recipe = read_recipe("mgi-small", ["ablate=[mgi_unaligned, mgi_scratch]"])
-    vectors = evaluating._vector_notes(recipe, gene_store)
-    masks = evaluating._mask_notes(recipe, gene_store)
+    vectors = evaluating._vector_notes(recipe, gene_store.genes())
+    masks = evaluating._mask_notes(recipe, gene_store, gene_store.genes())
     assert "mgi_unaligned" not in vectors and vectors["mgi_scratch"] == "upstream_transductive"
     for model in ("mgi_unaligned", "mgi_scratch"):
         assert masks[model].endswith("a stand-in was used; upstream_transductive")
-    marked = {
-        name for name, said in evaluating._vector_notes(read_recipe("trimodal"), gene_store).items() if "up" in said
-    }
+    said = evaluating._vector_notes(read_recipe("trimodal"), gene_store.genes())
+    marked = {name for name, note in said.items() if "upstream_transductive" in note}
     assert marked >= {"aligned", "fused", "shuffled_pairs"}
     assert not marked & {"image_only", "imagenet_encoder", "random_encoder", "attention_unaligned", "mgi_scratch"}
 

@@ -11,6 +11,7 @@ from medform.pipeline.run import RunResult, run_stages
 
 if TYPE_CHECKING:
     from medform.ingestion.workers import Progress
+    from medform.recipes.recipe import Recipe
 
 __all__ = ["align"]
 
@@ -34,7 +35,6 @@ def align(
     `MedformError`, also for a run that has not finished.
     """
     from medform.config import load
-    from medform.pipeline.pretrain import slice_recipe
     from medform.pipeline.records import open_store
     from medform.recipes.recipe import Recipe, read_recipe
     from medform.runs.folder import RunFolder
@@ -54,22 +54,7 @@ def align(
         (f"seeds={pretrained.seeds}", f"precision={pretrained.precision}", *overrides),
         seed,
     )
-    if missing := sorted(set(chosen.seeds) - set(pretrained.seeds)):
-        raise InputError(
-            f"this run has no encoder of seed {', '.join(map(str, missing))}.",
-            where=str(before.path / "recipe.yaml"),
-            consequence="Nothing was started.",
-            fix=f"use of its seeds {', '.join(map(str, pretrained.seeds))}, or pre-train with the seed first.",
-        )
-    same = slice_recipe(chosen).stages == slice_recipe(pretrained).stages
-    if not same or chosen.precision != pretrained.precision:
-        what = "slice stage" if not same else f"precision ({chosen.precision})"
-        raise InputError(
-            f"the {what} of recipe '{chosen.name}' is not the one that this run was pre-trained with.",
-            where=str(before.path / "recipe.yaml"),
-            consequence="Nothing was started.",
-            fix="give the same --set values and the same recipe as in pretrain.",
-        )
+    _refuse_other_encoders(chosen, pretrained, before.path / "recipe.yaml")
     cohort = open_store(before)
     if cohort.clinical is None or not cohort.features():
         raise InputError(
@@ -91,4 +76,26 @@ def align(
             overwrite=overwrite,
             progress=progress,
             encoders=before,
+        )
+
+
+def _refuse_other_encoders(chosen: Recipe, pretrained: Recipe, where: Path) -> None:
+    """Raise `InputError` where the encoders of a run of ``pretrained`` are not those that ``chosen`` would train."""
+    from medform.pipeline.pretrain import slice_recipe
+
+    if missing := sorted(set(chosen.seeds) - set(pretrained.seeds)):
+        raise InputError(
+            f"this run has no encoder of seed {', '.join(map(str, missing))}.",
+            where=str(where),
+            consequence="Nothing was started.",
+            fix=f"use of its seeds {', '.join(map(str, pretrained.seeds))}, or pre-train with the seed first.",
+        )
+    same = slice_recipe(chosen).stages == slice_recipe(pretrained).stages
+    if not same or chosen.precision != pretrained.precision:
+        what = "slice stage" if not same else f"precision ({chosen.precision})"
+        raise InputError(
+            f"the {what} of recipe '{chosen.name}' is not the one that this run was pre-trained with.",
+            where=str(where),
+            consequence="Nothing was started.",
+            fix="give the same --set values and the same recipe as in pretrain.",
         )

@@ -62,7 +62,7 @@ def evaluate(
         file, target = _needed("--embeddings", cohort, out, {"RUN": run})
         return judge_vectors(Path(embeddings), file, target, root, progress) / "scores.json"
     from medform.config import load
-    from medform.pipeline.records import code_commit, open_store
+    from medform.pipeline.records import open_store
     from medform.pipeline.run import task_labels
     from medform.pipeline.segmentation import segments
     from medform.recipes.recipe import Recipe
@@ -88,7 +88,6 @@ def evaluate(
         if not len(labels.columns) and not segments(recipe):
             raise InputError("the cohort has no task to be judged on.", where=found.name, fix="declare `tasks`.")
         evaluate_run(folder, found, recipe, labels)
-        folder.update(judged_commit=code_commit())
     return folder.path / "scores.json"
 
 
@@ -110,11 +109,13 @@ def _needed(option: str, cohort: Path | None, out: Path | None, beside: dict[str
 def evaluate_run(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataFrame) -> list[ScoreRow]:
     """Judge a run: its vectors on every task, its masks, its survival.
 
-    Writes predictions, cases, curves and scores, and `selected` in run.json. A cohort without a task has its masks and
-    survival judged.
+    Writes predictions, cases, curves and scores, and in run.json `selected` and the commit that judged, which may be
+    later than the one that trained. A cohort without a task has its masks and survival judged.
     """
     import pandas as pd
 
+    from medform.pipeline.companions import GENES
+    from medform.pipeline.records import code_commit
     from medform.pipeline.survival import judge_survival
     from medform.runs.folder import write_atomically
     from medform.runs.scores import write_scores
@@ -125,7 +126,8 @@ def evaluate_run(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.D
         return []
     primary = next((task.name for task in cohort.tasks if task.primary), None)
     settings = recipe.evaluation.model_copy(update={"primary": primary})
-    notes = _vector_notes(recipe, cohort)
+    genes = cohort.genes() if any(GENES in one.inputs for one in recipe.stages.values()) else None
+    notes = _vector_notes(recipe, genes)
     rows: list[ScoreRow] = []
     cases: list[pd.DataFrame] = []
     folder.update(selected={}, detectable={})
@@ -135,7 +137,7 @@ def evaluate_run(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.D
         cases.append(found.cases)
         write_atomically(folder.path / "curves.parquet", lambda path: found.curves.to_parquet(path, index=False))
         folder.update(selected=found.selected, detectable=found.detectable)
-    drawn, masks = _segmentation(folder, cohort, recipe, settings)
+    drawn, masks = _segmentation(folder, cohort, recipe, settings, genes)
     survival, risks = judge_survival(frame, cohort, settings, notes)
     rows += [*drawn, *survival]
     cases = [one for one in (*cases, masks, pd.DataFrame(risks)) if len(one)]
@@ -143,6 +145,7 @@ def evaluate_run(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.D
         judged = pd.concat(cases, ignore_index=True)
         write_atomically(folder.path / "cases.parquet", lambda path: judged.to_parquet(path, index=False))
     write_scores(folder.path / "scores.json", rows)
+    folder.update(judged_commit=code_commit())
     return rows
 
 
@@ -177,7 +180,7 @@ def _probes(
 
 
 def _segmentation(
-    folder: RunFolder, cohort: Cohort, recipe: Recipe, settings: EvaluationSettings
+    folder: RunFolder, cohort: Cohort, recipe: Recipe, settings: EvaluationSettings, genes: Genes | None
 ) -> tuple[list[ScoreRow], pd.DataFrame]:
     """Rows and cases of the kept masks. Test masks are opened only after `selected` stands in run.json."""
     import pandas as pd
@@ -193,7 +196,7 @@ def _segmentation(
         folder.update(selected={**folder.record().get("selected", {}), **select_segmentation(validation)})
     tested = pd.DataFrame(judge_masks(folder.path, cohort, recipe, folds, "test"))
     cases = pd.concat([validation, tested], ignore_index=True)
-    notes = _mask_notes(recipe, cohort)
+    notes = _mask_notes(recipe, cohort, genes)
     return (segmentation_rows(cases, settings, notes=notes) if len(cases) else []), cases
 
 
@@ -205,7 +208,7 @@ def _similarity(recipe: Recipe) -> Any:
     return getattr(stage.objective, "similarity", "distance")
 
 
-def _vector_notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
+def _vector_notes(recipe: Recipe, genes: Genes | None) -> dict[str, str]:
     """Remarks on whole models, which the rows of their vectors carry.
 
     ``encoder_untrained``: an encoder that took next to no step from a random start is not a trained one.
@@ -220,7 +223,6 @@ def _vector_notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
     steps = stage.budget.steps
     if stage.start.image in (None, "random") and steps is not None and steps < FEWEST_STEPS:
         said |= {model: ["encoder_untrained"] for model in UNTRAINED}
-    genes = _genes(recipe, cohort)
     if genes is not None and genes.upstream_transductive:
         aligned = [name for name in recipe.variants if _aligned_with(recipe.variant(name), GENES)]
         for model in (*SEES_GENES, *aligned):
@@ -232,20 +234,13 @@ def _aligned_with(recipe: Recipe, modality: str) -> bool:
     """Whether the vectors of a variant come from a step towards ``modality``; drawing masks is none."""
     from medform.pipeline.stages import aligns_slices, image_stage, pair_stage
 
-    found = image_stage(recipe) if aligns_slices(recipe) else pair_stage(recipe)
-    if found is None or (not aligns_slices(recipe) and recipe.embedding == ["image_only"]):
+    if not aligns_slices(recipe) and recipe.embedding == ["image_only"]:
         return False  # the slice encoder alone, of which a bag is aligned in another stage
-    return modality in found[1].inputs and found[1].budget.steps != 0
+    found = image_stage(recipe) if aligns_slices(recipe) else pair_stage(recipe)
+    return found is not None and modality in found[1].inputs and found[1].budget.steps != 0
 
 
-def _genes(recipe: Recipe, cohort: Cohort) -> Genes | None:
-    """The genes of the cohort if the recipe reads any."""
-    from medform.pipeline.companions import GENES
-
-    return cohort.genes() if any(GENES in one.inputs for one in recipe.stages.values()) else None
-
-
-def _mask_notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
+def _mask_notes(recipe: Recipe, cohort: Cohort, genes: Genes | None) -> dict[str, str]:
     """Remarks on whole models, which the rows of their masks carry.
 
     ``upstream_transductive`` as of vectors (`vit_no_genes` starts from an alignment with genes). Models that are split
@@ -265,7 +260,6 @@ def _mask_notes(recipe: Recipe, cohort: Cohort) -> dict[str, str]:
         said[leaky] = [LEAKY, UNSEEN.format(leaky)]
         said[like] = [LIKE_LEAKY, UNSEEN.format(leaky)]
         sees_genes += [like] if leaky in with_genes else []
-    genes = _genes(recipe, cohort)
     stages = {own: segment_stage(recipe), **{name: drawing[name] for name in with_genes}}
     drawn = [name for name, found in stages.items() if found and getattr(found[1].objective, "gene_dropout", 1) < 1]
     if genes is not None and (lacking := len(set(cohort.patient_ids) - set(genes.patient_ids))):

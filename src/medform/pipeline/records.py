@@ -246,7 +246,6 @@ class Spending:
         folder.update(
             status="complete" if "final" in names else "folds",
             finished=_now(),
-            judged_commit=code_commit(),  # a run that goes on may be judged by later code than it was begun with
             folds_run=sorted(int(name) for name in names if name != "final"),
             collapsed=[collapse for fact in facts for collapse in fact["collapsed"]],
             notes=[*notes, *dict.fromkeys(note for fact in facts for note in fact["notes"])],
