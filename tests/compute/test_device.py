@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from medform.compute.device import (
     choose_device,
     cpu_flags,
     gpu_is_visible,
+    keep_freed_memory,
     measured_gflops,
     set_threads,
     usable_cores,
@@ -106,3 +109,21 @@ def test_bf16_on_a_silent_cpu_or_an_old_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"no device 'gpu'.*\n.*auto, cpu, cuda"):
         choose_device("gpu")
+
+
+def test_freed_memory_is_kept_for_the_next_tensor_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
+        monkeypatch.delenv(name)
+    with monkeypatch.context() as said:
+        said.setenv("MALLOC_ARENA_MAX", "1")
+        assert not keep_freed_memory()
+    if not keep_freed_memory():
+        pytest.skip("no glibc here")
+    for _ in range(10):
+        torch.empty(10_000_000).fill_(1.0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.empty(10_000_000).fill_(1.0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 2_000  # handed back each time: 97,000

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ __all__ = [
     "choose_device",
     "cpu_flags",
     "gpu_is_visible",
+    "keep_freed_memory",
     "measured_gflops",
     "out_of_memory",
     "set_threads",
@@ -25,6 +28,8 @@ __all__ = [
 ]
 
 DEVICES = ("auto", "cpu", "cuda")
+KEPT_BY_GLIBC = {-1: 2**31 - 1, -2: 2**28, -3: 2**30}
+"""M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD of glibc's malloc.h, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,19 @@ def set_threads(count: int | None = None) -> int:
         count = min(usable_cores(), int(allowed)) if allowed.isdigit() and int(allowed) > 0 else usable_cores()
     torch.set_num_threads(count)
     return count
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep what tensors freed, for the next step's tensors; whether it was told.
+
+    By itself glibc hands large pieces back to the system, which clears them page by page when they are asked for again:
+    12 % of a segmentation step of mgi-small, 20 % of its U-Net's. Elsewhere than on glibc, and where the environment
+    says how memory is to be had (``MALLOC_...``, ``GLIBC_TUNABLES``), nothing is done.
+    """
+    if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(mallopt(which, bound) for which, bound in KEPT_BY_GLIBC.items())
 
 
 def measured_gflops(seconds: float = 0.3, size: int = 768) -> float:

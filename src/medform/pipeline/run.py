@@ -219,7 +219,7 @@ def make_bench(
     """
     from lightning_fabric import Fabric
 
-    from medform.compute.device import set_threads
+    from medform.compute.device import keep_freed_memory, set_threads
     from medform.pipeline.bench import Bench
 
     chosen, computed = _machine(device, precision)
@@ -227,6 +227,7 @@ def make_bench(
         if note:
             logger.warning("%s", note)
     fabric = Fabric(accelerator=chosen.name, devices=1, precision=computed.fabric)
+    keep_freed_memory()
     return Bench(cohort, folder, fabric, set_threads(), progress, computed.name)
 
 
