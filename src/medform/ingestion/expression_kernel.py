@@ -6,11 +6,9 @@ code from numba's cache; so it is imported where it is used. One thread runs one
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
+
+from medform.kernel import compiled
 
 __all__ = ["parse_rows"]
 
@@ -24,20 +22,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 _POWERS = np.array([10.0**power for power in range(23)])
 
 
-def _jit(*signatures: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile for exactly ``signatures``; uncached where no cache folder can be written."""
-
-    def wrap(function: Callable[..., Any]) -> Any:
-        options: dict[str, Any] = {"nogil": True, "boundscheck": False}
-        try:
-            return numba.njit(list(signatures), cache=True, **options)(function)
-        except RuntimeError:
-            return numba.njit(list(signatures), **options)(function)
-
-    return wrap
-
-
-@_jit(f"UniTuple(int64, 2)({_BYTES}, int64, uint8)")
+@compiled(f"UniTuple(int64, 2)({_BYTES}, int64, uint8)")
 def _field_end(data: np.ndarray, start: int, separator: int) -> tuple[int, int]:
     """End of the field that begins at ``start``, and where its separator or line end stands."""
     place = start
@@ -53,7 +38,7 @@ def _field_end(data: np.ndarray, start: int, separator: int) -> tuple[int, int]:
     return end, place
 
 
-@_jit(f"boolean({_BYTES}, int64, int64, {_BYTES}, {_COUNTS})")
+@compiled(f"boolean({_BYTES}, int64, int64, {_BYTES}, {_COUNTS})")
 def _is_missing(data: np.ndarray, start: int, end: int, words: np.ndarray, word_ends: np.ndarray) -> bool:
     """Whether the field, without blanks and quotes around it, is one of ``words`` (concatenated)."""
     while start < end and (data[start] == _SPACE or data[start] == _QUOTE):
@@ -74,7 +59,7 @@ def _is_missing(data: np.ndarray, start: int, end: int, words: np.ndarray, word_
     return False
 
 
-@_jit(f"Tuple((float64, int64))({_BYTES}, int64, uint8)")
+@compiled(f"Tuple((float64, int64))({_BYTES}, int64, uint8)")
 def _number(data: np.ndarray, place: int, point: int) -> tuple[float, int]:
     """The number at ``place`` and where it ends; the end is -1 where it is none, or none that is read exactly."""
     negative = data[place] == 45
@@ -116,7 +101,7 @@ def _number(data: np.ndarray, place: int, point: int) -> tuple[float, int]:
     return (-value if negative else value), place
 
 
-@_jit(
+@compiled(
     f"UniTuple(int64, 4)({_BYTES}, int64, uint8, uint8, {_COUNTS}, {_BYTES}, {_COUNTS}, float32[:, ::1],"
     " int64[:, :, ::1], int64[:, ::1], int64[:, ::1])"
 )

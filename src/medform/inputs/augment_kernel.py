@@ -7,37 +7,24 @@ workers).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-import numba
 import numpy as np
+
+from medform.kernel import compiled
 
 __all__ = ["warp_views"]
 
 # not plain fastmath: that assumes that there are no NaN, and one in the input would pass unseen
-_MATHS = {"reassoc", "contract", "nsz", "arcp"}
+_compiled = partial(compiled, fastmath={"reassoc", "contract", "nsz", "arcp"})
 _IMAGES = ("uint8", "int16")
-
-
-def _jit(*signatures: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile for exactly ``signatures``; uncached where no cache folder can be written."""
-
-    def wrap(function: Callable[..., Any]) -> Any:
-        options: dict[str, Any] = {"nogil": True, "fastmath": _MATHS, "boundscheck": False}
-        try:
-            return numba.njit(list(signatures), cache=True, **options)(function)
-        except RuntimeError:
-            return numba.njit(list(signatures), **options)(function)
-
-    return wrap
 
 
 def _read_only(kind: str, dimensions: int) -> str:
     return f"Array({kind}, {dimensions}, 'C', readonly=True)"
 
 
-@_jit(*(f"void({_read_only(kind, 2)}, float32[::1], float32[::1], float32[:, ::1])" for kind in _IMAGES))
+@_compiled(*(f"void({_read_only(kind, 2)}, float32[::1], float32[::1], float32[:, ::1])" for kind in _IMAGES))
 def _sample(image: np.ndarray, affine: np.ndarray, source: np.ndarray, out: np.ndarray) -> None:
     """Bilinear samples of ``image`` (H, W) at x = a0 + a1 column + a2 row, y = a3 + a4 column + a5 row.
 
@@ -73,7 +60,7 @@ def _sample(image: np.ndarray, affine: np.ndarray, source: np.ndarray, out: np.n
             line[column] = above + share_y[column] * (c + share_x[column] * (d - c) - above)
 
 
-@_jit("void(float32[:, ::1], float32[::1])")
+@_compiled("void(float32[:, ::1], float32[::1])")
 def _tone(image: np.ndarray, tone: np.ndarray) -> None:
     """In place: t = clip(gain value + bias, 0, 1), then t + bend t (1 - t)."""
     gain, bias, bend = tone[0], tone[1], tone[2]
@@ -85,7 +72,7 @@ def _tone(image: np.ndarray, tone: np.ndarray) -> None:
             line[column] = t + bend * t * (one - t)
 
 
-@_jit("void(float32[:, ::1], float32[::1], int64, float32[:, ::1], float32[::1])")
+@_compiled("void(float32[:, ::1], float32[::1], int64, float32[:, ::1], float32[::1])")
 def _blur(image: np.ndarray, taps: np.ndarray, radius: int, across: np.ndarray, padded: np.ndarray) -> None:
     """In place: separable convolution with the 2 radius + 1 middle ``taps``; edges repeat."""
     size = image.shape[0]
@@ -114,7 +101,7 @@ def _blur(image: np.ndarray, taps: np.ndarray, radius: int, across: np.ndarray, 
                 result[column] += weight * line[column]
 
 
-@_jit(f"void(float32[:, ::1], float32, int64[::1], {_read_only('float32', 1)})")
+@_compiled(f"void(float32[:, ::1], float32, int64[::1], {_read_only('float32', 1)})")
 def _noise(image: np.ndarray, deviation: float, offset: np.ndarray, pool: np.ndarray) -> None:
     """In place: add ``deviation`` times normals of the pool, from each row's own offset; clip to [0, 1]."""
     one, zero = np.float32(1), np.float32(0)
@@ -125,7 +112,7 @@ def _noise(image: np.ndarray, deviation: float, offset: np.ndarray, pool: np.nda
             line[column] = min(max(line[column] + deviation * normals[column], zero), one)
 
 
-@_jit(
+@_compiled(
     *(
         f"void({_read_only(kind, 3)}, int64[::1], float32[:, ::1], float32[:, ::1], float32[:, ::1],"
         f" int64[::1], float32[::1], int64[:, ::1], {_read_only('float32', 1)}, int64[:, ::1],"

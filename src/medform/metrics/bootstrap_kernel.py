@@ -6,18 +6,17 @@ numba's cache; so it is imported where it is used. One thread runs one call.
 
 from __future__ import annotations
 
-from typing import Any
-
-import numba
 import numpy as np
+
+from medform.kernel import compiled
 
 __all__ = ["weighted_aurocs"]
 
 _COUNTS = "Array(float64, 2, 'C', readonly=True)"
-_SIGNATURE = f"void({_COUNTS}, {_COUNTS}, boolean[::1], int64[::1], boolean[::1], boolean[::1], float64[::1])"
 
 
-def _weighted_aurocs(
+@compiled(f"void({_COUNTS}, {_COUNTS}, boolean[::1], int64[::1], boolean[::1], boolean[::1], float64[::1])")
+def weighted_aurocs(
     positive: np.ndarray,
     negative: np.ndarray,
     is_positive: np.ndarray,
@@ -48,15 +47,3 @@ def _weighted_aurocs(
                 bottom += fold_positive * below
                 below = fold_positive = 0.0
         out[draw] = top / bottom if bottom > 0 else np.nan
-
-
-def _compiled() -> Any:
-    """Compiled for exactly the signature; uncached where no cache folder can be written."""
-    options: dict[str, Any] = {"nogil": True, "boundscheck": False}
-    try:
-        return numba.njit(_SIGNATURE, cache=True, **options)(_weighted_aurocs)
-    except RuntimeError:
-        return numba.njit(_SIGNATURE, **options)(_weighted_aurocs)
-
-
-weighted_aurocs = _compiled()

@@ -19,7 +19,7 @@ the rounding in `_exp2_less_1`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, no_type_check
 
 import numba
@@ -27,6 +27,8 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
+
+from medform.kernel import compiled
 
 __all__ = ["CHUNK", "FEW", "GROUP", "LANES", "LOG2_E", "scan_backward", "scan_forward"]
 
@@ -205,20 +207,10 @@ def _exp2_less_1(typing_context, value):
     return lanes(lanes), code
 
 
-def _jit(signature: str | None = None) -> Callable[[Callable[..., Any]], Any]:
-    """Compile for exactly ``signature``; uncached where no cache folder can be written."""
-    options: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
-
-    def wrap(function: Callable[..., Any]) -> Any:
-        try:
-            return numba.njit(signature, cache=True, **options)(function)
-        except RuntimeError:
-            return numba.njit(signature, **options)(function)
-
-    return wrap
+_compiled = partial(compiled, error_model="numpy")
 
 
-@_jit("void(" + "float32[::1], " * 9 + "int64[:, ::1], int64, int64, int64)")
+@_compiled("void(" + "float32[::1], " * 9 + "int64[:, ::1], int64, int64, int64)")
 @no_type_check
 def scan_forward(x, delta, b, c, rate, weight, state, kept, y, places, length, tiles, states):
     """One piece forward: fills ``y``, and ``kept`` with the state before each chunk where it has room.
@@ -299,7 +291,7 @@ def _finish_chunk(sums, carry, db, dc, da, dskip, places, first, steps, tiles, s
         carry[d_weight + place] = 0
 
 
-@_jit("void(" + "float32[::1], " * 16 + "float64[::1], float64[::1], int64[:, ::1], int64, int64, int64)")
+@_compiled("void(" + "float32[::1], " * 16 + "float64[::1], float64[::1], int64[:, ::1], int64, int64, int64)")
 @no_type_check
 def scan_backward(
     x, delta, b, c, rate, weight, kept, dy, dx, ddelta, db, dc, fades, history, carry, sums, da, dskip,
