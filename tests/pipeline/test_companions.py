@@ -49,7 +49,7 @@ def test_a_patient_who_loses_the_genes_in_a_fold_is_told_without_a_name() -> Non
 
     assert notes(PATIENTS[20:]) == ()
     (said,) = notes(PATIENTS[:20])
-    assert said.startswith("in a fold 1 of 30 patients with genes count as ones without: their genes without a count")
+    assert said.startswith("1 of 30 patients with genes count as ones without: their genes without a count")
     assert "more than 5% of its training patients' reads" in said and "P25" not in said
 
 

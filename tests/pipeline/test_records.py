@@ -27,6 +27,20 @@ def test_folds_that_lack_a_seed_are_not_said_to_have_been_run(tmp_path: Path) ->
     assert (record["folds_run"], record["status"], record["notes"]) == ([1], "folds", ["note of folds/1"])
 
 
+@pytest.mark.proves("A7", "U7")
+def test_a_note_stands_once_and_says_where_it_was_made_unless_everywhere(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(RunIdentity("name: r\n", {"c": "0"}, "0"), status="running")
+    said = {"folds/0": ["all", "some", "all"], "folds/2": ["all", "some"], "folds/10": ["all", "one"]}
+    said["final"] = ["own", "all", "one"]
+    for name, notes in said.items():
+        write_json(folder.path / name / "facts.json", {"collapsed": [], "notes": notes})
+    Spending().finish(folder, ["of the run"], [folder.path / name for name in said])
+    assert folder.record()["notes"] == [
+        "of the run", "all", "folds 0, 2: some", "fold 10 and the final model: one", "final model: own",
+    ]  # fmt: skip
+
+
 def test_what_the_plan_warned_of_is_not_forgotten_when_a_run_goes_on(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.begin(RunIdentity("name: r\n", {"c": "0"}, "0"), status="running")

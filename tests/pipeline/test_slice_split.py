@@ -195,7 +195,7 @@ def test_where_nobody_is_tested_it_is_left_out_and_says_why(gene_store: Cohort, 
     bench = make_bench(gene_store, RunFolder(tmp_path), "cpu", None)
     result = run_fold(bench, Group(None, gene_store.patient_ids), RECIPE, task_labels(gene_store), None)
     assert [note for note in result.notes if LEAKY in note] == [
-        f"final model, {LEAKY}: left out: it learns from slices of test patients, and here are none"
+        f"{LEAKY} was left out: it learns from slices of test patients, and here are none"
     ]
     assert not (tmp_path / "final" / LEAKY).exists()
     assert set(result.steps) == {"main/0", "main/0/segment"}

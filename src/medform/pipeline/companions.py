@@ -134,4 +134,4 @@ def _without_genes(lost: int, having: int, scale: str) -> str:
     why = "none of the genes taken has a value"
     if scale == "counts":
         why = f"their genes without a count had more than {MOST_UNREAD:.0%} of its training patients' reads, or {why}"
-    return f"in a fold {lost} of {having} patients with genes count as ones without: {why}"
+    return f"{lost} of {having} patients with genes count as ones without: {why}"

@@ -120,8 +120,8 @@ def _variants(group: Group, recipe: Recipe, result: FoldResult) -> list[str]:
     """The variants that are trained in a group, those that are split by slices last: their likes' masks come first."""
     leaky = recipe.slice_splits()
     if not group.test:
-        said = "left out: it learns from slices of test patients, and here are none"
-        result.notes += [f"{group.place}, {name}: {said}" for name in leaky]
+        said = "was left out: it learns from slices of test patients, and here are none"
+        result.notes += [f"{name} {said}" for name in leaky]
     names = [name for name in recipe.variants if name not in SUPPORTS and (group.test or name not in leaky)]
     return sorted(names, key=lambda name: name in leaky)
 
@@ -249,7 +249,7 @@ def _run_variant(
         assert labels is not None
         result.direct.append(prediction_rows(group, name, seed, side, pairing, labels, everybody))
         return
-    result.notes += _start_notes(group, model, pairing)
+    result.notes += [f"{model}: {note}" for note in [pairing.objective.start_note] if note]
     vectors, joined = _embed(variant, side, pairing, everybody, train)
     result.embeddings.append(rows_of(group, model, "aligned", seed, everybody, vectors))
     if "aligned" not in variant.embedding and group.fold is not None:
@@ -271,12 +271,6 @@ def _run_variant(
     if "unseen" in recipe.variants:
         inner = recipe.variant(*names, "unseen")
         result.embeddings += _unseen(bench, group, inner, *place, train=train, labels=labels)
-
-
-def _start_notes(group: Group, model: str, pairing: Pairing) -> list[str]:
-    """What was noticed when the heads of an alignment were started, of a fold."""
-    note = pairing.objective.start_note
-    return [f"fold {group.fold}, {model}: {note}"] if note and group.fold is not None else []
 
 
 def _image_model(model: str, variant: Recipe) -> str:

@@ -248,7 +248,7 @@ class Spending:
             finished=_now(),
             folds_run=sorted(int(name) for name in names if name != "final"),
             collapsed=[collapse for fact in facts for collapse in fact["collapsed"]],
-            notes=[*notes, *dict.fromkeys(note for fact in facts for note in fact["notes"])],
+            notes=[*notes, *_placed({name: fact["notes"] for name, fact in zip(names, facts, strict=True)})],
             device={
                 "name": choose_device().name,
                 "cores": usable_cores(),
@@ -257,6 +257,21 @@ class Spending:
                 "precision": folder.record().get("precision", "fp32"),
             },
         )
+
+
+def _placed(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """The notes of all folds (and ``final``), each once, behind the places it was made at where those are not all."""
+    places: dict[str, list[str]] = {}
+    for place, said in notes.items():
+        for note in dict.fromkeys(said):
+            places.setdefault(note, []).append(place)
+    return [note if len(at) == len(notes) else f"{_places(at)}: {note}" for note, at in places.items()]
+
+
+def _places(names: Sequence[str]) -> str:
+    folds = sorted(int(name) for name in names if name != "final")
+    words = [f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"] if folds else []
+    return " and the ".join([*words, "final model"] if "final" in names else words)
 
 
 def write_cohort_pages(
