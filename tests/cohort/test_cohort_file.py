@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,14 @@ def test_slice_labels_are_counts_words_or_zero_and_one() -> None:
     tree["slice_tasks"] = [{"name": "s", "label": "index.px"}]
     with pytest.raises(InputError, match="'3', not only 0 and 1"):
         slice_label(parse_cohort_file(tree, "c.yaml").slice_tasks[0], pd.Series(["0", "3"], dtype="string"))
+
+
+@pytest.mark.proves("A1.1")
+def test_the_page_of_its_keys_is_up_to_date_and_names_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "tools"))
+    page = importlib.import_module("cohort_file")
+    written = page.PAGE.read_text(encoding="utf-8")
+    assert written == page.page()
+    for key, model in page.parts(CohortFile):
+        assert f"`{key}`" in written or not key
+        assert all(f"| `{name}` |" in written for name in model.model_fields)

@@ -35,6 +35,14 @@ def test_a_finished_run_spent_what_was_planned_within_thirty_per_cent(name: str)
     assert abs(spent - planned) <= TOLERANCE * planned, f"{name}: planned {planned}, spent {spent} CPU-minutes"
 
 
+@pytest.mark.proves("G6.1")
+def test_the_sitting_of_the_committed_run_took_no_more_than_150_minutes() -> None:
+    sitting = json.loads((RESULTS / "benchmarks" / "sitting.json").read_text())
+    record = finished()[sitting["run"]]
+    assert (sitting["commit"], sitting["folds"]) == (record["commit"], record["folds_run"])
+    assert 0 < sitting["wall_minutes"] <= 150
+
+
 @pytest.mark.proves("G6.1", "G6.2")
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/cases.csv")), ids=lambda path: path.parent.name)
 def test_the_scores_of_masks_are_those_of_the_committed_cases(path: Path) -> None:

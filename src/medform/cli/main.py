@@ -249,8 +249,11 @@ def evaluate(
     run: Annotated[
         Path | None, Argument(help="A run folder; or give --model or --embeddings.", metavar="[RUN]")
     ] = None,
-    out: Annotated[Path | None, Option("--out", "-o", help="Run folder to write.", show_default="RUN")] = None,
-    model: Annotated[Path | None, Option(help="A frozen model, judged on another cohort.")] = None,
+    out: Annotated[
+        Path | None,
+        Option("--out", "-o", help="Run folder to write, with --model or --embeddings.", show_default=False),
+    ] = None,
+    model: Annotated[Path | None, Option(help="A frozen segmentation, judged on another cohort's masks.")] = None,
     embeddings: Annotated[Path | None, Option(help="Vectors of any encoder (parquet), judged like ours.")] = None,
     cohort: Annotated[Path | None, Option(help="The cohort file, with --model or --embeddings.")] = None,
     root: o.Root = None,
@@ -336,7 +339,7 @@ def segment(
 
 @app.command()
 def run(
-    recipe: Annotated[str, Argument(help="A shipped recipe's name (medform-small, medform-paper), or a recipe file.")],
+    recipe: Annotated[str, Argument(help="A shipped recipe (medform-small, mgi-small, trimodal), or a recipe file.")],
     cohort: o.CohortFiles,
     out: o.Out,
     root: o.Root = None,

@@ -33,7 +33,8 @@ __all__ = [
 Run = Annotated[Path, Argument(help="A run folder.", metavar="RUN")]
 Out = Annotated[Path, Option("--out", "-o", help="Where the result goes.", show_default=False)]
 Root = Annotated[
-    Path | None, Option(help="Folder that the cohort file's paths start from.", show_default="its own folder")
+    Path | None,
+    Option(help="Folder that the cohort file's paths start from.", show_default="its `root` key, else its own folder"),
 ]
 CohortFiles = Annotated[Path, Option("--cohort", help="The cohort file (YAML).", show_default=False)]
 Recipe = Annotated[str, Option(help="A shipped recipe's name, or a recipe file.")]

@@ -56,8 +56,9 @@ class Images(Config):
 
     ``unit``: HU, ``display`` (grey values 0-255 of a fixed window) or ``raw`` (arbitrary, as in MRI). Where it is not
     written it is HU, and files that are no DICOM are refused unless their values are those of a CT.
-    ``window_hu`` is the range that is mapped to [0, 1], in the unit of the images. ``accept`` lists
-    quarantine codes to let through.
+    ``window_hu`` is the range that is mapped to [0, 1], in the unit of the images. ``index`` is the table that lists
+    the files of slice images. ``assume_hu`` takes CT values as HU where the header does not say what they are.
+    ``accept`` lists quarantine codes to let through (the quarantine names them).
     """
 
     layout: Literal["auto", "dicom", "nifti", "slices", "nnunet", "msd", "bids"] = "auto"
@@ -100,8 +101,8 @@ class TableSpec(Config):
     """How a table is read. Rows are counted as in the file, the header's first line being row 1.
 
     ``missing`` lists the words that mean "no value" (an empty cell always does). ``id_rules`` are differences
-    between ids of table and images that are ignored; ``id_map`` is a CSV with the columns ``table_id`` and
-    ``image_id``.
+    between ids of table and images that are ignored (``zeros``: those that an id begins with); ``id_map`` is a CSV with
+    the columns ``table_id`` and ``image_id``. ``skip_rows`` are rows that are none of a patient.
     """
 
     path: str
@@ -121,9 +122,12 @@ class TableSpec(Config):
 class ColumnSpec(Config):
     """One declared column.
 
-    ``sentinels`` are numbers that mean "no value" (``[]`` says that suspicious ones are real). ``cell_unit``
-    is a unit written into the cells. ``censored: limit`` reads '<0.3' as 0.3 and keeps the sign in
-    ``<column>.censored``.
+    ``role`` says what it may be used for, ``known_at`` when a feature becomes known (see the glossary). ``levels`` are
+    those of an ordinal, lowest first; ``separator`` stands between the members of a set; ``format`` is how dates are
+    written (``DD.MM.YYYY``), or ``excel`` for day numbers; ``true_words`` and ``false_words`` are a boolean's.
+    ``allow_as_feature`` lets a label, or what restates it, be a feature all the same. ``sentinels`` are numbers that
+    mean "no value" (``[]`` says that suspicious ones are real). ``cell_unit`` is a unit written into the cells.
+    ``censored: limit`` reads '<0.3' as 0.3 and keeps the sign in ``<column>.censored``.
     """
 
     role: Role
@@ -216,7 +220,9 @@ class SliceTask(Config):
 class Splits(Config):
     """How patients are divided.
 
-    ``validation`` is a share of each fold's training patients; ``file`` brings an own split.
+    ``validation`` is a share of each fold's training patients. ``stratify`` names tasks whose classes every fold gets
+    its share of (default: the primary task). ``file`` brings an own split: a CSV with the columns ``patient_id``,
+    ``fold`` (from 0) and ``part`` (train, validation or test), a line a patient and fold.
     """
 
     name: str = Field(default="main", pattern=r"^[A-Za-z0-9_.-]+$")
@@ -230,8 +236,9 @@ class Splits(Config):
 class Survival(Config):
     """Columns of the clinical table that hold follow-up time and event.
 
-    ``event`` is a boolean or a number 0 / 1 (1: it happened, 0: censored); ``positive`` lists the values that count
-    as 1 where it holds words.
+    ``time`` is a number since one moment, of role ``time`` or ``outcome``. ``event`` is a boolean or a number 0 / 1 (1:
+    it happened, 0: censored) of role ``outcome`` or ``label``; ``positive`` lists the values that count as 1 where it
+    holds words.
     """
 
     time: str
@@ -240,7 +247,7 @@ class Survival(Config):
 
 
 class Reports(Config):
-    """Folder or table of report texts."""
+    """Folder or table of report texts; no recipe reads them yet."""
 
     path: str
 
