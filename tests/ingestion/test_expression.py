@@ -98,6 +98,45 @@ def test_the_id_column_may_stand_anywhere_and_others_be_ignored(tmp_path: Path) 
         read(tmp_path, patient_id="cases")
 
 
+@pytest.mark.proves("G1.1", "G1.2", "G.input")
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+def test_row_numbers_are_not_taken_for_patients_who_are_numbered(tmp_path: Path, name: str) -> None:
+    patients = [str(one) for one in range(1, 6)]
+    frame = pd.DataFrame(VALUES, columns=GENES).assign(case=[5, 4, 2]).rename_axis(name or None)
+    frame.to_csv(tmp_path / "m.csv")
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, patients)
+    (problem,) = caught.value.problems
+    assert "the first column may only number the rows: the patients' ids may stand in 'case'" in str(problem)
+    assert f'Set genes.patient_id: case; if the first column does hold the ids, genes.patient_id: "{name}"' in str(
+        problem
+    )
+    found = frame_of(read(tmp_path, patients, patient_id="case"))
+    assert list(found.index) == ["5", "4", "2"] and list(found.columns) == GENES
+    numbered = frame_of(read(tmp_path, patients, patient_id=name, ignore=["case"]))
+    assert list(numbered.index) == ["1", "2"] and list(numbered.columns) == GENES
+    frame.drop(columns="case").set_axis([1, 2, 3]).to_csv(tmp_path / "m.csv")  # patients who are numbered
+    assert list(frame_of(read(tmp_path, patients)).index) == ["1", "2", "3"]
+
+
+@pytest.mark.proves("G1.1", "G.input")
+@pytest.mark.parametrize("late", [0, 300])
+def test_a_matrix_with_patients_ids_both_ways_is_asked_about(tmp_path: Path, late: int) -> None:
+    """Entrez ids are numbers, and so may patients be; the rows with patients may come late."""
+    entrez = ["7157", "672", "1", "2", "9"]
+    names = [f"S{at}" for at in range(late)] + ["1", "2", "4"]
+    values = np.vstack([np.ones((late, 5)), VALUES]).astype(np.float32)
+    for text in (table(values, names, entrez, "id"), table(values.T, entrez, names, "id")):
+        (tmp_path / "m.csv").write_text(text)
+        with pytest.raises(InputError) as caught:
+            read(tmp_path, ["1", "2", "3", "4"], id_kind="entrez")
+        across, down = (2, 3) if text.startswith("id,7157") else (3, 2)
+        said = f"{across} names of its header and {down} ids of its rows are patients'. Set genes.orientation"
+        assert said in str(caught.value)
+    turned = read(tmp_path, ["1", "2", "3", "4"], id_kind="entrez", orientation="genes_in_rows")
+    np.testing.assert_array_equal(frame_of(turned).loc[["1", "2", "4"], entrez].to_numpy(), VALUES)
+
+
 CBIOPORTAL = ["Hugo_Symbol", "Entrez_Gene_Id"]
 
 
@@ -246,6 +285,8 @@ def test_h5ad(tmp_path: Path, kind: str) -> None:
         read(tmp_path, path="m.h5ad", patient_id="patient")
     with pytest.raises(InputError, match="no sample is a patient's"):
         read(tmp_path, path="m.h5ad")
+    without = read(tmp_path, path="m.h5ad", patient_id="donor", ignore=["SEPT2"])
+    assert list(without.record.gene_ids) == [one for one in GENES if one != "SEPT2"]
 
 
 @pytest.mark.proves("G.input")
@@ -300,17 +341,22 @@ def test_suspected_damage_is_listed_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.proves("G.input", "G1.2")
-def test_genes_without_information_are_dropped_and_listed(tmp_path: Path) -> None:
+def test_genes_without_a_value_are_dropped_and_constant_ones_kept_and_both_listed(tmp_path: Path) -> None:
     values = np.column_stack([VALUES[:, :2], [0, 0, 0], [2, 2, 2], [1, 2, 3]]).astype(np.float32)
-    (tmp_path / "m.csv").write_text(table(values, PATIENTS[:3], GENES, "id").replace("2.0,1.0\n", "2.0,\n"))
+    text = table(values, PATIENTS[:3], GENES, "id").replace("2.0,1.0\n", "2.0,\n")
+    header, *rows = text.splitlines()
+    (tmp_path / "m.csv").write_text("\n".join([f"{header},EMPTY", *(f"{row}," for row in rows)]) + "\n")
     found = read(tmp_path)
-    assert found.record.gene_ids == ("TP53", "NA", "HLA-A")
-    assert found.record.facts["dropped"] == [
+    assert list(found.record.gene_ids) == GENES
+    assert found.record.facts["dropped"] == [{"gene": "EMPTY", "reason": "no value"}]
+    assert found.record.facts["constant"] == [
         {"gene": "nan", "reason": "all zero"},
         {"gene": "SEPT2", "reason": "always 2"},
     ]
-    assert found.counts["genes_kept"] == 3 and found.record.facts["missing"] == 1
+    assert found.counts["genes_kept"] == 5 and found.counts["genes_dropped"] == 1 and found.record.facts["missing"] == 4
     assert np.isnan(frame_of(found).loc[PATIENTS[0], "HLA-A"])
+    notes = "\n".join(found.notes)
+    assert "2 are the same in all patients (first: nan, SEPT2)" in notes and "(first: EMPTY)" in notes
 
 
 @pytest.mark.proves("G.input")

@@ -95,7 +95,7 @@ def test_every_block_of_patients_is_looked_at() -> None:
 
 
 @pytest.mark.proves("G.input")
-def test_genes_without_information_have_a_reason() -> None:
+def test_genes_that_tell_no_patients_apart_have_a_reason() -> None:
     nan = np.nan
     values = np.array([[0, 2, nan, nan, 1], [0, 2, nan, 5, 2]], np.float32)
     assert uninformative(values) == {0: "all zero", 1: "always 2", 2: "no value", 3: "always 5"}

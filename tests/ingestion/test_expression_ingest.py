@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from medform.cohort.cohort_file import CohortFile, parse_cohort_file, read_cohort_file
-from medform.cohort.genes import read_facts
+from medform.cohort.genes import Genes, read_facts
 from medform.cohort.store import Cohort
 from medform.config import read_yaml
 from medform.errors import InputError
@@ -21,6 +21,7 @@ from medform.ingestion import ingest as ingest_module
 from medform.ingestion.draft import draft_cohort_file
 from medform.ingestion.expression import read_expression
 from medform.ingestion.ingest import ingest
+from medform.inputs.genes import GeneEncoder
 from medform.synthetic.genes import GENES, draw_expression
 from medform.synthetic.hospital import write_hospital
 from medform.synthetic.options import HospitalOptions
@@ -68,9 +69,9 @@ def join_report(cohort: Cohort) -> list[dict[str, str]]:
 def test_expression_comes_into_the_store_with_its_report(clinic: Path, tmp_path: Path) -> None:
     cohort = ingest(cohort_file(clinic), tmp_path / "store")
     genes = cohort.genes()
-    assert genes is not None and genes.gene_ids == ("TP53", "NA")
+    assert genes is not None and genes.gene_ids == ("TP53", "NA", "ZERO")
     found = dict(zip(genes.patient_ids, np.asarray(genes.values).tolist(), strict=True))
-    assert found["P2"] == [-1.5, 0.25] and found["P1"][0] == 2.0 and np.isnan(found["P1"][1])
+    assert found["P2"] == [-1.5, 0.25, 0] and found["P1"][0] == 2.0 and np.isnan(found["P1"][1])
     assert set(cohort.patient_ids) == {"P1", "P2", "P3", "P5"}
     report = {(row["status"], row["patient_id"], row["sample_id"]) for row in join_report(cohort)}
     assert report == {
@@ -79,13 +80,36 @@ def test_expression_comes_into_the_store_with_its_report(clinic: Path, tmp_path:
     assert all(row["reason"] for row in join_report(cohort))
     counts = {key: count for key, count in cohort.counts.items() if "genes" in key}
     assert counts == {
-        "genes_samples": 4, "genes_matched": 3, "genes_ambiguous": 0, "genes_orphan": 1, "genes_kept": 2,
-        "genes_dropped": 1, "patients_with_genes": 3,
+        "genes_samples": 4, "genes_matched": 3, "genes_ambiguous": 0, "genes_orphan": 1, "genes_kept": 3,
+        "genes_dropped": 0, "patients_with_genes": 3,
     }  # fmt: skip
     notes = json.loads((cohort.root / "columns.json").read_text())["notes"]
-    assert "2 genes of 3 patients, 1 patients without (see genes_join.csv)" in "\n".join(notes)
+    assert "3 genes of 3 patients, 1 patients without (see genes_join.csv)" in "\n".join(notes)
     assert not any(one in "\n".join(notes) for one in ("P1", "P4"))  # a log names no person
-    assert read_facts(cohort.root)["dropped"] == [{"gene": "ZERO", "reason": "all zero"}]
+    facts = read_facts(cohort.root)
+    assert facts["dropped"] == [] and facts["constant"] == [{"gene": "ZERO", "reason": "all zero"}]
+
+
+@pytest.mark.proves("G1.2", "G2.1", "G.input")
+@pytest.mark.parametrize("scale", ["log2p1", "counts"])
+def test_a_gene_that_is_the_same_in_all_patients_of_another_cohort_is_encoded_as_it_is(
+    clinic: Path, tmp_path: Path, scale: str
+) -> None:
+    """A model of women and men, for a clinic of men: XIST is 0 in all of them, not unknown."""
+    random = np.random.default_rng(0)
+    names, ids = ("XIST", "TP53", "IDH1"), tuple(f"T{at}" for at in range(20))
+    values = random.integers(5, 15, (20, 3)).astype(np.float32)
+    values[::2, 0] = 0
+    encoder = GeneEncoder.fit(Genes(ids, names, values, scale), ids)
+    (clinic / "genes.csv").write_text("id,XIST,TP53,IDH1\nP1,0,7,9\nP2,0,11,6\nP5,0,8,8\n")
+    genes = ingest(cohort_file(clinic, scale=scale), tmp_path / "store").genes()
+    assert genes is not None
+    found = encoder.encode(genes)
+    low = -encoder.mean[0] / encoder.spread[0]
+    np.testing.assert_allclose(found.expression[:, 0], low, rtol=1e-5)
+    assert found.known.all() and low < -0.5 and not found.degradations
+    alone = encoder.encode(genes.select(["P2"]))  # whoever else is in the cohort
+    np.testing.assert_array_equal(alone.expression[0], found.expression[found.patient_ids.index("P2")])
 
 
 @pytest.mark.proves("A3.3", "G1.1")
@@ -231,12 +255,12 @@ def test_the_expression_of_nsclc_ct_ingests(shared_data: Path, tmp_path: Path) -
 
 
 def _assert_equal_to_pandas(cohort: Cohort, path: Path, patients: int, columns: int) -> None:
-    """Every gene is there with pandas' values, or dropped with a reason."""
+    """Every gene is there with pandas' values, or dropped since it has none."""
     genes = cohort.genes()
     raw = pd.read_csv(path, index_col=0, na_values=[""], keep_default_na=False)
     assert genes is not None and raw.shape == (patients, columns) and len(genes.patient_ids) == patients
     dropped = {one["gene"] for one in read_facts(cohort.root)["dropped"]}
     assert set(raw.columns) == {*genes.gene_ids, *dropped} and len(genes.gene_ids) + len(dropped) == columns
-    assert (raw[sorted(dropped)].nunique() == 1).all()
+    assert raw[sorted(dropped)].isna().to_numpy().all()
     expected = raw.loc[list(genes.patient_ids), list(genes.gene_ids)].to_numpy(np.float32)
     np.testing.assert_array_equal(genes.values, expected)

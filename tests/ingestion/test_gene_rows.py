@@ -82,3 +82,44 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         read(tmp_path, "id,GENE0,GENE1\nP1,0.5,-1,\nP2,-1,2,\n")
     last_is_missing = read(tmp_path, "GENE0,GENE1\nP1,0.5,\nP2,-1,2\n")  # R's row names, and one empty cell
     assert last_is_missing.genes.patient_ids == ("P1", "P2") and last_is_missing.genes.gene_ids == ("GENE0", "GENE1")
+
+
+@pytest.mark.proves("G4.2", "G.input")
+def test_ids_stand_in_the_column_of_training_wherever_it_is(tmp_path: Path) -> None:
+    spec = GenesSpec(path="row.csv", scale="zscore", patient_id="case")
+    for text in (
+        ",case,GENE0,GENE1\n0,17,0.5,1\n1,4,-1,2\n",
+        "Unnamed: 0,GENE0,GENE1,case\n0,0.5,1,17\n1,-1,2,4\n",
+        "GENE0,case,GENE1\n0.5,17,1\n-1,4,2\n",
+        "patient,GENE0,GENE1\n17,0.5,1\n4,-1,2\n",
+    ):
+        found = read(tmp_path, text, spec)
+        assert found.named and not found.problems and found.genes.patient_ids == ("17", "4")
+        assert found.genes.gene_ids == ("GENE0", "GENE1") and found.genes.values.tolist() == [[0.5, 1.0], [-1.0, 2.0]]
+
+
+@pytest.mark.proves("G4.2", "G.input")
+def test_row_numbers_are_no_ids_where_another_column_holds_the_patients(tmp_path: Path) -> None:
+    def told(text: str, patients: list[str]) -> str:
+        (tmp_path / "row.csv").write_text(text)
+        return faults(read_gene_rows(tmp_path / "row.csv", KNOWN, Z, patients))
+
+    text = '"","case","GENE0"\n"1",3,0.5\n"2",1,-1\n"3",2,-2\n'
+    said = told(text, ["1", "2", "3"])
+    assert "row 1: the first column may only number the rows: the patients' ids may stand in 'case'" in said
+    assert "Remove the column of row numbers; or, if it holds the ids, name it" in said and "genes." not in said
+    assert told(",who,GENE0\n0,A,0.5\n1,B,-1\n", ["A", "B"]).count("\n") == 0, "one fault, not two"
+    assert told(text.replace('""', "patient"), ["1", "2", "3"]) == ""
+    assert told("GENE0,GENE1\n1,0.5,3\n2,-1,1\n3,1,2\n", ["1", "2", "3"]) == "", "genes of the model are no ids"
+    assert told(",case,GENE0\n0,17,0.5\n", ["17"]) == "", "a single row is the single patient's"
+
+
+@pytest.mark.proves("G4.2", "G1.2")
+def test_values_that_are_odd_for_the_scale_are_noted_in_words_that_fit_a_model(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).uniform(0, 13, (1, 30)).round(2)
+    logarithms = ",".join(KNOWN) + "\n" + ",".join(map(str, values[0])) + "\n"
+    found = read(tmp_path, logarithms, GenesSpec(path="row.csv", scale="tpm"))
+    assert not found.problems and len(found.notes) == 2
+    assert "are these logarithms (the model takes tpm)?" in found.notes[0] and "a million" in found.notes[1]
+    assert not any("genes.scale" in one or "genes_join" in one for one in found.notes)
+    assert read(tmp_path, "id,GENE0\nP1,1\n").notes == ()

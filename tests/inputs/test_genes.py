@@ -381,6 +381,16 @@ def test_a_new_patient_whose_missing_counts_had_many_reads_counts_as_one_without
         assert said[PATIENTS[0]].endswith("without genes" if one.reads is not None else "as much too high")
 
 
+@pytest.mark.proves("G1.2")
+def test_one_count_in_everybody_is_constant_though_a_million_reads_differ() -> None:
+    genes = matrix("counts")
+    values = np.rint(genes.values)
+    values[:, 3], values[:, 4], values[:20, 5] = 0, 2, 7
+    encoder = GeneEncoder.fit(changed(genes, values), TRAINING)
+    assert encoder.constant == tuple(sorted(NAMES[3:6])) and len(encoder.gene_ids) == 9
+    assert not encoder.encode(changed(genes, values)).degradations
+
+
 def sequenced(heavy: int) -> Genes:
     """200 genes with counts that hardly vary, the first ``heavy`` with about 4 % of the reads each."""
     random = np.random.default_rng(0)

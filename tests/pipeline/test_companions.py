@@ -73,6 +73,38 @@ def test_a_patient_of_another_cohort_whose_counts_are_missing_does_not_stop_the_
     assert "the expression of patient 'P06' is not counts as in training" in str(problem)
 
 
+def test_a_scan_s_genes_that_look_like_logarithms_are_told(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    values = np.exp2(random.normal(3, 2, (30, 100))).astype(np.float32)
+    genes = Genes(PATIENTS, tuple(f"G{number:02d}" for number in range(100)), values, "tpm")
+    reads: Any = SimpleNamespace(genes=GeneEncoder.fit(genes, PATIENTS), reads_genes=True, gene_file={})
+    pd.DataFrame(np.log2(values[:1] + 1), columns=list(genes.gene_ids)).to_csv(tmp_path / "row.csv", index=False)
+    encoded, notes, problems = segment._genes(reads, SimpleNamespace(patient_ids=("A",)), tmp_path / "row.csv")  # pyright: ignore[reportArgumentType]
+    assert problems == [] and encoded is not None and encoded.patient_ids == ("A",)
+    assert any("are these logarithms (the model takes tpm)?" in one for one in notes)
+
+
+@pytest.mark.parametrize("remembered", [{}, {"patient_id": "case"}])
+def test_rows_of_a_table_with_row_numbers_reach_their_own_patients_or_nobody(
+    reads_counts: Any, tmp_path: Path, remembered: dict[str, str]
+) -> None:
+    genes = sequenced()
+    frame = pd.DataFrame(genes.values[:3].astype(int), columns=list(genes.gene_ids))
+    frame.insert(0, "case", [3, 1, 2])
+    frame.to_csv(tmp_path / "row.csv")
+    reads_counts.gene_file = remembered
+    cohort: Any = SimpleNamespace(patient_ids=("1", "2", "3"))
+    encoded, _, problems = segment._genes(reads_counts, cohort, tmp_path / "row.csv")
+    if not remembered:
+        assert encoded is None and "the patients' ids may stand in 'case'" in str(problems[0])
+        return
+    assert encoded is not None and problems == []
+    own = reads_counts.genes.encode(genes)
+    for patient, row in (("3", 0), ("1", 1), ("2", 2)):
+        mine = encoded.patient_ids.index(patient)
+        np.testing.assert_array_equal(encoded.expression[mine], own.expression[row])
+
+
 def test_a_scan_s_row_with_most_counts_missing_counts_as_no_genes(reads_counts: Any, tmp_path: Path) -> None:
     genes = sequenced()
     row = pd.DataFrame(genes.values[:1].astype(int), columns=list(genes.gene_ids)).astype(object)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medform.cohort.genes_spec import GenesSpec
 from medform.cohort.masks_spec import Masks
 from medform.cohort.store import Cohort
 from medform.config import load
@@ -62,6 +63,8 @@ def test_a_frozen_model_is_scored_on_other_patients_as_a_count_of_its_own_masks_
             patient = str(cohort.series.iloc[place]["patient_id"])
             dice.setdefault(patient, []).append(2 * (drawn & true).sum() / both)
     assert "1 of 6 patients have no genes" in (found["mgi - mgi_null_genes", "dice_patient"].note or "")
+    marked = {row.model for row in rows if "upstream_transductive" in (row.note or "")}
+    assert marked == {"mgi", "mgi - mgi_null_genes"}
     assert found["mgi", "dice_patient"].n_patients == len(dice)
     assert found["mgi", "dice_patient"].value == pytest.approx(np.mean([one[0] for one in dice.values()]))
     cases = pd.read_parquet(tmp_path / "run" / "cases.parquet")
@@ -225,6 +228,54 @@ def test_rows_of_a_model_that_reads_genes_say_how_many_patients_had_none() -> No
     assert said in notes["mgi"] and said in notes["mgi - mgi_null_genes"] and said not in notes["mgi_null_genes"]
     everybody: Any = SimpleNamespace(patient_ids=tuple("abcde"))
     assert not any("no genes" in (row.note or "") for row in _rows(cases, segmenter, everybody, "g"))
+
+
+@pytest.mark.proves("G4.3", "G6.3")
+def test_rows_say_that_the_publisher_standardised_the_genes_over_all_patients(
+    other_store: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medform.inputs.genes import GeneEncoder
+    from medform.pipeline.external import _checked, _rows
+
+    genes = other_store.genes()
+    assert genes is not None and genes.upstream_transductive
+    encoder = GeneEncoder.fit(genes, genes.patient_ids)
+    segmenter: Any = SimpleNamespace(name="mgi", unit=other_store.unit, genes=encoder, reads_genes=True)
+    config = {"segmentation": {"mask_values": None}}
+    given = _checked(segmenter, other_store, config, {}, "cohort.yaml")
+    assert given.genes is not None and given.upstream_transductive
+    common = {"cohort": "h", "task": "segmentation", "protocol": "external", "fold": 0, "seed": 0, "value": 0.5}
+    cases = pd.DataFrame(
+        common | {"model": model, "patient_id": patient, "metric": metric}
+        for model in ("mgi", "mgi_null_genes")
+        for patient in genes.patient_ids
+        for metric in ("lesion_voxels", "dice_patient")
+    )
+    for said in (True, False):
+        rows = _rows(cases, segmenter, given.genes, "g", upstream_transductive=said)
+        marked = {row.model for row in rows if "upstream_transductive" in (row.note or "")}
+        assert marked == ({"mgi", "mgi - mgi_null_genes"} if said else set())
+    without: Any = SimpleNamespace(name="unet", unit=other_store.unit, genes=None, reads_genes=False)
+    assert not _checked(without, other_store, config, {}, "cohort.yaml").upstream_transductive
+    monkeypatch.setattr(Cohort, "genes", lambda _: replace(genes, upstream_transductive=False))
+    assert not _checked(segmenter, other_store, config, {}, "cohort.yaml").upstream_transductive
+
+
+def test_a_model_folder_keeps_which_column_of_the_gene_file_holds_the_ids(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    from medform.pipeline.frozen_segmentation import segmentation_parts
+    from medform.recipes.recipe import read_recipe
+
+    for name in ("model", "genes"):
+        save_file({"x": np.zeros(1, np.float32)}, tmp_path / f"{name}.safetensors")
+    (tmp_path / "genes.json").write_text("{}")
+    spec = GenesSpec(path="genes.csv", scale="zscore", patient_id="case", ignore=["centre"])
+    cohort: Any = SimpleNamespace(file=SimpleNamespace(genes=spec, masks=None))
+    folder: Any = SimpleNamespace(stage=lambda *_: tmp_path)
+    parts = segmentation_parts(folder, cohort, read_recipe("mgi-small"), 0, 0)
+    assert parts is not None and parts.genes is not None
+    assert parts.genes["file"]["patient_id"] == "case" and parts.genes["file"]["ignore"] == ["centre"]
 
 
 def test_a_model_folder_keeps_what_the_training_cohort_calls_the_lesion(

@@ -92,7 +92,7 @@ JOIN_HEADER = tuple(part.name for part in fields(JoinRow))
 class GenesRecord:
     """What is to be stored: ``values`` (n, G) float32 with its ids in any order, and how they were read.
 
-    ``facts`` are JSON-able: dropped genes with reasons, suspected damage, merged duplicates.
+    ``facts`` are JSON-able: dropped and constant genes with reasons, suspected damage, merged duplicates.
     """
 
     patient_ids: tuple[str, ...]
@@ -170,7 +170,7 @@ def read_genes(root: Path) -> Genes:
 
 
 def read_facts(root: Path) -> dict[str, Any]:
-    """``genes.json``: ids in the order of the matrix, scale, dropped genes, suspected damage, merged duplicates."""
+    """``genes.json``: ids in the order of the matrix, scale, dropped and constant genes, damage, duplicates."""
     facts = json.loads((root / FACTS).read_text(encoding="utf-8"))
     if (version := facts.get("schema_version")) != SCHEMA_VERSION:
         raise InputError(

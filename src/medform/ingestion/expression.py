@@ -15,7 +15,7 @@ from medform.cohort.files import file_sha256
 from medform.cohort.genes import GenesRecord, JoinRow
 from medform.cohort.genes_spec import GenesSpec
 from medform.errors import InputError, Problem
-from medform.ingestion.expression_checks import Numbers, check_scale, uninformative
+from medform.ingestion.expression_checks import NO_VALUE, Numbers, check_scale, uninformative
 from medform.ingestion.expression_formats import read_text_matrix, recognise
 from medform.ingestion.expression_gdc import read_gdc
 from medform.ingestion.expression_h5ad import read_h5ad
@@ -74,10 +74,11 @@ def expression_digest(file: CohortFile) -> str:
 def read_expression(file: CohortFile, known: Collection[str]) -> Expression:
     """Read, join and check the expression of the patients ``known`` (with images or a row of the table).
 
-    The stored values are those of the file; genes without information are dropped and listed, doubled genes are
-    merged only by a declared rule. Raises `InputError` with every fault at once: no sample of a known patient, a
-    matrix that lies the other way, text in cells, ragged rows, doubled genes or samples, values that contradict
-    the declared scale, counts that lack too many reads.
+    The stored values are those of the file; genes without any value are dropped and listed, doubled genes are merged
+    only by a declared rule. A gene that is the same in all these patients is kept and listed: it need not be so in
+    others, and a model of theirs may read it. Raises `InputError` with every fault at once: no sample of a known
+    patient, a matrix that lies the other way, text in cells, ragged rows, doubled genes or samples, values that
+    contradict the declared scale, counts that lack too many reads.
     """
     spec = file.genes
     assert spec is not None
@@ -166,13 +167,13 @@ def _expression(
     genes, merged_of = names.ids, {}
     if spec.duplicates != "refuse":
         genes, values, merged_of = merge_duplicates(names.ids, values, spec.duplicates)
-    dropped = uninformative(values)
-    if dropped:
-        kept = [column for column in range(len(genes)) if column not in dropped]
-        lost = [{"gene": genes[column], "reason": reason} for column, reason in dropped.items()]
+    alike = uninformative(values)
+    told = [{"gene": genes[column], "reason": reason} for column, reason in alike.items()]
+    lost = [one for one in told if one["reason"] == NO_VALUE]
+    constant = [one for one in told if one["reason"] != NO_VALUE]
+    if lost:
+        kept = [column for column in range(len(genes)) if alike.get(column) != NO_VALUE]
         genes, values = tuple(genes[column] for column in kept), values[:, kept]
-    else:
-        lost = []
     lost += [{"gene": one, "reason": "a summary line of the counter"} for one in names.summary]
     facts: dict[str, Any] = {
         "format": matrix.format,
@@ -183,6 +184,7 @@ def _expression(
         "missing": numbers.missing,
         "beyond_10": numbers.beyond_10,
         "dropped": lost,
+        "constant": constant,
         "merged": [{"gene": one, "copies": count, "rule": spec.duplicates} for one, count in merged_of.items()],
         "suspected_damage": list(names.damaged),
     }
@@ -224,6 +226,9 @@ def _notes(
     if facts["dropped"]:
         first = ", ".join(one["gene"] for one in facts["dropped"][:SHOWN])
         notes.append(f"genes: {len(facts['dropped'])} without information were dropped (first: {first}).")
+    if facts["constant"]:
+        first = ", ".join(one["gene"] for one in facts["constant"][:SHOWN])
+        notes.append(f"genes: {len(facts['constant'])} are the same in all patients (first: {first}).")
     if facts["merged"]:
         notes.append(f"genes: {len(facts['merged'])} stood more than once and were merged by {spec.duplicates}.")
     if names.damaged:

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from medform.cohort.genes_spec import MOST_UNREAD, GeneScale, GenesSpec
 from medform.errors import Problem
 
-__all__ = ["Numbers", "check_scale", "uninformative"]
+__all__ = ["NO_VALUE", "Numbers", "check_scale", "uninformative"]
 
 ROWS = 64
 """Patients that are looked at together, so that no copy of the whole matrix is made."""
 LARGEST_LOGARITHM = 30.0
 """log2 of any count of reads is below it: 2 ** 30 is more than a sequencing run gives one gene."""
 MILLION, FAR = 1e6, 2.0
+NO_VALUE = "no value"
 TAIL = 10.0
 
 
@@ -183,13 +184,14 @@ def _partly_read(shares: NDArray[np.float64]) -> list[str]:
 
 
 def uninformative(values: NDArray[np.float32]) -> dict[int, str]:
-    """Number of each gene (column) without information, and why: no value, all zero, one value throughout.
+    """Number of each gene (column) that does not tell these patients apart, and why.
 
-    A matrix of one patient has none: there is nothing to compare with.
+    That is `NO_VALUE`, all zero, or one value throughout; of one patient only the first, as there is nothing to
+    compare with.
     """
     if len(values) < 2:
         empty = np.isnan(values).all(axis=0)
-        return {int(column): "no value" for column in np.flatnonzero(empty)}
+        return {int(column): NO_VALUE for column in np.flatnonzero(empty)}
     lowest = np.full(values.shape[1], np.inf, np.float32)
     highest = np.full(values.shape[1], -np.inf, np.float32)
     for start in range(0, len(values), ROWS):
@@ -199,5 +201,5 @@ def uninformative(values: NDArray[np.float32]) -> dict[int, str]:
     found = {}
     for column in np.flatnonzero(~(highest > lowest)).tolist():
         low = float(lowest[column])
-        found[column] = "no value" if low > highest[column] else "all zero" if low == 0 else f"always {low:g}"
+        found[column] = NO_VALUE if low > highest[column] else "all zero" if low == 0 else f"always {low:g}"
     return found

@@ -14,6 +14,7 @@ from medform.ingestion.barcodes import parse_barcode
 from medform.ingestion.expression_join import Sample
 from medform.ingestion.expression_matrix import GrowingRows, Matrix
 from medform.ingestion.expression_text import IGNORED, TEXT, Faults, TextMatrix, first_lines, read_head, split_line
+from medform.ingestion.row_numbers import are_row_numbers, listed, other_id_columns
 
 __all__ = ["Wanted", "read_text_matrix", "recognise"]
 
@@ -29,6 +30,7 @@ class _Layout:
     """How a text file is laid out.
 
     ``ids`` are the fields that may name a row, the first that is filled counts; ``values`` the fields with numbers.
+    ``guessed``: the orientation follows from ids alone. ``other_ids``: fields that may hold the patients' ids instead.
     """
 
     format: GeneFormat
@@ -39,6 +41,8 @@ class _Layout:
     ids: tuple[int, ...]
     values: tuple[int, ...]
     rows: int | None = None
+    guessed: bool = False
+    other_ids: tuple[int, ...] = ()
 
 
 def recognise(path: Path, spec: GenesSpec) -> GeneFormat:
@@ -61,7 +65,7 @@ def read_text_matrix(path: Path, spec: GenesSpec, format: GeneFormat, wanted: Wa
     """Read the samples that are ``wanted``; ids of all the others are kept for the report.
 
     Raises `InputError` where there is no table, or where it lacks the columns of its format; faults of cells, rows
-    and names are in ``problems``.
+    and names are in ``problems``, as are ids that may be row numbers and an orientation that nothing decides.
     """
     layout = _layout(path, spec, format, wanted)
     problems = _name_problems(layout, path.name)
@@ -84,6 +88,7 @@ def read_text_matrix(path: Path, spec: GenesSpec, format: GeneFormat, wanted: Wa
     if not faults.rows:
         raise InputError("the matrix has a header but no row.", where=str(path), fix="give the whole table.")
     problems += faults.problems()
+    problems += _either_way(matrix, wanted) if layout.guessed else []
     if layout.rows is not None and layout.rows != faults.rows:
         text = f"the second line says {layout.rows} rows; there are {faults.rows}."
         problems.append(Problem(text, file=path.name, row=2, suggestion="Copy the file again: it may be cut short."))
@@ -145,22 +150,40 @@ def _layout(path: Path, spec: GenesSpec, format: GeneFormat, wanted: Wanted) -> 
         return _cbioportal_layout(layout, spec.id_kind, path)
     if format == "xena":
         return _wide_layout(layout, spec, path)
-    orientation = spec.orientation if spec.orientation != "auto" else _orientation(names[1:], head.ids, spec, wanted)
-    return _wide_layout(replace(layout, orientation=orientation), spec, path)
+    guessed = spec.orientation == "auto" and spec.patient_id is None
+    orientation: Orientation = "patients_in_rows" if spec.orientation == "auto" else spec.orientation
+    if guessed:
+        orientation = _orientation(names[1:], head.ids, wanted)
+    layout = _wide_layout(replace(layout, orientation=orientation, guessed=guessed), spec, path)
+    if orientation == "genes_in_rows" or spec.patient_id is not None:
+        return layout
+    others = other_id_columns(path, head, spec, lambda one: wanted(Sample(one)))
+    return replace(layout, other_ids=others, values=tuple(one for one in layout.values if one not in others))
 
 
-def _orientation(across: Sequence[str], down: Sequence[str], spec: GenesSpec, wanted: Wanted) -> Orientation:
-    """Which way a wide matrix lies: where the patients' ids, else where TCGA barcodes are.
+def _orientation(across: Sequence[str], down: Sequence[str], wanted: Wanted) -> Orientation:
+    """Which way a wide matrix seems to lie: where most of the patients' ids, else of TCGA barcodes are.
 
-    A header is seen whole, rows only in part; so a matrix without any of them in its header has patients in rows.
+    A header is seen whole, rows only in part; so a matrix without any of them in its header has patients in rows. One
+    with patients' ids both ways is refused when all its rows were read (`_either_way`).
     """
-    if spec.patient_id is not None:
-        return "patients_in_rows"
     for test in (lambda one: wanted(Sample(one)), lambda one: parse_barcode(one) is not None):
         in_header, in_rows = sum(map(test, across)), sum(map(test, down))
         if in_header or in_rows:
             return "genes_in_rows" if in_header > in_rows else "patients_in_rows"
     return "patients_in_rows"
+
+
+def _either_way(matrix: Matrix, wanted: Wanted) -> list[Problem]:
+    """Patients' ids in the header and in the rows: Entrez ids look like patients who are numbered."""
+    genes = sum(wanted(Sample(one)) for one in matrix.gene_ids)
+    if not genes or not matrix.taken:
+        return []
+    turned = matrix.orientation == "genes_in_rows"
+    across, down = (len(matrix.taken), genes) if turned else (genes, len(matrix.taken))
+    text = f"the matrix may lie either way: {across} names of its header and {down} ids of its rows are patients'."
+    hint = "Set genes.orientation: patients_in_rows or genes_in_rows."
+    return [Problem(text, file=matrix.file, column="genes.orientation", suggestion=hint)]
 
 
 def _wide_layout(layout: _Layout, spec: GenesSpec, path: Path) -> _Layout:
@@ -173,11 +196,10 @@ def _wide_layout(layout: _Layout, spec: GenesSpec, path: Path) -> _Layout:
         hint = f"did you mean '{close[0]}'?" if close else f"columns there: {', '.join(names[:8])} ..."
         raise InputError(f"no column '{wanted}' (genes.patient_id).", where=str(path), fix=hint)
     patient = 0 if wanted is None else names.index(wanted)
-    numbers = {0} if not names[0] else set()  # row numbers, as R writes them, have no name
     values = [
         place
         for place, name in enumerate(names)
-        if place != patient and place not in numbers and name not in spec.ignore
+        if place != patient and not are_row_numbers(place, name) and name not in spec.ignore
     ]
     return replace(layout, ids=(patient,), values=tuple(values))
 
@@ -219,13 +241,21 @@ def _gct_layout(path: Path, kind: GeneIdKind) -> _Layout:
 
 
 def _name_problems(layout: _Layout, file: str) -> list[Problem]:
-    """Value columns without a name, and (patients in rows) no gene at all."""
+    """Value columns without a name, and (patients in rows) ids that may be row numbers, or no gene at all."""
     problems = [
         Problem(f"column {place + 1} has no name.", file=file, row=layout.skip, suggestion="Name or remove it.")
         for place in layout.values
         if not layout.names[place]
     ]
-    if not layout.values:
+    if layout.other_ids:
+        others = [layout.names[place] for place in layout.other_ids]
+        text = f"the first column may only number the rows: the patients' ids may stand in {listed(others)}."
+        hint = (
+            f"Set genes.patient_id: {others[0]}; if the first column does hold the ids, "
+            f'genes.patient_id: "{layout.names[0]}", which is its name.'
+        )
+        problems.append(Problem(text, file=file, row=layout.skip, column="genes.patient_id", suggestion=hint))
+    elif not layout.values:
         problems.append(Problem("there is no column of values.", file=file, row=layout.skip))
     return problems
 

@@ -61,10 +61,12 @@ def is_damaged(gene: str, kind: GeneIdKind = "symbol") -> bool:
 def name_genes(matrix: Matrix, spec: GenesSpec) -> GeneNames:
     """Names to store, and every fault of them: empty, of another kind than declared, doubled without a rule.
 
-    Ids are text: a gene ``NA`` or ``nan`` is a gene. The version of an Ensembl id is taken off.
+    Ids are text: a gene ``NA`` or ``nan`` is a gene. The version of an Ensembl id is taken off. What ``genes.ignore``
+    names is left out, whatever the format.
     """
-    raw = matrix.gene_ids
-    kept = np.array([number for number, one in enumerate(raw) if not SUMMARY.fullmatch(one)], np.int64)
+    raw, ignored = matrix.gene_ids, set(spec.ignore)
+    taken = [number for number, one in enumerate(raw) if not SUMMARY.fullmatch(one) and one not in ignored]
+    kept = np.array(taken, np.int64)
     ids = [raw[number] for number in kept]
     if spec.id_kind == "ensembl":
         ids = [VERSION.sub(r"\1", one) for one in ids]

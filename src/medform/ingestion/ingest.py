@@ -20,6 +20,8 @@ from medform.ingestion.changed import changed_files, note_seen, refuse_changed, 
 from medform.ingestion.clinical import Clinical, read_join
 from medform.ingestion.expression import Expression, expression_digest, read_expression
 from medform.ingestion.found_series import Finding, FoundSeries
+from medform.ingestion.gene_leaks import find_gene_leaks
+from medform.ingestion.leaks import refuse_leaks
 from medform.ingestion.masks import MaskRule, mask_note, of_one_visit, refuse_maskless
 from medform.ingestion.plan import Plan, ReadSettings, plan_folder, plan_index
 from medform.ingestion.select import select_series
@@ -31,7 +33,7 @@ from medform.runs.folder import RunFolder
 
 __all__ = ["ingest", "ingest_scan"]
 
-FORMAT, FORMAT_BESIDE = 2, 3
+FORMAT, FORMAT_BESIDE = 2, 4
 """Raised when the same files would give other bytes, so that a store of an older medform is not taken for
 a new one: of images and tables; and of a cohort that has genes or masks beside them."""
 MOST_SHOWN = 12
@@ -66,11 +68,21 @@ class _Sources:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def expression(self) -> Expression | None:
-        """Expression of everybody who has images or a row of the table; None where the cohort file names none."""
+        """Expression of everybody who has images or a row of the table; None where the cohort file names none.
+
+        Raises `InputError` for what `read_expression` refuses, and for genes that restate a column of the table.
+        """
         if self.file.genes is None:
             return None
-        rows = set() if self.clinical.frame is None else set(self.clinical.frame.index.astype(str))
-        return read_expression(self.file, rows | {one.patient_id for one in self.chosen})
+        table = self.clinical.frame
+        rows = set() if table is None else set(table.index.astype(str))
+        expression = read_expression(self.file, rows | {one.patient_id for one in self.chosen})
+        if table is None:
+            return expression
+        leaks = find_gene_leaks(self.file, table, expression.record)
+        refuse_leaks(leaks, str(self.file.path(self.file.genes.path)), "genes are columns of the clinical table")
+        notes = [f"genes: {leak.column}: {leak.message}" for leak in leaks]
+        return replace(expression, notes=(*expression.notes, *notes))
 
 
 def _size(root: Path, series: FoundSeries) -> int:
@@ -96,7 +108,8 @@ def ingest(
     one that is damaged, ``overwrite`` every store; ``renewal`` is what the refusal advises. The bytes do not
     depend on ``workers`` (processes) or on interruptions. Raises `InputError`, before anything is written, for
     an empty folder, a folder without usable images, faults of the table, ids of which none matches, features
-    that give a label away, and several candidate series of one patient without a rule.
+    that give a label away, genes that restate a column of the table, and several candidate series of one patient
+    without a rule.
     """
     progress = progress or silent
     sources = _read_sources(cohort_file, workers, progress)

@@ -21,6 +21,8 @@ from medform.cohort.split import inner_folds
 from medform.errors import InputError, Problem
 
 __all__ = [
+    "FEWEST",
+    "NAME_ALIKE",
     "REFUSED_ABOVE",
     "WARNED_ABOVE",
     "Leak",
@@ -45,14 +47,14 @@ FEW_VALUES = 10
 
 @dataclass(frozen=True)
 class Leak:
-    """A column, or an order, that gives a label away. ``auroc`` is None where the name alone is the reason.
+    """A column, an order, or a gene that gives a label away. ``auroc`` is None where names or values are the reason.
 
-    ``verdict``: refused, warned, or allowed (``allow_as_feature``).
+    ``verdict``: refused, warned, or allowed (``allow_as_feature``). ``task`` is empty where the label is no task's.
     """
 
     column: str
     task: str
-    how: Literal["name", "auroc", "id_number", "row_order"]
+    how: Literal["name", "auroc", "id_number", "row_order", "values"]
     verdict: Literal["refused", "warned", "allowed"]
     auroc: float | None
     message: str
@@ -199,12 +201,12 @@ def _order_leaks(task: str, ids: pd.Index, labels: NDArray[np.float64]) -> list[
     return found
 
 
-def refuse_leaks(leaks: Sequence[Leak], where: str) -> None:
-    """Raise one `InputError` with every refused leak, if there are any."""
+def refuse_leaks(leaks: Sequence[Leak], where: str, what: str = "features give a label away") -> None:
+    """Raise one `InputError` with every refused leak, if there are any; ``what`` they do."""
     problems = [Problem(leak.message, column=leak.column) for leak in leaks if leak.verdict == "refused"]
     if problems:
         raise InputError(
-            f"{len(problems)} features give a label away.",
+            f"{len(problems)} {what}.",
             where=where,
             consequence="Nothing was started.",
             fix="leave them out or allow them, each by its key.",

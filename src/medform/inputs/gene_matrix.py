@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from medform.cohort.genes import Genes
 from medform.errors import InputError
 
-__all__ = ["moments", "normal_scores", "pieces", "raw_values", "read_shares", "refuse_repeated", "some"]
+__all__ = ["differing", "moments", "normal_scores", "pieces", "raw_values", "read_shares", "refuse_repeated", "some"]
 
 Codes = Int[np.ndarray, " n"]
 PerGene = Float[np.ndarray, " g"]
@@ -71,6 +71,17 @@ def moments(genes: Genes, rows: Codes) -> tuple[PerGene, PerGene]:
         raw = raw_values(genes, piece)
         square += np.square(np.where(np.isfinite(raw), raw - mean, 0.0)).sum(axis=0)
     return mean, np.sqrt(square / count)
+
+
+def differing(genes: Genes, rows: Codes) -> Bool[np.ndarray, " g"]:
+    """Whether a gene's known values, as they are stored, differ among the patients ``rows``."""
+    lowest = np.full(len(genes.gene_ids), np.inf)
+    highest = -lowest
+    for piece in pieces(rows, len(genes.gene_ids)):
+        values = np.asarray(genes.values[piece])
+        np.fmin(lowest, np.fmin.reduce(values, axis=0), out=lowest)
+        np.fmax(highest, np.fmax.reduce(values, axis=0), out=highest)
+    return highest > lowest
 
 
 def read_shares(genes: Genes, rows: Codes) -> PerGene:

@@ -22,6 +22,7 @@ from medform.config import Config
 from medform.errors import InputError
 from medform.inputs.clinical import Degradation
 from medform.inputs.gene_matrix import (
+    differing,
     moments,
     normal_scores,
     pieces,
@@ -133,6 +134,8 @@ class GeneEncoder:
         rows = np.array([having[one] for one in sorted(having)], np.int64)  # in an order that no file changes
         mean, spread = moments(genes, rows)
         varies = spread > CONSTANT * np.maximum(1.0, np.abs(mean))
+        if genes.scale == "counts":
+            varies &= differing(genes, rows)  # one count in everybody would only tell how deeply each was sequenced
         if not varies.any():
             raise InputError(
                 f"none of {len(genes.gene_ids)} genes varies among {len(rows)} training patients.",

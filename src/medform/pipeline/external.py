@@ -38,13 +38,15 @@ class _Judgeable:
     """What a cohort gives to judge a model by.
 
     ``genes``: the patients' genes as the model takes them; ``values``: the numbers that are lesion in the masks;
-    ``notes``: what to know of the whole run; ``unchecked``: what nobody could check of the numbers, for every row.
+    ``notes``: what to know of the whole run; ``unchecked``: what nobody could check of the numbers, for every row;
+    ``upstream_transductive``: the publisher of the genes standardised them over all patients.
     """
 
     genes: EncodedGenes | None
     values: list[int]
     notes: list[str]
     unchecked: str | None = None
+    upstream_transductive: bool = False
 
 
 def judge_frozen(
@@ -113,7 +115,9 @@ def _checked(
     if doubtful := unsure(cohort, preprocess):
         notes.append(f"of {len(doubtful)} patients it is not known whether their images have the unit of the training")
     logger.log(logging.WARNING if unchecked else logging.INFO, "%s", notes[0])
-    return _Judgeable(encoded, values, [*notes, *of_genes], unchecked)
+    genes = cohort.genes() if encoded is not None else None
+    transductive = genes is not None and genes.upstream_transductive
+    return _Judgeable(encoded, values, [*notes, *of_genes], unchecked, transductive)
 
 
 def _genes(segmenter: FrozenSegmenter, cohort: Cohort) -> tuple[EncodedGenes | None, list[str], Problem | None]:
@@ -234,7 +238,10 @@ def _judge(
     cases = pd.DataFrame(_cases(cohort, segmenter, models, given.values, set_threads(), progress))
     trained = config.get("cohort", {}).get("name")
     write_atomically(folder.path / "cases.parquet", lambda path: cases.to_parquet(path, index=False))
-    write_scores(folder.path / "scores.json", _rows(cases, segmenter, given.genes, trained, given.unchecked))
+    rows = _rows(
+        cases, segmenter, given.genes, trained, given.unchecked, upstream_transductive=given.upstream_transductive
+    )
+    write_scores(folder.path / "scores.json", rows)
     missing = len(cohort.patient_ids) - len(set(cases["patient_id"]))
     notes = [*given.notes]
     notes += [f"{missing} patients have no mask and are not judged"] if missing > 0 else []
@@ -250,10 +257,14 @@ def _rows(
     genes: EncodedGenes | None,
     trained: str | None,
     unchecked: str | None = None,
+    *,
+    upstream_transductive: bool = False,
 ) -> list[ScoreRow]:
-    """Rows of the cases; all say what is ``unchecked``, those with genes of how many patients there were none.
+    """Rows of the cases; all say what is ``unchecked``.
 
-    Such a patient is drawn alike with genes and without, so their paired difference is 0 and hides that of others.
+    Those with genes say of how many patients there were none, and whether their publisher standardised them over all
+    patients (``upstream_transductive``). A patient without genes is drawn alike with them and without, so that the
+    paired difference is 0 and hides that of others.
     """
     from medform.evaluation.segmentation import segmentation_rows
 
@@ -262,6 +273,8 @@ def _rows(
     lacking = len(judged - set(genes.patient_ids if genes is not None else ()))
     if segmenter.reads_genes and lacking:
         notes[segmenter.name].append(f"{lacking} of {len(judged)} patients have no genes: a stand-in was used")
+    if upstream_transductive and genes is not None:
+        notes[segmenter.name].append("upstream_transductive")
     pairs = [(segmenter.name, other) for other in dict.fromkeys(cases["model"]) if other != segmenter.name]
     said = {model: "; ".join(some) for model, some in notes.items() if some}
     return segmentation_rows(cases, pairs=pairs, train_cohorts=trained, notes=said)

@@ -38,7 +38,7 @@ TOLERANCE = 2e-3
 BATCHES = (32, 8, 1)
 """Slices taken at once; fewer where memory does not suffice."""
 LOGGED = ("counts", "tpm")
-LAYOUT = ("id_kind", "missing", "decimal", "ignore")
+LAYOUT = ("id_kind", "patient_id", "missing", "decimal", "ignore")
 """What of the cohort file's `genes` tells how a later table of expression is read."""
 
 

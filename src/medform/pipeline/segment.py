@@ -102,8 +102,9 @@ def segment(
     """Segment a DICOM, NIfTI or picture scan, or a folder of patients, into ``out``; a mask a series.
 
     ``genes``: a table with genes as columns, in the scale of training, a row a patient (for one patient a single row,
-    with or without an id); who has no row is segmented by the model's learnt stand-in for genes. ``formats``: some of
-    `FORMATS`, in a list or joined by commas. Masks lie on the voxels of their source: NIfTI of a NIfTI source on its
+    with or without an id); ids stand in the column that had them in training, else in the first. Who has no row is
+    segmented by the model's learnt stand-in for genes. ``formats``: some of `FORMATS`, in a list or joined by commas.
+    Masks lie on the voxels of their source: NIfTI of a NIfTI source on its
     own grid; DICOM SEG there is only of DICOM.
     Raises `InputError` with everything that is wrong before anything is written, and leaves no half of a result.
     """
@@ -207,7 +208,8 @@ def _genes(
         return None, [], [Problem("this model reads no genes.", column="--genes", suggestion="Leave --genes out.")]
     spec = GenesSpec.model_validate({"path": path.name, **segmenter.gene_file, "scale": encoder.scale})
     try:
-        rows = read_gene_rows(path, {*encoder.gene_ids, *encoder.left_out, *encoder.constant}, spec)
+        known = {*encoder.gene_ids, *encoder.left_out, *encoder.constant}
+        rows = read_gene_rows(path, known, spec, cohort.patient_ids)
         if rows.problems:
             return None, [], list(rows.problems)
         owned, said = _owned(rows.genes, named=rows.named, cohort=cohort)
@@ -219,7 +221,7 @@ def _genes(
         return None, [], [*error.problems] or [Problem(error.what, file=where, suggestion=error.fix)]
     without = sum(one not in encoded.patient_ids for one in cohort.patient_ids)
     said += [f"{without} patients have no genes: their learnt stand-in was used"] if without else []
-    return encoded, [*said, *dict.fromkeys(one.message for one in encoded.degradations)], []
+    return encoded, [*said, *rows.notes, *dict.fromkeys(one.message for one in encoded.degradations)], []
 
 
 def _owned(genes: Any, *, named: bool, cohort: Cohort) -> tuple[Any, list[str]]:
