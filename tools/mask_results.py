@@ -12,6 +12,7 @@ import pandas as pd
 from medform.evaluation.segmentation import (
     SMALL_TUMOUR,
     VALIDATION_DICE,
+    VALIDATION_VOXELS,
     segmentation_rows,
     select_segmentation,
 )
@@ -22,6 +23,8 @@ __all__ = ["collect_cases", "collect_curves", "mask_section", "pooled_cases", "p
 
 FIGURES = ("dice_patient", "iou_patient", "dice_slice", "hd95_mm", "hd95_px", "nsd_mm", "nsd_px", "lesion_voxels")
 DRAWS = 2000
+VALIDATION = {VALIDATION_DICE: "dice_patient", VALIDATION_VOXELS: "lesion_voxels"}
+"""Metrics of validation patients -> what they are called in ``cases.csv``, where a column says whose they are."""
 FLAT = 0.1  # share of all that a loss fell, below which its last tenth was flat
 COLUMNS = (
     ("dice_patient", "mean Dice"),
@@ -51,8 +54,8 @@ def collect_cases(run: Path, target: Path) -> None:
         return
     cases = cases.assign(
         patient=cases["patient_id"].map(names),
-        part=["validation" if metric == "validation_dice" else "test" for metric in cases["metric"]],
-        metric=cases["metric"].replace("validation_dice", "dice_patient"),
+        part=["validation" if metric in VALIDATION else "test" for metric in cases["metric"]],
+        metric=cases["metric"].replace(VALIDATION),
     )
     keys = ["part", "fold", "seed", "model", "patient"]
     wide = cases.pivot(index=keys, columns="metric", values="value").sort_index().reset_index()
@@ -101,7 +104,7 @@ def pooled_cases(folders: list[Path]) -> pd.DataFrame:
         raise ValueError(f"{', '.join(one.name for one in folders)}: the runs split the patients differently.")
     long = wide.melt(id_vars=keys, var_name="metric").dropna(subset="value").rename(columns={"patient": "patient_id"})
     validation = long["part"] == "validation"
-    long.loc[validation, "metric"] = VALIDATION_DICE
+    long.loc[validation, "metric"] = long.loc[validation, "metric"].replace({own: of for of, own in VALIDATION.items()})
     return long.assign(cohort="cohort", task="segmentation", protocol="segmentation").drop(columns="part")
 
 
@@ -137,7 +140,8 @@ def trials_section(page: Path) -> list[str]:
     first = str(cases["way"].iloc[0])
     by_patient = cases.groupby(["way", "patient"], sort=False).mean(numeric_only=True).unstack("way")
     values = by_patient["dice_patient"]
-    small = (by_patient["lesion_voxels"][first] < SMALL_TUMOUR).to_numpy()
+    sizes = by_patient["lesion_voxels"][first].to_numpy()
+    small = (sizes > 0) & (sizes < SMALL_TUMOUR)
     text = [
         "## tcga_lgg: what was tried on masks after training",
         "",
@@ -231,7 +235,7 @@ def _folds(cases: pd.DataFrame, models: list[str]) -> list[str]:
 
 def _mean(means: Any, *key: Any) -> str:
     """A mean as text; a dash where the model drew no such masks, as one split by slices of validation patients."""
-    return f"{means[key]:.3f}" if key in means.index else "-"
+    return f"{means[key]:.3f}" if pd.notna(means.get(key)) else "-"
 
 
 def _curves(folder: Path) -> list[str]:

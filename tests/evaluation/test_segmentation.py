@@ -49,7 +49,8 @@ def test_figures_of_a_patient_by_hand() -> None:
     assert set(in_mm) == {*found} - {"hd95_px", "nsd_px"} | {"hd95_mm", "nsd_mm"}
     flat = figures(prediction, truth, (np.nan, 0.5, 0.5))
     assert flat["hd95_mm"] == pytest.approx(8 * 2**0.5), "z unknown: slice by slice, in mm"
-    assert figures(prediction, truth, part="validation") == {"validation_dice": found["dice_patient"]}
+    seen = {"validation_lesion_voxels": 32, "validation_dice": found["dice_patient"]}
+    assert figures(prediction, truth, part="validation") == seen
 
 
 @pytest.mark.proves("G4.3")
@@ -162,6 +163,20 @@ def test_a_difference_says_how_many_false_lesions_it_does_not_see() -> None:
     assert FALSE_LESIONS not in (clean["mgi - vit_no_genes", "dice_patient"].note or "")
 
 
+@pytest.mark.proves("G6.2", "G4.3")
+def test_a_patient_without_lesion_has_no_tumour_of_any_size() -> None:
+    ill = np.linspace(0.6, 0.9, 12)
+    sizes = np.concatenate([np.full(6, 800), np.full(6, 5000), np.zeros(3)])
+    false_lesion, none = np.append(ill, np.zeros(3)), np.append(ill - 0.01, np.full(3, np.nan))
+    found = rows_of(table({"mgi": false_lesion, "vit_no_genes": none}, sizes))
+    assert found["mgi", "dice_patient"].n_patients == 15 and found["mgi", "dice_patient_below_half"].value == 3
+    for metric, mine in (("dice_patient_small", ill[:6]), ("dice_patient_large", ill[6:])):
+        row, difference = found["mgi", metric], found["mgi - vit_no_genes", metric]
+        assert row.n_patients == 6 and row.value == pytest.approx(mine.mean())
+        assert difference.n_patients == 6 and FALSE_LESIONS not in (difference.note or "")
+    assert f"3 {FALSE_LESIONS}" in (found["mgi - vit_no_genes", "dice_patient"].note or "")
+
+
 @pytest.mark.proves("G6.2")
 def test_seeds_are_matched_and_a_patient_counts_once() -> None:
     base = np.linspace(0.4, 0.9, 12)
@@ -239,6 +254,37 @@ def test_the_selected_model_has_the_best_validation_score_and_is_no_control() ->
     assert select_segmentation(case_frame(tested)) == {}
 
 
+HIT, NOTHING = volume((4, 4)), volume((-1, 0))
+
+
+def seen_in_validation(model: str, fold: int, prediction: np.ndarray, truth: np.ndarray) -> list[dict]:
+    """Cases of one validation patient, another in each fold."""
+    where = {**WHERE, "fold": fold, "patient_id": f"v{fold}"}
+    return segmentation_cases([PredictedScan(prediction, truth)], model=model, part="validation", **where)
+
+
+@pytest.mark.proves("G6.2")
+def test_a_model_that_rightly_drew_nothing_in_a_fold_was_trained_there() -> None:
+    near = volume((4, 6))
+    ill = seen_in_validation("mgi", 0, HIT, HIT) + seen_in_validation("unet", 0, near, HIT)
+    healthy = seen_in_validation("mgi", 1, NOTHING, NOTHING) + seen_in_validation("unet", 1, HIT, NOTHING)
+    assert select_segmentation(case_frame(ill + healthy)) == {"tumour": "mgi"}
+    both = ill + healthy
+    both += seen_in_validation("mgi", 2, HIT, NOTHING) + seen_in_validation("unet", 2, NOTHING, NOTHING)
+    assert select_segmentation(case_frame(both)) == {"tumour": "mgi"}, "a false lesion of each in another fold"
+    other = seen_in_validation("vit_no_genes", 0, HIT, HIT)
+    assert select_segmentation(case_frame(both + other)) == {"tumour": "mgi"}, "it was trained in one fold of three"
+    empty = [case for fold in range(2) for case in seen_in_validation("mgi", fold, NOTHING, NOTHING)]
+    assert select_segmentation(case_frame(empty)) == {}
+
+
+@pytest.mark.proves("G4.3")
+def test_sizes_of_validation_patients_stay_out_of_the_rows() -> None:
+    tested = table({"mgi": np.linspace(0.5, 0.9, 8)})
+    seen = [case for fold in range(3) for case in seen_in_validation("mgi", fold, NOTHING, NOTHING)]
+    assert rows_of(tested + seen) == rows_of(tested)
+
+
 def test_pairs_follow_the_models_that_are_there() -> None:
     assert segmentation_pairs(["unet", "vit_no_genes"]) == [("vit_no_genes", "unet")]
     assert segmentation_pairs(["unet", "mgi", "mgi_mlp"]) == [("mgi", "unet"), ("mgi", "mgi_mlp")]
@@ -260,6 +306,16 @@ def test_a_split_by_slices_is_compared_with_its_like_on_the_same_slices_alone_an
 def test_a_tumour_is_as_large_as_in_all_slices_where_some_are_judged() -> None:
     part = PredictedScan(volume((4, 4)), volume((4, 4)), lesion_voxels=4000)
     whole = PredictedScan(volume((4, 4)), volume((4, 4)))
-    for scans, size in (([part], 4000), ([part, whole], 4016)):
+    for scans, size in (([part], 4000), ([part, whole], 4000)):
         found = {c["metric"]: c["value"] for c in segmentation_cases(scans, model="mgi_slice_split", **WHERE)}
         assert found["lesion_voxels"] == size and found["dice_patient"] == 1
+
+
+@pytest.mark.proves("G4.3")
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_a_tumour_in_four_sequences_is_as_large_as_in_the_one_that_shows_most(part: Any) -> None:
+    less = volume((4, 4), (-1, 0))
+    scans = [PredictedScan(less, less), *[PredictedScan(both := volume((4, 4), (4, 4)), both)] * 3]
+    found = {c["metric"]: c["value"] for c in segmentation_cases(scans, model="mgi", part=part, **WHERE)}
+    assert found["lesion_voxels" if part == "test" else "validation_lesion_voxels"] == 32
+    assert found["dice_patient" if part == "test" else "validation_dice"] == 1

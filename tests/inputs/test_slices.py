@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from medform.cohort.store import Cohort
 from medform.config import parse
 from medform.errors import InputError
-from medform.inputs.slices import SliceInputConfig, shrink, working_slices
+from medform.inputs.slices import SliceInputConfig, placement, shrink, working_slices
 
 Make = Callable[..., Cohort]
 Slices = dict[str, list[np.ndarray]]
@@ -39,6 +39,15 @@ def test_shrinking_keeps_range_mean_and_aspect(height: int, width: int, size: in
     assert abs(rows / columns - height / width) <= 1.01 * (1 + height / width) / min(rows, columns)
     if size <= min(height, width) and rows == columns:
         assert np.isclose(small[inside].mean(), image.mean(), atol=1e-4)
+
+
+@given(st.integers(1, 600), st.integers(1, 600), st.integers(16, 256))
+def test_an_image_lies_where_its_placement_says(height: int, width: int, size: int) -> None:
+    rows, columns, top, left = placement(height, width, size)
+    inside = np.zeros((size, size), bool)
+    inside[top : top + rows, left : left + columns] = True
+    assert np.array_equal(shrink(np.ones((height, width), np.float32), size, 0.0) > 0, inside)
+    assert placement(height, height, size) == (size, size, 0, 0)
 
 
 def test_hounsfield_units_stay_and_the_window_is_a_view(make_cohort: Make, chests: Slices) -> None:

@@ -94,6 +94,19 @@ def test_the_figure_holds_every_patient_and_no_name(make_run: Any) -> None:
     assert (run / "figures/segmentation-tumour.svg").read_bytes() == svg
 
 
+@pytest.mark.proves("G6.2", "A7")
+def test_a_false_lesion_is_no_small_tumour_of_the_figure(make_run: Any) -> None:
+    run = make_run(scores=False, montage=False)
+    frame = case_frame(cases({"mgi": 0.0}))
+    frame.loc[(frame["patient_id"] == "TCGA-39") & (frame["metric"] == "lesion_voxels"), "value"] = 0.0
+    frame.to_parquet(run / "cases.parquet")
+    write_scores(run / "scores.json", segmentation_rows(frame, EvaluationSettings(bootstrap=400)))
+    segmentation_sections(read_run(run))
+    with (run / "figures/segmentation-tumour.csv").open() as file:
+        small = {row["lesion_voxels"]: row["small"] for row in csv.DictReader(file)}
+    assert small == {"0.0": "False", "800.0": "True", "6000.0": "False"}
+
+
 @pytest.mark.proves("G5", "G6.2")
 @pytest.mark.parametrize(
     ("gains", "tone", "said"),

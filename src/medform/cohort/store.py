@@ -169,6 +169,10 @@ class Cohort:
             return None
         return np.load(self.root / "masks" / Path(str(rows.iloc[0]["file"])).name, mmap_mode="r", allow_pickle=False)
 
+    def mask_numbers(self) -> list[int]:
+        """The numbers that occur in the masks of the whole store, 0 among them, in ascending order."""
+        return list(_manifest(self.root)["mask_values"])
+
     def table(self, name: str = "clinical") -> pd.DataFrame:
         """The typed table, indexed by patient id in the order of the store; only patients who have a row.
 

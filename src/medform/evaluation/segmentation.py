@@ -25,6 +25,7 @@ __all__ = [
     "SMALL_TUMOUR",
     "TOLERANCE",
     "VALIDATION_DICE",
+    "VALIDATION_VOXELS",
     "PredictedScan",
     "on_slices_of",
     "segmentation_cases",
@@ -37,7 +38,10 @@ Array = NDArray[np.float64]
 Protocol = Literal["segmentation", "external"]
 
 SMALL_TUMOUR = 3000
-"""Voxels of the true lesion, over the slices that are in the store, below which a tumour is a small one."""
+"""Voxels of the true lesion, over the slices that are in the store, below which a tumour is a small one.
+
+Of several scans of a patient the one with most counts: four sequences show one tumour, not one four times as large.
+"""
 TOLERANCE = 2.0
 """Distance within which surfaces agree for NSD, in mm, or in pixels where the spacing is unknown."""
 HALF = 0.5
@@ -45,6 +49,8 @@ VALIDATION_DICE = "validation_dice"
 """Metric of the cases that hold a validation patient's Dice."""
 VOXELS = "lesion_voxels"
 """Metric of the cases that hold the size of a test patient's true lesion."""
+VALIDATION_VOXELS = "validation_lesion_voxels"
+"""The same of a validation patient, whose masks were drawn even where the Dice is undefined."""
 
 SIMPLEST_FIRST = ("unet", "vit_no_genes", "mgi")
 """Models in the order in which ties of validation scores are broken; those not named come after them."""
@@ -96,18 +102,19 @@ def segmentation_cases(
     A test patient has ``dice_patient`` and ``iou_patient`` over all voxels of all scans; ``dice_slice``, the mean
     over slices with lesion in truth or prediction, and ``dice_slice_empty_1``, over all slices with 1 for those
     that are empty in both (as some papers count, which flatters); ``hd95`` and ``nsd`` with the suffix ``_mm`` or
-    ``_px``; and ``lesion_voxels``, of whole scans also where only some of their slices are judged. A validation
-    patient has ``validation_dice`` alone.
+    ``_px``; and ``lesion_voxels``, the largest of the scans, whole also where only some of its slices are judged. A
+    validation patient has ``validation_dice`` and ``validation_lesion_voxels``.
     """
     shared = {"cohort": cohort, "task": task, "protocol": protocol, "model": model, "fold": fold, "seed": seed}
     shared |= {"patient_id": patient_id}
     whole = sum((overlap(scan.prediction, scan.truth) for scan in scans), Overlap(0, 0, 0))
+    sizes = (int(scan.truth.sum()) if scan.lesion_voxels is None else scan.lesion_voxels for scan in scans)
+    size = float(max(sizes, default=0))
     figures: dict[str, float | None]
     if part == "validation":
-        figures = {VALIDATION_DICE: whole.dice}
+        figures = {VALIDATION_VOXELS: size, VALIDATION_DICE: whole.dice}
     else:
-        size = sum(int(scan.truth.sum()) if scan.lesion_voxels is None else scan.lesion_voxels for scan in scans)
-        figures = {VOXELS: float(size), "dice_patient": whole.dice, "iou_patient": whole.iou}
+        figures = {VOXELS: size, "dice_patient": whole.dice, "iou_patient": whole.iou}
         figures |= _slice_figures(scans) | _surface_figures(scans, tolerance)
     return [shared | {"metric": name, "value": value} for name, value in figures.items() if value is not None]
 
@@ -303,7 +310,8 @@ class _Judge:
 
     def _chosen(self, ids: Iterable[str], models: Sequence[str], *, small: bool | None) -> list[str]:
         sizes = {one: size for name in models for one, size in self.models[name].patients(VOXELS).items()}
-        kept = [one for one in ids if small is None or (one in sizes and (sizes[one] < self.small_below) == small)]
+        # a patient without lesion has no tumour of any size
+        kept = [one for one in ids if small is None or (sizes.get(one) and (sizes[one] < self.small_below) == small)]
         return patient_order(kept, self.settings.seed)
 
     def _counts(self, n: int) -> Array:
@@ -359,8 +367,8 @@ class _Judge:
         odd = set(sides[0].patients(VOXELS)) & set(sides[1].patients(VOXELS))
         odd &= set(sides[0].patients(figure.case)) ^ set(sides[1].patients(figure.case))
         more = figure.aside(sides)
-        # an empty mask that is right has no Dice, a false lesion has 0; among large tumours there is neither
-        if odd and figure.case == "dice_patient" and figure.small is not False:
+        # an empty mask that is right has no Dice, a false lesion has 0; among tumours of a size there is neither
+        if odd and figure.case == "dice_patient" and figure.small is None:
             more = f"{len(odd)} {FALSE_LESIONS}"
         array = np.array([one[patient] - other[patient] for patient in ids])
         seeds = len({seed for _, _, seed in keys}) if keys else min(len(side.seeds) for side in sides)
@@ -391,22 +399,28 @@ def select_segmentation(cases: pd.DataFrame) -> dict[str, str]:
     """Task -> model with the best mean validation Dice, pooled over all folds and seeds; ties go to the simpler.
 
     Random, shuffled, null, permuted and slice-split models are never selected, nor are those that were not trained
-    in a fold in which another candidate was: the folds are not equally hard. Test patients play no part.
+    in a fold in which another candidate was: the folds are not equally hard. A model that drew nothing in a fold where
+    there is nothing has no Dice there, and was trained all the same. Test patients play no part.
     """
     found: dict[str, dict[str, dict[tuple[str, int], list[float]]]] = {}
+    trained: dict[str, dict[str, set[int]]] = {}
     names = ("task", "protocol", "model", "fold", "patient_id", "metric", "value")
     for task, protocol, model, fold, patient, metric, value in zip(*(cases[n].tolist() for n in names), strict=True):
         control = any(part in str(model) for part in NEVER_SELECTED)
-        if protocol == "segmentation" and metric == VALIDATION_DICE and not control:
+        if protocol != "segmentation" or metric not in (VALIDATION_DICE, VALIDATION_VOXELS) or control:
+            continue
+        # cases of earlier runs have the Dice alone
+        trained.setdefault(str(task), {}).setdefault(str(model), set()).add(int(fold))
+        if metric == VALIDATION_DICE:
             patients = found.setdefault(str(task), {}).setdefault(str(model), {})
             patients.setdefault((str(patient), int(fold)), []).append(float(value))
     selected = {}
     for task, models in found.items():
-        folds = {fold for patients in models.values() for _, fold in patients}
+        folds = set.union(*trained[task].values())
         scores = {
             model: float(np.mean([np.mean(values) for _, values in sorted(patients.items())]))
             for model, patients in models.items()
-            if {fold for _, fold in patients} == folds
+            if trained[task][model] == folds
         }
         known = [*(name for name in SIMPLEST_FIRST if name in scores), *sorted(set(scores) - set(SIMPLEST_FIRST))]
         if known:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float32, Int, Shaped
@@ -23,7 +23,7 @@ from medform.config import Config, digest
 from medform.inputs.augment import AugmentConfig
 from medform.runs.folder import write_atomically
 
-__all__ = ["Scale", "SliceInputConfig", "SliceStore", "shrink", "working_slices"]
+__all__ = ["Placement", "Scale", "SliceInputConfig", "SliceStore", "placement", "shrink", "working_slices"]
 
 _FORMAT = 1  # raised when the same slices would give other pixels
 Side = Annotated[int, Field(ge=16, le=1024)]
@@ -93,14 +93,29 @@ def _weights(before: int, after: int) -> Float32[np.ndarray, "after before"]:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
+class Placement(NamedTuple):
+    """Where an image lies in its square: ``rows`` x ``columns`` pixels from (``top``, ``left``) on."""
+
+    rows: int
+    columns: int
+    top: int
+    left: int
+
+
+def placement(height: int, width: int, size: int) -> Placement:
+    """Where `shrink` lays an image of ``height`` x ``width`` pixels in a square of ``size``; a square fills it."""
+    longer = max(height, width)
+    rows, columns = max(1, round(height * size / longer)), max(1, round(width * size / longer))
+    return Placement(rows, columns, (size - rows) // 2, (size - columns) // 2)
+
+
 def shrink(image: Float32[np.ndarray, "height width"], size: int, fill: float) -> Float32[np.ndarray, "size size"]:
     """Area-weighted resampling so that the longer side becomes ``size``; the rest of the square is ``fill``.
 
     Aspect is kept in pixels; the image lies in the middle. A smaller image is enlarged linearly.
     """
     height, width = image.shape
-    longer = max(height, width)
-    rows, columns = max(1, round(height * size / longer)), max(1, round(width * size / longer))
+    rows, columns, top, left = placement(height, width, size)
     small = image
     if rows != height:
         small = _weights(height, rows) @ small
@@ -109,7 +124,6 @@ def shrink(image: Float32[np.ndarray, "height width"], size: int, fill: float) -
     if rows == columns:
         return small
     square = np.full((size, size), fill, np.float32)
-    top, left = (size - rows) // 2, (size - columns) // 2
     square[top : top + rows, left : left + columns] = small
     return square
 

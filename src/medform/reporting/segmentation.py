@@ -228,7 +228,7 @@ class _Dot(NamedTuple):
 
     @property
     def small(self) -> bool:
-        return self.voxels is not None and self.voxels < SMALL_TUMOUR
+        return self.voxels is not None and 0 < self.voxels < SMALL_TUMOUR
 
 
 def _patients(files: RunFiles, task: str) -> dict[str, list[_Dot]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medform.config import digest
 from medform.inputs.loader import Source
-from medform.inputs.slices import SliceStore
+from medform.inputs.slices import SliceStore, placement
 from medform.interfaces import Block, Objective, Tower
 from medform.metrics.representation import effective_rank
 from medform.models.monai_parts import sliding_window
@@ -142,6 +142,7 @@ def segment_slices(
     *,
     images: Pictures | None = None,
     side: int | None = None,
+    scan: tuple[int, int] | None = None,
     window: int | None = None,
     batch: int = 32,
     use_ema: bool = True,
@@ -151,14 +152,16 @@ def segment_slices(
     """Probability of lesion at every pixel of some slices of ``store``, in the order of ``rows``.
 
     ``images`` makes the network's input of rows where that is not the slice alone (neighbours as channels).
-    ``side``: enlarge or shrink the masks to this many pixels, logits first. ``window``: the size that was
+    ``side``: enlarge or shrink the masks to this many pixels, logits first; or ``scan``, height and width of the
+    scan: they come on its pixels, without what was added to make it square. ``window``: the size that was
     trained on; slices larger than it are gone over by windows of that size that overlap by half (needs the
     extra ``seg``), smaller ones are taken whole. Patients are taken one after another, since all slices of
     one share its genes.
     """
     images = images or store.images
-    edge = side or store.size
-    found = np.empty((len(rows), edge, edge), np.float16)
+    height, width = scan or (side or store.size,) * 2
+    lies = placement(height, width, store.size)
+    found = np.empty((len(rows), height, width), np.float16)
     network: Any = objective
     done = 0
     with _frozen(network) as device:
@@ -169,8 +172,10 @@ def segment_slices(
                 part = places[first : first + batch]
                 image = torch.from_numpy(images(rows[part])).to(device, memory_format=torch.channels_last)
                 logit = _mask_logits(objective, image, patient, own, window, batch, use_ema=use_ema, flip=flip)
-                if logit.shape[-1] != edge:
-                    logit = torch.nn.functional.interpolate(logit, (edge, edge), mode="bilinear", antialias=True)
+                # the margins go first, so that the way back is that of `shrink`, rounded once
+                logit = logit[..., lies.top : lies.top + lies.rows, lies.left : lies.left + lies.columns]
+                if logit.shape[-2:] != (height, width):
+                    logit = torch.nn.functional.interpolate(logit, (height, width), mode="bilinear", antialias=True)
                 found[part] = logit.sigmoid()[:, 0].half().cpu().numpy()
                 done += len(part)
                 if progress is not None:
