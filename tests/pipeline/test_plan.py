@@ -13,7 +13,7 @@ from medform.pipeline.companions import encode_companions
 from medform.pipeline.plan import Plan, make_plan
 from medform.pipeline.run import fold_groups, make_bench, task_labels
 from medform.recipes.recipe import read_recipe
-from medform.runs.folder import RunFolder
+from medform.runs.folder import RunFolder, write_json
 
 TINY = (
     "stages.pretrain.inputs.image={kind: slices, size: 32, source: 32}",
@@ -26,12 +26,12 @@ TINY = (
 )
 
 
-def plan_of(cohort: Cohort, place: Path, *more: str, folds: list[int] | None = None, judged: bool = True) -> Plan:
+def plan_of(cohort: Cohort, place: Path, *more: str, folds: list[int] | None = None) -> Plan:
     recipe = read_recipe("medform-small", (*TINY, *more))
     bench = make_bench(cohort, RunFolder(place), "cpu", None)
     groups = fold_groups(cohort, folds)
     return make_plan(
-        bench, recipe, groups, task_labels(cohort), encode_companions(cohort, groups[0].train, recipe), judged=judged
+        bench, recipe, groups, task_labels(cohort), encode_companions(cohort, groups[0].train, recipe), groups
     )
 
 
@@ -67,11 +67,41 @@ def test_the_estimate_is_cpu_time_and_grows_with_the_work(
 
 
 @pytest.mark.proves("A7")
-def test_pre_training_alone_plans_no_judging(small_store: Cohort, tmp_path: Path) -> None:
-    recipe = read_recipe("medform-small", TINY)
+def test_judging_grows_with_the_seeds_and_is_planned_where_no_fold_is_left_to_train(
+    small_store: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr(time, "process_time", lambda: float(next(clock)))  # whatever is timed takes a second
+    monkeypatch.setattr(module, "REST", 0.0)
+    recipe, labels = read_recipe("medform-small", TINY), task_labels(small_store)
+    more = read_recipe("medform-small", (*TINY, "seeds=[0, 1, 2]"))
     groups = fold_groups(small_store, None)
-    judging = module._judging_seconds(recipe, {"main": recipe}, groups, task_labels(small_store))
-    assert judging > 0 and module._judging_seconds(recipe, {"main": recipe}, groups[-1:], task_labels(small_store)) == 0
+    one = module._judging_seconds(recipe, {"main": recipe}, groups, labels)
+    assert one > 0 and module._judging_seconds(more, {"main": more}, groups, labels) == 3 * one
+    bench = make_bench(small_store, RunFolder(tmp_path / "run"), "cpu", None)
+    companions = encode_companions(small_store, groups[0].train, recipe)
+    nothing = make_plan(bench, recipe, [], labels, companions, ())
+    judged = make_plan(bench, recipe, [], labels, companions, groups)
+    assert judged.cpu_minutes > nothing.cpu_minutes and (judged.folds, judged.final) == ((), False)
+
+
+@pytest.mark.proves("A7", "A4.4")
+def test_encoders_that_are_there_already_are_not_planned_again_and_every_model_needs_disk(
+    small_store: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "seconds_per_step", lambda *_: 1.0)
+    lean = ("variants={random_start: {stages.pretrain.batch: 3, stages.align.start.heads: random}}", "seeds=[0, 1]")
+    folder = RunFolder(tmp_path / "run")
+    fresh = plan_of(small_store, folder.path, *lean)
+    assert fresh.stages["pretrain"]["models"] == 2 * (3 + 2)  # the variant has no final model
+    for seed in (0, 1):
+        for fold in (0, 1, None):
+            write_json(folder.stage("pretrain", "main", seed, fold) / "stage.json", {})
+    write_json(folder.stage("pretrain", "random_start", 1, 0) / "stage.json", {})
+    taken = plan_of(small_store, folder.path, *lean)
+    assert taken.stages["pretrain"] == fresh.stages["pretrain"] | {"models": 3}
+    assert taken.cpu_minutes < fresh.cpu_minutes and taken.disk_gb == fresh.disk_gb
+    assert taken.disk_gb - plan_of(small_store, folder.path, lean[0], folds=[0]).disk_gb > 0.02 * 7
 
 
 @pytest.mark.proves("A5.1")

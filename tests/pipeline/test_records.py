@@ -11,7 +11,8 @@ import pytest
 
 from medform.cohort.store import Cohort
 from medform.errors import InputError
-from medform.pipeline.records import Spending, _weights, cohort_flow, open_store
+from medform.pipeline.records import Spending, _weights, begin, cohort_flow, open_store
+from medform.pipeline.run import task_labels
 from medform.recipes.recipe import read_recipe
 from medform.runs.folder import RunFolder, RunIdentity, write_json
 
@@ -79,6 +80,24 @@ def test_a_file_that_a_stage_starts_from_is_part_of_what_a_run_is_made_from(tmp_
     before = _weights(recipe)
     weights.write_bytes(b"two")
     assert set(before) == {str(weights)} and before != _weights(recipe) and not _weights(read_recipe("medform-demo"))
+
+
+@pytest.mark.proves("U7", "A5.2")
+def test_a_run_that_got_a_variant_with_a_weights_file_of_its_own_goes_on(tmp_path: Path, phantom_store: Cohort) -> None:
+    folder, labels = RunFolder(tmp_path / "run"), task_labels(phantom_store)
+    weights = tmp_path / "encoder.safetensors"
+    weights.write_bytes(b"one")
+    first = read_recipe("medform-demo", ["variants={}"])
+    more = read_recipe("medform-demo", [f"variants={{own: {{stages.pretrain.start.image: '{weights}'}}}}"])
+    begin(folder, phantom_store, first, labels, resume=False, overwrite=False)
+    stored, whole = begin(folder, phantom_store, more, labels, resume=True, overwrite=False)
+    assert stored is not None and not stored.variants and set(whole.variants) == {"own"}
+    for asked in (more, first):
+        assert begin(folder, phantom_store, asked, labels, resume=True, overwrite=False) == (None, whole)
+    assert set(folder.identity().weights) == {str(weights)}
+    weights.write_bytes(b"two")
+    with pytest.raises(InputError, match=r"weights .*encoder.safetensors: [0-9a-f]+ -> [0-9a-f]+"):
+        begin(folder, phantom_store, more, labels, resume=True, overwrite=False)
 
 
 @pytest.mark.proves("A.input")

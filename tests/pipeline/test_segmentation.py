@@ -15,15 +15,20 @@ import pandas as pd
 import pytest
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
-from medform.cohort.store import Cohort
+from medform.cohort.cohort_file import parse_cohort_file
+from medform.cohort.quarantine import Verdict
+from medform.cohort.store import Cohort, CohortWriter, SeriesRecord, SliceRecord
 from medform.errors import InputError
 from medform.inputs.genes import GeneSource
+from medform.inputs.stacks import SegmentationInputConfig
 from medform.pipeline import evaluate as evaluating
 from medform.pipeline.bench import Bench
 from medform.pipeline.companions import encode_companions
-from medform.pipeline.run import RunResult, run_stages
-from medform.pipeline.segmentation import _given, segment_task
+from medform.pipeline.frozen_segmentation import _plain_store
+from medform.pipeline.run import RunResult, refuse_early, run_stages
+from medform.pipeline.segmentation import _given, check_labels, draw_lesion, segment_task
 from medform.pipeline.stages import build_encoder
 from medform.recipes.recipe import Recipe, read_recipe
 from medform.reporting.table_one import read_table_one
@@ -165,10 +170,10 @@ def test_test_masks_are_opened_only_after_a_model_was_selected_on_validation(
     opened: list[tuple[str, str]] = []
     judge = masks.judge_masks
 
-    def noted(run: Path, cohort: Cohort, recipe: Recipe, folds: Any, part: Any) -> Any:
+    def noted(run: Path, cohort: Cohort, recipe: Recipe, folds: Any, part: Any, seeds: Any) -> Any:
         selected = json.loads((run / "run.json").read_text())["selected"].get(masks.SEGMENTATION, "")
         opened.append((part, selected))
-        return judge(run, cohort, recipe, folds, part)
+        return judge(run, cohort, recipe, folds, part, seeds)
 
     monkeypatch.setattr(masks, "judge_masks", noted)
     record = json.loads((mgi_run.run / "run.json").read_text())
@@ -285,3 +290,85 @@ def test_the_only_patient_of_a_part_with_genes_gets_those_of_a_training_patient(
         given: Any = _given(genes, SimpleNamespace(pairing="shuffled"), group, companions, seed)  # type: ignore[arg-type]
         rows = given.block(codes).value["expression"][:, 0].tolist()
         assert sorted(rows) == codes.tolist() and (rows[3], rows[4]) == (4, 3) and rows[5] in (0, 1, 2)
+
+
+NAMED = {"liver": [1], "tumour": [2]}
+VALUES = "stages.segment.inputs.mask.values"
+
+
+@pytest.mark.proves("G.input")
+def test_several_labels_are_not_learnt_as_one_lesion_unless_somebody_says_so() -> None:
+    for declared, found, said in ((NAMED, [], "1 (liver), 2 (tumour)"), (None, [0, 1, 2, 4], "1, 2, 4")):
+        with pytest.raises(InputError, match="several") as caught:
+            check_labels(tiny(), declared, found)
+        assert said in caught.value.what and caught.value.where == VALUES
+        assert f"--set '{VALUES}=[" in (caught.value.fix or "")
+        for chosen in ("[2]", "[1, 2, 4]"):
+            check_labels(tiny(f"{VALUES}={chosen}"), declared, found)
+        check_labels(tiny("variants={}", "ablate=[]", "stages.segment.budget={steps: 0}"), declared, found)
+    check_labels(tiny(), {"lesion": [1, 2, 4]}, [0, 1, 2, 4])  # one name: declared to be one thing
+    check_labels(tiny(), {"lesion": [1], "none of it": []}, [0, 1])
+    for found in ([], [0], [0, 1], [0, 255]):
+        check_labels(tiny(), None, found)
+
+
+@pytest.mark.proves("G.input")
+def test_the_setting_that_a_recipe_without_a_mask_input_is_told_to_make_can_be_made() -> None:
+    image = "{kind: segmentation, size: 48, source: 48}"
+    bare = tiny("variants={}", f"stages.segment.inputs={{image: {image}, genes: {{kind: genes}}}}",
+                "stages.align.inputs.genes={kind: genes}")  # fmt: skip
+    with pytest.raises(InputError) as caught:
+        check_labels(bare, NAMED)
+    setting = str(caught.value.fix).split("'")[1]
+    assert setting == "stages.segment.inputs.mask={kind: masks, values: [2]}"
+    check_labels(tiny(setting), NAMED)
+
+
+@pytest.mark.proves("G.input")
+def test_several_declared_labels_are_refused_before_a_file_is_read() -> None:
+    tree = {"name": "livers", "licence": "CC0", "images": {"unit": "HU"}, "masks": {"path": "m", "values": NAMED}}
+    file = parse_cohort_file(tree, "cohort.yaml")
+    with pytest.raises(InputError, match="liver"):
+        refuse_early(tiny(), file, None, "cpu")
+    refuse_early(tiny(f"{VALUES}=[2]"), file, None, "cpu")
+
+
+@pytest.mark.proves("G.input")
+def test_several_numbers_in_the_masks_of_a_store_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    tree = {"name": "livers", "licence": "CC0", "images": {"unit": "HU"}, "splits": {"folds": 2}}
+    writer = CohortWriter(tmp_path / "store", parse_cohort_file(tree, "cohort.yaml"))
+    for number in range(6):
+        record = SeriesRecord(f"s{number}", f"p{number}", "CT", "HU", Verdict("accepted"), (SliceRecord(0.0),))
+        mask = np.zeros((32, 32), np.uint8)
+        mask[:4], mask[4:6] = 1, 2
+        writer.write_series(record, [np.full((32, 32), number, np.int16)], masks=[mask])
+    writer.finish([f"s{number}" for number in range(6)])
+    with pytest.raises(InputError, match="several: 1, 2") as caught:
+        start(Cohort.read(tmp_path / "store"), tmp_path / "run", tiny())
+    assert caught.value.consequence == "Nothing was trained." and not (tmp_path / "run" / "folds").exists()
+
+
+class Seen(nn.Module):
+    """Draws what is bright."""
+
+    config = SimpleNamespace(threshold=0.5, smallest=0)
+
+    def logits(self, image: Any, genes: Any = None, *, use_ema: bool = True, flip: bool = True) -> torch.Tensor:
+        return 20 * (image.value["image"] - 0.5)
+
+
+@pytest.mark.proves("G4.2")
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [(180, 217, 128), (217, 180, 128), (128, 101, 96), (204, 256, 128), (60, 91, 128), (91, 60, 80), (64, 64, 96)],
+)
+def test_the_mask_of_an_oblong_scan_lies_where_its_image_lies(height: int, width: int, size: int) -> None:
+    y, x = np.mgrid[:height, :width]
+    radius, middle = min(height, width) / 4, (0.45 * height, 0.55 * width)
+    image = np.clip((radius - np.hypot(y - middle[0], x - middle[1])) / 2 + 0.5, 0, 1).astype(np.float32)
+    cohort: Any = SimpleNamespace(series=pd.DataFrame({"rows": [height], "cols": [width]}))
+    config, objective = SegmentationInputConfig(size=size, source=size), Seen()
+    drawn = draw_lesion(objective, config, cohort, _plain_store(image[None], (0.0, 1.0), size), 0)  # type: ignore[arg-type]
+    assert drawn.shape == (1, height, width)
+    away = np.argwhere(drawn[0]).mean(0) - np.argwhere(image > 0.5).mean(0)
+    assert np.abs(away).max() < 0.1

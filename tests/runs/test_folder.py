@@ -12,9 +12,9 @@ import pytest
 
 from medform.errors import InputError, MedformError
 from medform.runs import folder as folder_module
-from medform.runs.folder import RunFolder, RunIdentity, read_json, write_atomically, write_json
+from medform.runs.folder import RunFolder, RunIdentity, copy_whole, read_json, write_atomically, write_json
 
-IDENTITY = RunIdentity("name: small\nseeds: [0]\n", {"phantom": "aaaa"}, "0.1.0")
+IDENTITY = RunIdentity("name: small\nseeds: [0]\n", {"phantom": "aaaa"}, "0.1.0", {"encoder.safetensors": "eeee"})
 
 
 def everything(path: Path) -> dict[str, bytes]:
@@ -109,7 +109,7 @@ def test_a_run_is_not_written_over_unless_asked(tmp_path: Path) -> None:
         ),
         (RunIdentity(IDENTITY.recipe, {"phantom": "bbbb"}, "0.1.0"), "cohort phantom: aaaa -> bbbb"),
         (RunIdentity(IDENTITY.recipe, {"phantom": "aaaa"}, "0.2.0"), "medform: 0.1.0 -> 0.2.0"),
-        (replace(IDENTITY, weights={"encoder.safetensors": "cccc"}), "weights encoder.safetensors: absent -> cccc"),
+        (replace(IDENTITY, weights={"encoder.safetensors": "cccc"}), "weights encoder.safetensors: eeee -> cccc"),
     ],
 )
 def test_another_configuration_cohort_or_version_is_refused_with_the_difference(
@@ -124,6 +124,44 @@ def test_another_configuration_cohort_or_version_is_refused_with_the_difference(
     assert everything(tmp_path) == before
     assert run.begin(other, overwrite=True) is False
     assert run.identity() == other
+
+
+def test_a_run_that_grows_is_running_and_knows_the_weights_of_the_whole(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.begin(IDENTITY, status="complete")
+    more = IDENTITY.recipe + "variants: {own: {}}\n"
+    run.extend(more, {"own.safetensors": "oooo"})
+    assert run.record()["status"] == "running"
+    whole = replace(IDENTITY, recipe=more, weights={**IDENTITY.weights, "own.safetensors": "oooo"})
+    assert run.identity() == whole and run.begin(whole, resume=True) is True
+    with pytest.raises(InputError, match=r"weights own.safetensors: oooo -> pppp"):
+        run.begin(replace(whole, weights={"own.safetensors": "pppp"}), resume=True)
+
+
+def test_a_folder_is_copied_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomically(tmp_path / "source" / "stage.json", "{}")
+    write_atomically(tmp_path / "source" / "model.safetensors", b"weights")
+    run = RunFolder(tmp_path / "run")
+    run.begin(IDENTITY)
+    target = run.stage("pretrain", fold=0)
+
+    def stop(source: Path, place: Path) -> None:
+        write_atomically(place / "stage.json", (source / "stage.json").read_bytes())
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_module.shutil, "copytree", stop)
+        with pytest.raises(MedformError, match="the disk is full"):
+            copy_whole(tmp_path / "source", target)
+        assert not list(target.parent.iterdir())
+        patched.setattr(folder_module.shutil, "rmtree", lambda *_, **__: None)  # killed: nobody cleans up
+        with pytest.raises(MedformError):
+            copy_whole(tmp_path / "source", target)
+    assert not target.exists() and list(target.parent.iterdir())
+    run.begin(IDENTITY, resume=True)
+    assert not list(target.parent.iterdir())
+    copy_whole(tmp_path / "source", target)
+    assert everything(target) == everything(tmp_path / "source")
 
 
 def test_killed_while_overwriting_a_run_can_only_be_overwritten_again(

@@ -64,8 +64,8 @@ def align(
             fix="declare tables.clinical and columns with role: feature, and pre-train from that cohort file.",
         )
     with folder.lock():
-        finished = (before.path / "final" / "facts.json").is_file()
-        folds = None if finished else record.get("folds_run")
+        # of a run that grew in some folds only, the others and the final model lack encoders
+        folds = None if record["status"] == "complete" else record.get("folds_run")
         return run_stages(
             folder,
             cohort,

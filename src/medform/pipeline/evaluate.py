@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def evaluate(
         return judge_vectors(Path(embeddings), file, target, root, progress) / "scores.json"
     from medform.config import load
     from medform.pipeline.records import open_store
-    from medform.pipeline.run import task_labels
+    from medform.pipeline.run import has_folds, task_labels
     from medform.pipeline.segmentation import segments
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
@@ -85,8 +86,9 @@ def evaluate(
         found = open_store(folder)
         labels = task_labels(found)
         recipe = load(Recipe, folder.path / "recipe.yaml")
-        if not len(labels.columns) and not segments(recipe):
-            raise InputError("the cohort has no task to be judged on.", where=found.name, fix="declare `tasks`.")
+        if not has_folds(found.file, segmented=segments(recipe)):
+            what = "the cohort has neither a task nor survival to be judged on."
+            raise InputError(what, where=found.name, fix="declare `tasks` or `survival`.")
         evaluate_run(folder, found, recipe, labels)
     return folder.path / "scores.json"
 
@@ -110,12 +112,14 @@ def evaluate_run(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.D
     """Judge a run: its vectors on every task, its masks, its survival.
 
     Writes predictions, cases, curves and scores, and in run.json `selected` and the commit that judged, which may be
-    later than the one that trained. A cohort without a task has its masks and survival judged.
+    later than the one that trained. A cohort without a task has its masks and survival judged. Judged are the folds
+    that embeddings.parquet is of, whatever else lies in the folder.
     """
     import pandas as pd
 
     from medform.pipeline.companions import GENES
     from medform.pipeline.records import code_commit
+    from medform.pipeline.run import primary_task
     from medform.pipeline.survival import judge_survival
     from medform.runs.folder import write_atomically
     from medform.runs.scores import write_scores
@@ -124,8 +128,8 @@ def evaluate_run(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.D
     frame = frame[frame["fold"] >= 0]
     if frame.empty:
         return []
-    primary = next((task.name for task in cohort.tasks if task.primary), None)
-    settings = recipe.evaluation.model_copy(update={"primary": primary})
+    folds = sorted(int(fold) for fold in frame["fold"].unique())
+    settings = recipe.evaluation.model_copy(update={"primary": primary_task(cohort)})
     genes = cohort.genes() if any(GENES in one.inputs for one in recipe.stages.values()) else None
     notes = _vector_notes(recipe, genes)
     rows: list[ScoreRow] = []
@@ -137,7 +141,7 @@ def evaluate_run(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.D
         cases.append(found.cases)
         write_atomically(folder.path / "curves.parquet", lambda path: found.curves.to_parquet(path, index=False))
         folder.update(selected=found.selected, detectable=found.detectable)
-    drawn, masks = _segmentation(folder, cohort, recipe, settings, genes)
+    drawn, masks = _segmentation(folder, cohort, recipe, settings, genes, folds)
     survival, risks = judge_survival(frame, cohort, settings, notes)
     rows += [*drawn, *survival]
     cases = [one for one in (*cases, masks, pd.DataFrame(risks)) if len(one)]
@@ -176,12 +180,14 @@ def _probes(
             sink=writer,
             progress=lambda line: logger.debug("%s", line),
         )
-        return found, _slice_rows(folder, cohort, settings, writer, notes)
+        folds = sorted(int(fold) for fold in frame["fold"].unique())
+        return found, _slice_rows(folder, cohort, settings, writer, notes, folds)
 
 
 def _segmentation(
-    folder: RunFolder, cohort: Cohort, recipe: Recipe, settings: EvaluationSettings, genes: Genes | None
-) -> tuple[list[ScoreRow], pd.DataFrame]:
+    folder: RunFolder, cohort: Cohort, recipe: Recipe, settings: EvaluationSettings, genes: Genes | None,
+    folds: Sequence[int],
+) -> tuple[list[ScoreRow], pd.DataFrame]:  # fmt: skip
     """Rows and cases of the kept masks. Test masks are opened only after `selected` stands in run.json."""
     import pandas as pd
 
@@ -190,14 +196,26 @@ def _segmentation(
 
     if segment_stage(recipe) is None:
         return [], pd.DataFrame()
-    folds = range(len(cohort.split().folds))
-    validation = pd.DataFrame(judge_masks(folder.path, cohort, recipe, folds, "validation"))
+    seeds = _seeds(folder, recipe, folds)
+    validation = pd.DataFrame(judge_masks(folder.path, cohort, recipe, folds, "validation", seeds))
     if len(validation):
         folder.update(selected={**folder.record().get("selected", {}), **select_segmentation(validation)})
-    tested = pd.DataFrame(judge_masks(folder.path, cohort, recipe, folds, "test"))
+    tested = pd.DataFrame(judge_masks(folder.path, cohort, recipe, folds, "test", seeds))
     cases = pd.concat([validation, tested], ignore_index=True)
     notes = _mask_notes(recipe, cohort, genes)
     return (segmentation_rows(cases, settings, notes=notes) if len(cases) else []), cases
+
+
+def _seeds(folder: RunFolder, recipe: Recipe, folds: Sequence[int]) -> set[int]:
+    """The seeds that all of ``folds`` hold: of a run that was killed while it grew, those that were there before.
+
+    The vectors do not tell: there are recipes that leave some of one seed only. Folds of before say no seeds.
+    """
+    from medform.runs.folder import read_json
+
+    paths = [folder.path / "folds" / str(fold) / "facts.json" for fold in folds]
+    facts = [read_json(path) for path in paths if path.is_file()]
+    return set(recipe.seeds).intersection(*(fact["seeds"] for fact in facts if "seeds" in fact))
 
 
 def _similarity(recipe: Recipe) -> Any:
@@ -271,8 +289,10 @@ def _mask_notes(recipe: Recipe, cohort: Cohort, genes: Genes | None) -> dict[str
     return {model: "; ".join(notes) for model, notes in said.items()}
 
 
-def _slice_rows(folder: RunFolder, cohort: Cohort, settings: Any, writer: Any, notes: dict[str, str]) -> list[ScoreRow]:
-    """Slice probes of the encoders beside position, thumbnail and intensity, where slices have labels."""
+def _slice_rows(
+    folder: RunFolder, cohort: Cohort, settings: Any, writer: Any, notes: dict[str, str], folds: Sequence[int]
+) -> list[ScoreRow]:
+    """Slice probes of the encoders of ``folds`` beside position, thumbnail and intensity, where slices have labels."""
     import numpy as np
 
     from medform.evaluation.rows import score_rows
@@ -292,18 +312,18 @@ def _slice_rows(folder: RunFolder, cohort: Cohort, settings: Any, writer: Any, n
             statistics.append(slice_statistics(image))
             thumbnails.append(thumbnail(image))
     features["intensity_stats"], features["thumbnail_16"] = np.stack(statistics), np.stack(thumbnails)
-    folds = []
-    for fold in range(len(split.folds)):
+    probed = []
+    for fold in folds:
         path = folder.path / "folds" / str(fold) / "slices.safetensors"
         if path.is_file():
-            folds.append(fold)
+            probed.append(fold)
             for model, array in read_arrays(path)[0].items():
                 features.setdefault(model, {})[fold] = array.astype(np.float64)
     frames = []
     for task in cohort.slice_tasks:
         labels = cohort.slice_labels(task.name)
         frames += slice_probe(
-            features, slices, labels, split, settings, cohort_name=cohort.name, task=task.name, folds=folds
+            features, slices, labels, split, settings, cohort_name=cohort.name, task=task.name, folds=probed
         )
     for frame in frames:
         writer(frame)

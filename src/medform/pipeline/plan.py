@@ -16,6 +16,7 @@ from medform.metrics.power import detectable_difference
 from medform.pipeline.bench import enough_memory
 from medform.pipeline.companions import CLINICAL, Companions, wanted
 from medform.pipeline.pairing import pair_task
+from medform.pipeline.run import primary_task
 from medform.pipeline.segmentation import segment_stage, segment_task, segments
 from medform.pipeline.stages import (
     ImageSide,
@@ -28,7 +29,7 @@ from medform.pipeline.stages import (
     slice_task,
 )
 from medform.runs.scores import missed_in_words
-from medform.training.stage import seconds_per_step
+from medform.training.stage import seconds_per_step, stage_is_complete
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,11 +76,16 @@ class Plan:
 
 @dataclass
 class _Estimate:
-    """What is added up on the way: counts by stage, CPU seconds, warnings."""
+    """What is added up on the way: counts by stage, CPU seconds, warnings, and what will lie on the disk.
+
+    That is one set of features of all slices for each of ``encoders``, and the weights of ``models``.
+    """
 
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    encoders: int = 0
+    models: int = 0
 
 
 def make_plan(
@@ -88,10 +94,9 @@ def make_plan(
     groups: Sequence[Group],
     labels: pd.DataFrame,
     companions: Companions,
-    *,
-    judged: bool = True,
+    judged: Sequence[Group] = (),
 ) -> Plan:
-    """Plan of training ``groups`` (those still to be run), and of judging them where that is wanted (``judged``).
+    """Plan of training ``groups`` (those still to be run), and of judging the folds ``judged``, trained before or now.
 
     Times a few pieces of the work on this machine, by CPU time, so that the estimate is as right on a slow machine as
     on a fast one. This takes some seconds, which are in the estimate, too.
@@ -104,8 +109,8 @@ def make_plan(
         _plan_pairs(bench, recipe, variants, groups, companions, labels, found)
         _plan_segments(bench, recipe, variants, groups, companions, found)
         found.seconds += _shortcut_seconds(bench, recipe)
-        if judged and labels.columns.size:
-            found.seconds += _judging_seconds(recipe, variants, groups, labels)
+    if labels.columns.size:
+        found.seconds += _judging_seconds(recipe, variants, judged, labels)
     found.seconds += REST + time.process_time() - started
     detectable = {}
     for task in labels.columns:
@@ -115,7 +120,7 @@ def make_plan(
             if smallest is not None:
                 detectable[str(task)] = smallest
     size = feature_input(recipe).size
-    disk = len(bench.cohort.slices) * (size * size * 2 + 8000 * (len(groups) + 2)) / 1e9 + 0.02 * len(groups)
+    disk = len(bench.cohort.slices) * (size * size * 2 + 8000 * found.encoders) / 1e9 + 0.02 * found.models
     folds = tuple(group.fold for group in groups if group.fold is not None)
     final = any(group.fold is None for group in groups)
     names = tuple(recipe.variants)
@@ -130,32 +135,55 @@ def _plan_slices(
     name, stage = image_stage(recipe)
     config: Any = stage.inputs["image"]
     store = bench.slices(config.source)
-    slices = [len(store.rows(bench.imaged(group.train))) for group in groups]
-    seeds = len(recipe.seeds)
-    settings = {variant: image_stage(one)[1] for variant, one in variants.items()}
-    trained = {str(one.model_dump(mode="json")) for one in settings.values() if one.budget.steps != 0}
-    fixed = {str(one.start) for one in settings.values() if one.budget.steps == 0}
     encoder, sources = build_encoder(recipe, 0, companions)
-    models = 0
-    if not aligns_slices(recipe) or sources:
+    trained, fixed = _encoders(bench, variants, groups)
+    if aligns_slices(recipe) and not sources:
+        trained = []
+    if trained:
+        left = [group.fold for group, complete in trained if not complete]
         objective, loader = slice_task(bench, groups[0].train, recipe, 0, encoder, sources)
         with enough_memory(name, stage.batch):
             per_step = seconds_per_step(objective, loader, bench.folder.cache, stage.optimizer, 0, bench.fabric)
+        slices = [len(store.rows(bench.imaged(group.train))) for group in groups]
         seen = stage.batch * getattr(config, "slices", 1)
         per_epoch = [loader.steps_per_epoch if aligns_slices(recipe) else max(1, -(-n // seen)) for n in slices]
         steps = [stage.budget.count(epoch, per_step) for epoch in per_epoch]
-        models = len(trained) * len(groups) * seeds
-        found.seconds += per_step * sum(steps) * len(trained) * seeds
-        logs = sum(count // stage.log_every + 2 for count in steps)
-        found.seconds += _looking_seconds(bench, groups[0], store, objective) * logs * len(trained) * seeds
+        taken = dict(zip((group.fold for group in groups), steps, strict=True))
+        found.seconds += per_step * sum(taken[fold] for fold in left)
+        logs = sum(taken[fold] // stage.log_every + 2 for fold in left)
+        found.seconds += _looking_seconds(bench, groups[0], store, objective) * logs
         # batches are even: of 65 slices in batches of 64 there are two an epoch, and each slice is seen once
         whole = [n / seen for n in slices] if aligns_slices(recipe) else per_epoch
         passes = float(np.mean([count / epoch for count, epoch in zip(steps, whole, strict=True)]))
-        found.stages[name] = {"steps": float(np.mean(steps)), "passes": passes, "models": models}
+        found.stages[name] = {"steps": float(np.mean(steps)), "passes": passes, "models": len(left)}
         if not aligns_slices(recipe) and passes < FEW_PASSES:
             found.warnings.append(f"{passes:.1f} passes over the slices in {name}: {FEW_PASSES} or more are wanted")
-    per_slice = _reading_seconds(bench, recipe, encoder.image)
-    found.seconds += per_slice * len(bench.cohort.slices) * (models + len(fixed) * seeds)
+    found.models += len(trained)
+    found.encoders += len(trained) + fixed * len(recipe.seeds)
+    found.seconds += _reading_seconds(bench, recipe, encoder.image) * len(bench.cohort.slices) * found.encoders
+
+
+def _encoders(
+    bench: Bench, variants: dict[str, Recipe], groups: Sequence[Group]
+) -> tuple[list[tuple[Group, bool]], int]:
+    """(group, whether it is complete) of every slice encoder that takes a step, and the number of those that take none.
+
+    Variants with equal settings share the encoder of the first; of variants there is none on everybody.
+    """
+    name, _ = image_stage(variants["main"])
+    seeds = variants["main"].seeds
+    stages = {variant: image_stage(one)[1] for variant, one in variants.items()}
+    fixed = {str(stage.start) for stage in stages.values() if stage.budget.steps == 0}
+    first = {str(stage.model_dump(mode="json")): variant for variant, stage in reversed(stages.items())}
+    trained = [variant for variant in first.values() if stages[variant].budget.steps != 0]
+    every = [
+        (group, stage_is_complete(bench.folder.stage(name, variant, seed, group.fold)))
+        for variant in trained
+        for group in groups
+        if variant == "main" or group.fold is not None
+        for seed in seeds
+    ]
+    return every, len(fixed)
 
 
 def _plan_pairs(
@@ -222,6 +250,7 @@ def _plan_segments(
         found.seconds += len(recipe.seeds) * (per_step * steps * models + per_slice * share * len(bench.cohort.slices))
         counts = found.stages.setdefault(stage[0], {"steps": steps, "models": 0})
         counts["models"] += models * len(recipe.seeds)
+        found.models += models * len(recipe.seeds)
 
 
 def _reading_seconds(bench: Bench, recipe: Recipe, tower: Any) -> float:
@@ -266,8 +295,8 @@ def _pair_seconds(
     second = pair_stage(recipe)
     assert second is not None
     stage = second[1]
-    primary = next((task.name for task in bench.cohort.tasks if task.primary), None)
-    known = labels[primary or labels.columns[0]] if labels.columns.size else None
+    primary = primary_task(bench.cohort)
+    known = None if primary is None else labels[primary]
     started = time.process_time()
     objective, loader, _ = pair_task(bench, group.train, recipe, 0, side, companions, known)
     objective.start(loader.whole())
@@ -314,7 +343,7 @@ def _shortcut_seconds(bench: Bench, recipe: Recipe) -> float:
 def _judging_seconds(
     recipe: Recipe, variants: dict[str, Recipe], groups: Sequence[Group], labels: pd.DataFrame
 ) -> float:
-    """CPU seconds of the evaluation of the folds, from a few-shot batch of the usual size."""
+    """CPU seconds of the evaluation of the folds with every seed, from a few-shot batch of the usual size."""
     folds = [group for group in groups if group.fold is not None]
     if not folds:
         return 0.0
@@ -331,4 +360,4 @@ def _judging_seconds(
     models = {name: one for name, one in variants.items() if name not in SUPPORTS}
     supported = sum(len(SUPPORTS) + 1 if "aligned" in one.embedding else 2 for one in models.values())
     batches = (supported + 4) * len(settings.shots) * len(labels.columns)  # 4: table and intensity statistics
-    return JUDGED * per_batch * batches * len(folds)
+    return JUDGED * per_batch * batches * len(folds) * len(recipe.seeds)

@@ -39,6 +39,7 @@ def begin(
     Returns what the run was before where variants or seeds were added to it, else None; and what it is now: all that
     is there with all that is asked for.
     """
+    from medform.pipeline.run import has_folds
     from medform.pipeline.segmentation import segments
 
     stored = _stored(folder) if resume and not overwrite else None
@@ -49,7 +50,7 @@ def begin(
     tasks = [
         {
             "name": task.name,
-            "primary": task.primary,
+            "primary": task == cohort.file.primary,
             "n": len(counts[task.name]),
             "positive": int(counts[task.name].sum()),
         }
@@ -67,14 +68,14 @@ def begin(
         tasks=tasks,
         transductive=recipe.transductive,
         precision=recipe.precision,
-        folds=len(cohort.split().folds) if cohort.tasks or segments(recipe) else None,
+        folds=len(cohort.split().folds) if has_folds(cohort.file, segmented=segments(recipe)) else None,
         **_circumstances(folder, cohort),
     )
     if stored is None or whole is None:
         return None, recipe
     if dump(whole) == dump(stored):
         return None, stored
-    folder.extend(dump(whole))
+    folder.extend(dump(whole), _weights(whole))
     return stored, whole
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,9 +27,11 @@ if TYPE_CHECKING:
 __all__ = [
     "RunResult",
     "fold_groups",
+    "has_folds",
     "keep_fold",
     "make_bench",
     "merge_folds",
+    "primary_task",
     "refuse_early",
     "renewal_by_run",
     "run",
@@ -109,13 +110,14 @@ def refuse_early(recipe: Recipe, file: CohortFile | None, folds: Sequence[int] |
 
     ``file`` is None where there is no cohort file.
     """
-    from medform.pipeline.segmentation import check_brightness, segments
+    from medform.pipeline.segmentation import check_brightness, check_labels, segments
 
     _machine(device, recipe.precision)
     if file is None:
         return
     check_brightness(recipe, file.images.unit)
-    if (file.tasks or segments(recipe)) and file.splits.file is None:
+    check_labels(recipe, file.masks.values if file.masks else None)
+    if has_folds(file, segmented=segments(recipe)) and file.splits.file is None:
         _wanted_folds(folds, file.splits.folds)
 
 
@@ -153,10 +155,11 @@ def run_stages(
     from medform.pipeline.plan import make_plan
     from medform.pipeline.records import Spending, begin, write_cohort_pages
     from medform.pipeline.report import report
-    from medform.pipeline.segmentation import check_brightness, segments
+    from medform.pipeline.segmentation import check_brightness, check_labels, segments
 
     labels = task_labels(cohort)
     check_brightness(recipe, cohort.unit)
+    check_labels(recipe, cohort.file.masks.values if cohort.file.masks else None, cohort.mask_numbers())
     notes: list[str] = []
     groups = fold_groups(cohort, folds, segmented=segments(recipe))
     spending = Spending()
@@ -165,20 +168,25 @@ def run_stages(
     if encoders is not None:
         _take_over(encoders, folder)
     left = [group for group in groups if not _is_done(folder, group, recipe)]
+    if left:
+        folder.update(status="running")  # also a finished run that grows: until `finish` it is none
     companions = encode_companions(cohort, groups[0].train, recipe)
-    plan = make_plan(bench, recipe, left, labels, companions, judged=judged)
+    every = fold_groups(cohort, None, segmented=segments(recipe))
+    to_judge = [group for group in every if group in left or _is_done(folder, group, recipe)] if judged else []
+    plan = make_plan(bench, recipe, left, labels, companions, to_judge)
     for line in plan.lines():
         logger.info("%s", line)
-    was = make_plan(bench, before, left, labels, companions, judged=judged) if before is not None else None
+    # what was there before is judged once more: nothing of that was planned
+    was = make_plan(bench, before, left, labels, companions, ()) if before is not None else None
     spending.planned(folder, plan, was)
-    primary = next((task.name for task in cohort.tasks if task.primary), None)
+    primary = primary_task(cohort)
     for group in left:
         _train(bench, group, recipe, labels, primary, folder)
         spending.note(folder)
-    every = fold_groups(cohort, None, segmented=segments(recipe))
-    merge_folds(folder, [group for group in every if _is_done(folder, group, recipe)])
-    whole = [_place(folder, group) for group in every if _holds(folder, group, recipe)]
-    if judged and (len(labels.columns) or segments(recipe)):
+    done = [group for group in every if _is_done(folder, group, recipe)]
+    merge_folds(folder, done)
+    whole = [_place(folder, group) for group in done]
+    if judged and has_folds(cohort.file, segmented=segments(recipe)):
         evaluate_run(folder, cohort, recipe, labels)
     model = export_model(folder, cohort, recipe, labels)
     write_cohort_pages(folder, cohort, labels, primary, whole)
@@ -191,10 +199,12 @@ def run_stages(
 
 def _take_over(source: RunFolder, target: RunFolder) -> None:
     """Copy trained stages of the recipe itself; what lies there already stays, and each stage checks its digest."""
+    from medform.runs.folder import copy_whole
+
     for record in sorted(source.path.glob("*/**/main/*/*/stage.json")):
         place = target.path / record.parent.relative_to(source.path)
         if not place.exists():
-            shutil.copytree(record.parent, place)
+            copy_whole(record.parent, place)
 
 
 def task_labels(cohort: Cohort) -> pd.DataFrame:
@@ -203,6 +213,11 @@ def task_labels(cohort: Cohort) -> pd.DataFrame:
 
     columns = {task.name: cohort.labels(task.name) for task in cohort.tasks} if cohort.clinical is not None else {}
     return pd.DataFrame(columns, index=pd.Index(cohort.patient_ids, name="patient_id"))
+
+
+def primary_task(cohort: Cohort) -> str | None:
+    """Name of the primary task: the one that is marked, else the first; None without tasks."""
+    return None if (task := cohort.file.primary) is None else task.name
 
 
 def make_bench(
@@ -244,7 +259,7 @@ def fold_groups(cohort: Cohort, folds: Sequence[int] | None, *, segmented: bool 
     """The folds to run, and the final model on everybody where all of them are run."""
     from medform.pipeline.bench import Group
 
-    split = cohort.split() if cohort.tasks or segmented else None
+    split = cohort.split() if has_folds(cohort.file, segmented=segmented) else None
     if split is None:
         return [Group(None, cohort.patient_ids)]
     wanted = _wanted_folds(folds, len(split.folds))
@@ -252,6 +267,11 @@ def fold_groups(cohort: Cohort, folds: Sequence[int] | None, *, segmented: bool 
     if len(wanted) == len(split.folds):
         groups.append(Group(None, split.patient_ids))
     return groups
+
+
+def has_folds(file: CohortFile, *, segmented: bool = False) -> bool:
+    """Whether patients are divided: for a task, for survival, or for the masks of a recipe that draws some."""
+    return bool(file.tasks) or file.survival is not None or segmented
 
 
 def _wanted_folds(folds: Sequence[int] | None, count: int) -> list[int]:
@@ -314,7 +334,10 @@ def _train(
 
 
 def keep_fold(folder: RunFolder, group: Group, result: FoldResult, recipe: Recipe) -> None:
-    """Write what a fold left of ``recipe`` into its place; its embeddings come last, so that a fold is done or not."""
+    """Write what a fold left of ``recipe`` into its place.
+
+    facts.json comes last: a fold that is killed while it grows still has those of before, and is gone through again.
+    """
     import pandas as pd
 
     from medform.runs.arrays import write_arrays
@@ -329,20 +352,17 @@ def keep_fold(folder: RunFolder, group: Group, result: FoldResult, recipe: Recip
         ("attention", result.attention),
         ("embeddings", result.embeddings),
     ):
-        if name == "embeddings":
-            write_json(
-                place / "facts.json",
-                {
-                    "variants": list(recipe.variants),
-                    "seeds": recipe.seeds,
-                    "collapsed": result.collapsed,
-                    "steps": result.steps,
-                    "notes": result.notes,
-                },
-            )
         if frames:
             frame = pd.concat(frames, ignore_index=True)
             write_atomically(place / f"{name}.parquet", lambda path, frame=frame: frame.to_parquet(path, index=False))
+    facts = {
+        "variants": list(recipe.variants),
+        "seeds": recipe.seeds,
+        "collapsed": result.collapsed,
+        "steps": result.steps,
+        "notes": result.notes,
+    }
+    write_json(place / "facts.json", facts)
 
 
 def merge_folds(folder: RunFolder, groups: Sequence[Group]) -> None:

@@ -44,6 +44,7 @@ __all__ = [
     "SEGMENTATION",
     "Segmenter",
     "check_brightness",
+    "check_labels",
     "draw_lesion",
     "judge_masks",
     "keep_masks",
@@ -93,6 +94,39 @@ def check_brightness(recipe: Recipe, unit: str) -> None:
             )
 
 
+def check_labels(recipe: Recipe, declared: Mapping[str, Sequence[int]] | None, found: Sequence[int] = ()) -> None:
+    """Raise `InputError` where any label would be learnt as lesion and the masks have several.
+
+    ``declared``: masks.values of the cohort file, each name one label whatever its numbers. Where it names none, every
+    number but 0 of those ``found`` in the masks is a label of its own.
+    """
+    named = {name: numbers for name, numbers in (declared or {}).items() if numbers}
+    labels = [*named.values()] or [[one] for one in sorted(found) if one]
+    if len(labels) < 2:
+        return
+    for chosen in (recipe, *(recipe.variant(name) for name in recipe.variants)):
+        drawn = segment_stage(chosen)
+        if drawn is None or not segments(chosen):
+            continue
+        mask, place = drawn[1].inputs.get("mask"), f"stages.{drawn[0]}.inputs.mask"
+        if isinstance(mask, MaskInputConfig) and mask.values:
+            continue
+        there = ", ".join(f"{_listed(numbers)} ({name})" for name, numbers in named.items()) or _listed(found)
+        one = _listed(labels[-1])
+        setting = f"{place}.values=[{one}]" if mask is not None else f"{place}={{kind: masks, values: [{one}]}}"
+        raise InputError(
+            f"any label would be learnt as lesion, and the masks have several: {there}.",
+            where=f"{place}.values",
+            consequence="Nothing was trained.",
+            fix=f"say which are lesion, as with --set '{setting}'; a list of all takes them together.",
+        )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    """Label numbers as text, without 0."""
+    return ", ".join(str(one) for one in sorted(numbers) if one)
+
+
 @dataclass(frozen=True)
 class Segmenter:
     """A trained segmentation: the objective, its settings, and the genes that its patients are given.
@@ -138,20 +172,17 @@ def draw_lesion(
     together in fewer than ``smallest`` voxels is taken away. ``genes`` are those of the patients, by code.
     """
     height, width = (int(cohort.series[name].iloc[series]) for name in ("rows", "cols"))
-    side = max(height, width)
     probability = segment_slices(
         objective,
         store,
         np.flatnonzero(store.series == series),
         genes,
         images=lambda rows: plain_stacks(store, rows, config, threads),
-        side=side,
+        scan=(height, width),
         window=config.size,
         batch=batch,
     )
-    top, left = (side - height) // 2, (side - width) // 2
-    drawn = probability[:, top : top + height, left : left + width] > objective.config.threshold
-    return remove_small(drawn, objective.config.smallest)
+    return remove_small(probability > objective.config.threshold, objective.config.smallest)
 
 
 def segment_task(
@@ -368,12 +399,16 @@ def kept_masks(
             yield patient, series_id, PredictedScan(drawn, true[places], flat, lesion_voxels=int(true.sum()))
 
 
-def judge_masks(run: Path, cohort: Cohort, recipe: Recipe, folds: Sequence[int], part: Part) -> list[dict[str, Any]]:
-    """Cases of every model's kept masks of one part, beside the masks of the store."""
+def judge_masks(
+    run: Path, cohort: Cohort, recipe: Recipe, folds: Sequence[int], part: Part, seeds: Collection[int]
+) -> list[dict[str, Any]]:
+    """Cases of every model's kept masks of one part, of some folds and seeds, beside the masks of the store."""
     cases = []
     for fold in folds:
         for path in sorted((run / "folds" / str(fold) / "masks").glob("*.safetensors")):
             model, _, seed = path.stem.rpartition(".")
+            if int(seed) not in seeds:
+                continue
             scans: dict[str, list[PredictedScan]] = {}
             for patient, _, scan in kept_masks(path, cohort, recipe, part):
                 scans.setdefault(patient, []).append(scan)

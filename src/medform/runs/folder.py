@@ -16,10 +16,10 @@ from typing import Any
 
 from medform.errors import InputError, MedformError
 
-__all__ = ["SCHEMA_VERSION", "RunFolder", "RunIdentity", "read_json", "write_atomically", "write_json"]
+__all__ = ["SCHEMA_VERSION", "RunFolder", "RunIdentity", "copy_whole", "read_json", "write_atomically", "write_json"]
 
 SCHEMA_VERSION = 1
-_TEMPORARY = ".writing"  # suffix of a file that is not complete yet
+_TEMPORARY = ".writing"  # suffix of a file or folder that is not complete yet
 _KEPT = ("store", ".lock")  # what `--overwrite` leaves: the cohort store has its own rules
 _FOLDERS = ("folds", "final", "cache", "figures", "model", "montage")
 _FREE_SPACE = "free some space on that disk (the folder `cache` of a run can be made again)"
@@ -48,6 +48,24 @@ def write_atomically(path: Path, content: bytes | str | Callable[[Path], object]
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise _write_error(path, error) from error
+        raise
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a folder whole or not at all: to a temporary name beside ``target``, then renamed. ``target`` is not there.
+
+    A full disk or a missing right raises `MedformError`.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{_TEMPORARY}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, temporary)
+        temporary.rename(target)
+        _sync_folder(target.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _write_error(target, error) from error
         raise
 
 
@@ -97,6 +115,7 @@ class RunIdentity:
 
     ``recipe`` is the resolved recipe as YAML text, ``cohorts`` maps each cohort's name to its digest,
     ``version`` is medform's own, ``weights`` maps each file that a stage starts from to its SHA-256.
+    Which files those are is the recipe's to say: only files that both sides know are compared.
     """
 
     recipe: str
@@ -110,11 +129,11 @@ class RunIdentity:
         lines = list(
             difflib.unified_diff(mine, theirs, "recipe.yaml (in the folder)", "recipe (asked for)", lineterm="", n=1)
         )
-        for what, ours, others in (
-            ("cohort", self.cohorts, other.cohorts),
-            ("weights", self.weights, other.weights),
+        for what, ours, others, names in (
+            ("cohort", self.cohorts, other.cohorts, {*self.cohorts, *other.cohorts}),
+            ("weights", self.weights, other.weights, {*self.weights} & {*other.weights}),
         ):
-            for name in sorted({*ours, *others}):
+            for name in sorted(names):
                 before, after = ours.get(name, "absent"), others.get(name, "absent")
                 if before != after:
                     lines.append(f"{what} {name}: {before} -> {after}")
@@ -200,8 +219,14 @@ class RunFolder:
         write_json(self.path / "run.json", {"schema_version": SCHEMA_VERSION, "identity": stored, **fields})
         return False
 
-    def extend(self, recipe: str) -> None:
-        """Let the run be of a recipe that holds more than its own did. Call it after `begin`, holding the lock."""
+    def extend(self, recipe: str, weights: Mapping[str, str]) -> None:
+        """Let the run be of a recipe that holds more than its own did, with the ``weights`` of that.
+
+        It is running again. Call it after `begin`, holding the lock.
+        """
+        identity = self.record()["identity"]
+        known = {**identity.get("weights", {}), **weights}
+        self.update(identity={**identity, "weights": known}, status="running")
         write_atomically(self.path / "recipe.yaml", recipe)
 
     def _refuse_other(self, identity: RunIdentity) -> None:
@@ -245,8 +270,11 @@ class RunFolder:
 
     def _sweep(self) -> None:
         """Remove what a killed process left unfinished."""
-        for leftover in self.path.rglob(f".*{_TEMPORARY}"):
-            leftover.unlink(missing_ok=True)
+        for leftover in sorted(self.path.rglob(f".*{_TEMPORARY}")):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def lock(self) -> Generator[None]:
