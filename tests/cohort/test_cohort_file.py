@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from medform.cohort.cohort_file import CohortFile, parse_cohort_file, read_cohort_file
-from medform.cohort.columns import feature_columns, known_in_time
+from medform.cohort.columns import feature_columns, group_notes, known_in_time
 from medform.cohort.labels import binary_label, slice_label
 from medform.config import dump, parse, read_yaml
 from medform.errors import InputError
@@ -222,3 +222,48 @@ def test_the_page_of_its_keys_is_up_to_date_and_names_each(monkeypatch: pytest.M
     for key, model in page.parts(CohortFile):
         assert f"`{key}`" in written or not key
         assert all(f"| `{name}` |" in written for name in model.model_fields)
+
+
+def _followed(**changes: Any) -> dict[str, Any]:
+    columns = {"months": {"role": "time", "type": "number"}, "dead": {"role": "outcome", "type": "boolean"}}
+    tree = _columns(**columns) | {"survival": {"time": "months", "event": "dead"} | changes}
+    return tree | {"tasks": []}
+
+
+def test_a_feature_must_be_known_in_time_for_survival() -> None:
+    late = {"role": "feature", "type": "number", "known_at": "follow_up"}
+    tree = _followed()
+    tree["columns"]["os_days"] = late
+    with pytest.raises(InputError, match=r"known at follow_up, after survival is predicted \(scan\)") as caught:
+        parse_cohort_file(tree, "c.yaml")
+    assert "a later survival.predicted_at" in str(caught.value)
+    assert feature_columns(parse(CohortFile, tree, "c.yaml")) == ["age"]
+    tree["survival"]["predicted_at"] = "follow_up"
+    assert feature_columns(parse_cohort_file(tree, "c.yaml")) == ["age", "os_days"]
+
+
+def test_keys_that_are_not_set_are_no_part_of_what_a_store_keeps() -> None:
+    plain = parse_cohort_file(_followed(), "c.yaml").portable()
+    assert list(plain["survival"]) == ["time", "event", "positive"] and "group" not in plain["splits"]
+    assert parse_cohort_file(_followed(predicted_at="scan"), "c.yaml").portable() == plain
+    later = parse_cohort_file(_followed(predicted_at="after_surgery") | {"splits": {"group": "dead"}}, "c.yaml")
+    kept = later.portable()
+    assert kept["survival"]["predicted_at"] == "after_surgery" and kept["splits"]["group"] == "dead"
+    assert "survival" in parse_cohort_file(_tree(), "c.yaml").portable()
+
+
+def test_a_group_role_keeps_nobody_together_unless_the_splits_name_it() -> None:
+    tree = _columns(family={"role": "group", "type": "text"})
+    [note] = group_notes(parse_cohort_file(tree, "c.yaml"))
+    assert note == "column 'family' (role group) does not keep patients together unless splits.group names it."
+    assert group_notes(parse_cohort_file(tree | {"splits": {"group": "family"}}, "c.yaml")) == []
+    for group, says in (("famly", "Did you mean 'family'"), ("id", "every patient has another id")):
+        with pytest.raises(InputError, match=says) as caught:
+            parse_cohort_file(tree | {"splits": {"group": group}}, "c.yaml")
+        assert "splits.group" in str(caught.value)
+
+
+def test_codes_for_unknown_are_pointed_to_the_sentinels() -> None:
+    with pytest.raises(InputError) as caught:
+        binary_label(*_swap(_task(type="number"), pd.Series([0.0, 1.0, 8.0])))
+    assert "columns.relapse.sentinels" in str(caught.value)

@@ -155,3 +155,23 @@ def test_a_rare_class_is_not_lost_to_rounding() -> None:
     for seed in range(10):
         drawn = stratified_share(list(labels.index), labels, 0.15, seed)
         assert len(drawn) == 3 and labels[drawn].sum() == 1
+
+
+def test_declared_groups_stay_together_and_validation_still_has_its_share() -> None:
+    """Families of five: no more than one member each is drawn by patient, so that groups have to be drawn."""
+    ids = [f"P{number:03d}" for number in range(200)]
+    labels = pd.Series({one: float(number // 5 % 2) for number, one in enumerate(ids)})
+    groups = {one: f"family {number // 5}" for number, one in enumerate(ids)}
+    for seed in range(5):
+        split = make_split(ids, labels, 5, 0.15, seed, groups=groups, draw_groups=True)
+        assert sorted(one for fold in split.folds for one in fold.test) == ids
+        for fold in split.folds:
+            part = fold.part_of()
+            assert all(len({part[one] for one in ids[at : at + 5]}) == 1 for at in range(0, 200, 5))
+            assert 15 <= len(fold.validation) <= 30 and set(labels[list(fold.validation)]) == {0.0, 1.0}
+            assert len(fold.test) == 40 and labels[list(fold.test)].mean() == 0.5
+    with pytest.raises(InputError, match="40 groups of patients cannot be divided into 41 folds"):
+        make_split(ids, None, 41, groups=groups, draw_groups=True)
+    few = make_split(ids[:10], None, 2, 0.9, 0, groups=groups, draw_groups=True)
+    assert all(fold.train and not fold.validation for fold in few.folds)
+    assert not any(fold.validation for fold in make_split(ids, None, 2, 0.0, 0, groups=groups, draw_groups=True).folds)

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from medform.cohort import files
+from medform.cohort.cohort_file import parse_cohort_file
 from medform.cohort.quarantine import Quarantined, Verdict
 from medform.cohort.split import Fold, Split
 from medform.cohort.store import Cohort, CohortWriter, SeriesRecord, SliceRecord, series_complete, write_series
@@ -315,3 +316,64 @@ def test_a_copy_stored_with_black_as_high_has_the_same_fingerprint(tmp_path: Pat
         part = json.loads((tmp_path / "parts" / f"s{number}.json").read_text())
         prints.append(part["fingerprints"])
     assert prints[0] == prints[1]
+
+
+def _grouped(root: Path, values: list[str | None], **splits: Any) -> Cohort:
+    """The store of the fixture with a column ``family``: of patients 0 to 6, and of one without images."""
+    column = {"role": "group", "type": "text"}
+    tree = maker.COHORT_FILE | {
+        "columns": maker.COHORT_FILE["columns"] | {"family": column},
+        "splits": maker.COHORT_FILE["splits"] | splits,
+    }
+    file = parse_cohort_file(tree, "c.yaml").model_copy(update={"root": root.parent})
+    writer = CohortWriter(root, file)
+    for number in range(8):
+        writer.write_series(maker.record_of(number), maker.slices_of(number))
+    table = maker.table().assign(family=pd.array(values, dtype="string"))
+    writer.finish([f"1.2.{number}" for number in range(8)], clinical=table)
+    return Cohort.read(root)
+
+
+FAMILIES = ["a", "a", "b", "b", None, None, "a", "b"]
+
+
+def test_patients_of_one_declared_group_are_never_parted(tmp_path: Path) -> None:
+    cohort = _grouped(tmp_path / "s", FAMILIES, group="family")
+    split = cohort.split()
+    for fold in split.folds:
+        part = fold.part_of()
+        assert len({part[one] for one in ("00000", "00001", "00006")}) == 1
+        assert len({part[one] for one in ("00002", "00003", "00099")}) == 1
+    assert split.certificate["clean"] is True and split.settings["group"] == "family"
+    assert split.certificate["same_person"] == []  # of one family is not the same person
+    folds: Any = split.certificate["folds"]
+    assert folds[0]["train-test"]["groups"] == 0
+    parted = Split("main", (Fold(("00000", "00004"), (), ("00001", "00005")),))
+    (cohort.root / "splits/main.json").write_text(parted.to_json())
+    with pytest.raises(InputError, match=r"00000, 00001.*share groups.*test and train"):
+        cohort.split()
+
+
+def test_a_group_column_that_no_split_names_changes_nothing(tmp_path: Path) -> None:
+    split = _grouped(tmp_path / "s", FAMILIES).split()
+    plain = Cohort.read(FIXTURES / "store_v1").split()
+    assert split.folds == plain.folds and split.certificate == plain.certificate and split.settings == plain.settings
+
+
+def test_an_own_split_that_parts_a_declared_group_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("patient_id,fold,part\n00000,0,train\n00001,0,test\n")
+    with pytest.raises(InputError, match=r"00000, 00001.*share groups") as caught:
+        _grouped(tmp_path / "s", FAMILIES, group="family", file="mine.csv")
+    assert "one person or group" in str(caught.value)
+    own = _grouped(tmp_path / "t", ["a", "b", "b", "b", None, None, "a", "b"], group="family", file="mine.csv").split()
+    folds: Any = own.certificate["folds"]
+    assert folds[0]["train-test"]["groups"] == 0
+
+
+def test_too_few_groups_for_the_folds_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"column 'family' leaves 2 groups of patients for 3 folds") as caught:
+        _grouped(tmp_path / "s", ["a"] * 7 + ["a"], group="family", folds=3)
+    assert "splits.folds: 2" in str(caught.value)
+    cohort = _grouped(tmp_path / "t", ["a", None, "a", None, "a", None, "a", "a"], group="family")
+    with pytest.raises(InputError, match="only 1 groups of column 'family' have a positive patient, for 2 folds"):
+        cohort.split()

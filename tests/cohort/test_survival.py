@@ -70,7 +70,8 @@ def test_cells_that_cannot_be_meant_are_told_all_at_once_with_their_rows(tmp_pat
         read_join(cohort_file(tmp_path, event="code"), list("ABCD"))
     found = {(one.row, one.column, one.value) for one in caught.value.problems}
     assert found == {(2, "months", "-2"), (3, "code", "2"), (4, "code", "7")}
-    assert "survival.positive" in str(caught.value) and "Nothing was written" in str(caught.value)
+    assert "survival.positive" in str(caught.value) and "columns.code.sentinels" in str(caught.value)
+    assert "Nothing was written" in str(caught.value)
     clinical = read_join(
         cohort_file(tmp_path, {"months": COLUMNS["months"] | {"sentinels": [-2]}}, event="dead"), list("ABCD")
     )

@@ -404,6 +404,17 @@ def test_an_enhanced_file_is_read_frame_by_frame(tmp_path: Path, kit: Any) -> No
     assert codes(kit.series(tmp_path)[0]) == ["multiframe"]
 
 
+def test_frames_without_a_position_keep_their_numbers_beyond_the_ninth(tmp_path: Path, kit: Any) -> None:
+    made = kit.stack(1)[0].dataset()
+    del made.ImagePositionPatient
+    made.SharedFunctionalGroupsSequence, made.PerFrameFunctionalGroupsSequence = [Dataset()], [Dataset()] * 12
+    made.NumberOfFrames, made.PixelData = 12, made.PixelData * 12
+    made.save_as(tmp_path / "enhanced.dcm", enforce_file_format=True)
+    (series,) = kit.series(tmp_path)
+    assert codes(series) == ["no_position"] and accepting(series, ["no_position"]).usable
+    assert [one.frame for one in series.slices] == list(range(12))
+
+
 @pytest.mark.shared
 @pytest.mark.proves("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "R11", "R12", "R13", "R14")
 def test_no_planted_series_comes_out_wrong(planted_probes: tuple[Path, dict[str, Any], Any], kit: Any) -> None:

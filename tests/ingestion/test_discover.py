@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 
 from medform.errors import InputError
 from medform.ingestion.discover import discover
+from medform.ingestion.ingest import ingest_scan
 
 
 @pytest.mark.proves("R18", "A3.1")
@@ -69,3 +72,61 @@ def test_a_dataset_without_preamble_is_recognised(tmp_path: Path, kit: Any) -> N
     assert {file.path: file.kind for file in discover(tmp_path).files}["bare"] == "dicom"
     (bare,) = (one for one in kit.series(tmp_path) if "bare" in one.files)
     assert bare.shape == (1, 12, 16)
+
+
+@pytest.mark.proves("R19")
+def test_a_name_that_is_no_utf8_is_a_file_to_rename_and_stops_nothing(tmp_path: Path, kit: Any) -> None:
+    root = tmp_path / "images"
+    kit.write(root, kit.stack(8))
+    try:
+        (root / os.fsdecode(b"\xdcx.dcm")).write_bytes((root / "a000").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    (root / os.fsdecode(b"Bilder\xfc")).mkdir()
+    kit.write(root / os.fsdecode(b"Bilder\xfc"), kit.stack(1))
+    listing = discover(root)
+    (bad,) = listing.of_kind("unreadable")
+    assert (bad.path, bad.reason) == ("\\xdcx.dcm", "its name is not UTF-8; rename it")
+    assert [one.path for one in listing.skipped] == ["Bilder\\xfc"]
+    rows = {row.file: row.code for row in ingest_scan(root, tmp_path / "store").quarantine()}
+    assert rows == {"\\xdcx.dcm": "unreadable", "Bilder\\xfc": "skipped"}
+    assert discover(root / os.fsdecode(b"\xdcx.dcm")).files == (bad,)
+    with pytest.raises(InputError, match=r"Bilder.xfc: the name of this folder is not UTF-8"):
+        discover(root / os.fsdecode(b"Bilder\xfc"))
+
+
+class Denied(NamedTuple):
+    """An entry of a folder that may be listed and not entered."""
+
+    name: str
+    path: str
+
+    def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied", self.path)
+
+
+def test_one_path_without_rights_costs_that_path_alone(
+    tmp_path: Path, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit.write(tmp_path, kit.stack(2))
+    (tmp_path / "link").symlink_to("a000")
+    real = Path.exists
+
+    def scan(folder: Path) -> list[Any]:
+        return [*os.scandir(folder), Denied("b000", f"{folder}/b000")]
+
+    def exists(path: Path, **more: Any) -> bool:
+        if path.name == "link":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **more)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    monkeypatch.setattr("medform.ingestion.discover.os", SimpleNamespace(scandir=scan))
+    listing = discover(tmp_path)
+    assert [(one.path, one.kind) for one in listing.files] == [
+        ("a000", "dicom"),
+        ("a001", "dicom"),
+        ("b000", "unreadable"),
+    ]
+    assert listing.files[-1].reason == "cannot be opened: Permission denied"
+    assert [(one.path, one.reason) for one in listing.skipped] == [("link", "link to nothing")]

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medform.cohort.field_types import IdRule
 from medform.errors import InputError
-from medform.ingestion.identifiers import match_ids, read_id_map, refuse_strangers
+from medform.ingestion.identifiers import match_ids, normalised, read_id_map, refuse_strangers
 
 IDS = st.sets(st.text("aA0-_ 1", min_size=1, max_size=4), max_size=12)
 
@@ -89,3 +90,24 @@ def test_an_id_map_is_read_in_the_encoding_and_with_the_separator_it_has(tmp_pat
     path.write_text("table;image_id\na;b\n")
     with pytest.raises(InputError, match=r"no column 'table_id' \(found: table, image_id; separator: semicolon\)"):
         read_id_map(path)
+
+
+def test_ids_written_as_floats_never_become_other_patients() -> None:
+    assert normalised("12.0", ["separators"]) == "12.0" and normalised("12.0", ["separators", "zeros"]) != "120"
+    images, table = ["120", "130", "12"], ["12.0", "13.0"]
+    for rules in ([], ["separators"], ["blanks", "case", "separators", "zeros"]):
+        match = match_ids(images, table, rules)
+        assert match.matched == {} and match.problems == ()
+        assert [(one.table_id, one.image_id, one.rules) for one in match.suggestions] == [("12.0", "12", ("id_map",))]
+    assert match_ids(["12"], ["12.0"], ["separators"], {"12.0": "12"}).by_rule == {"12.0": "12"}
+    with pytest.raises(InputError, match=r"without '\.0'.*id_map") as caught:
+        refuse_strangers(match_ids(["12", "120"], ["12.0", "13.0"]), "t.csv")
+    assert "id_rules" not in str(caught.value) and "'12.0': looks like image id '12'" in str(caught.value)
+
+
+def test_separators_between_digits_tell_ids_apart() -> None:
+    rules: list[IdRule] = ["separators", "case"]
+    match = match_ids(["1-05", "10-5", "A_2"], ["1_05", "105", "10.5", "a2"], rules)
+    assert match.matched == {"1_05": "1-05", "10.5": "10-5", "a2": "A_2"} and match.only_table == ("105",)
+    assert match_ids(["2024-001"], ["2024 / 001"], rules).by_rule == {"2024 / 001": "2024-001"}
+    assert match_ids(["2024-001"], ["2024001"], rules).matched == {}

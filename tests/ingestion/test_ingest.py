@@ -26,6 +26,7 @@ from medform.cohort.store import Cohort
 from medform.errors import InputError
 from medform.ingestion.changed import SEEN
 from medform.ingestion.ingest import ingest, ingest_scan
+from medform.ingestion.store_series import store_series
 from medform.runs.folder import RunFolder
 
 COHORT: dict[str, Any] = {
@@ -204,6 +205,77 @@ def test_a_full_disk_is_said_and_the_rerun_completes(
         with pytest.raises(InputError, match="the disk is full"):
             ingest(cohort_file(hospital), tmp_path / "store")
     assert len(ingest(cohort_file(hospital), tmp_path / "store").patient_ids) == 6
+
+
+@pytest.mark.proves("R44", "A3.3")
+def test_a_file_that_the_disk_cannot_read_costs_its_series_alone(
+    hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path) -> str:
+        if path.name == "B002":
+            raise OSError(errno.EIO, "Input/output error")
+        return store_files.file_sha256(path)
+
+    monkeypatch.setattr("medform.ingestion.voxels.file_sha256", failing)
+    cohort = ingest(cohort_file(hospital), tmp_path / "store")
+    (row,) = [one for one in cohort.quarantine() if one.patient_id == "B"]
+    assert (row.code, row.file, row.reason) == ("unreadable", "b/B002", "cannot be read: Input/output error.")
+    assert set(cohort.series["patient_id"]) == {"A", "C", "E"}
+
+
+@pytest.mark.proves("R44", "A3.3")
+@pytest.mark.parametrize("left", ["empty", "nothing", "stale"])
+def test_a_share_that_goes_away_leaves_no_finished_store_and_the_rerun_goes_on(
+    hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """After the first of four series: an empty mount point, no folder, or files that answer with an error."""
+    images, away, store = hospital / "images", hospital / "away", tmp_path / "store"
+    real, real_stat, done = store_series, Path.stat, []
+
+    def unmounting(task: Any) -> Any:
+        if done and left != "stale" and not away.exists():
+            images.rename(away)
+            if left == "empty":
+                images.mkdir()
+        done.append(task.series.series_id)
+        return real(task)
+
+    def stale(path: Path, **more: Any) -> os.stat_result:
+        if left == "stale" and len(done) > 1 and "images" in path.parts:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real_stat(path, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medform.ingestion.ingest.store_series", unmounting)
+        patched.setattr(Path, "stat", stale)
+        with pytest.raises(InputError, match=r"went away while it was read[\s\S]*the same command again"):
+            ingest(cohort_file(hospital), store)
+    assert len(done) == 2 and not (store / "cohort.json").exists()
+    if left != "stale":
+        shutil.rmtree(images, ignore_errors=True)
+        away.rename(images)
+    kept = {path: path.stat().st_mtime_ns for path in (store / "voxels").iterdir()}
+    assert len(kept) == 1
+    resumed = ingest(cohort_file(hospital), store)
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in (store / "voxels").iterdir()}.items()
+    assert tree_digest(resumed.root) == tree_digest(ingest(cohort_file(hospital), tmp_path / "whole").root)
+
+
+def test_a_source_that_is_no_longer_readable_at_the_end_leaves_no_finished_store(
+    hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def refusing(folder: Path) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medform.ingestion.voxels.file_sha256", failing)
+        patched.setattr("medform.ingestion.store_series.os", SimpleNamespace(scandir=refusing))
+        with pytest.raises(InputError, match="went away while it was read"):
+            ingest(cohort_file(hospital), tmp_path / "store")
+    assert not (tmp_path / "store" / "cohort.json").exists() and (tmp_path / "store" / "parts").is_dir()
 
 
 @pytest.mark.proves("R45")

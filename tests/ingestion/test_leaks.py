@@ -150,3 +150,57 @@ def test_codes_gaps_and_small_classes(random: np.random.Generator) -> None:
 )
 def test_names_that_are_alike(feature: str, label: str, alike: bool) -> None:
     assert (name_similarity(feature, label) >= 0.85) == alike
+
+
+def _followed(tasks: list[dict[str, Any]], **columns: dict[str, Any]) -> CohortFile:
+    feature = {"role": "feature", "known_at": "scan"}
+    tree = {
+        "name": "c", "licence": "CC0", "images": {},
+        "tables": {"clinical": {"path": "t.csv", "patient_id": "id"}},
+        "columns": {"dead": {"role": "outcome", "type": "boolean"}, "months": {"role": "time", "type": "number"}}
+        | {name: feature | column for name, column in columns.items()},
+        "tasks": tasks, "survival": {"time": "months", "event": "dead"},
+    }  # fmt: skip
+    return parse_cohort_file(tree, "c.yaml")
+
+
+def test_columns_that_restate_follow_up_are_refused_without_any_task(random: np.random.Generator) -> None:
+    dead, months = np.arange(N) % 3 == 0, random.uniform(1, 60, N)
+    table = _table(
+        random,
+        months=months,
+        os_days=np.where(dead, np.round(months * 30.4), random.uniform(1, 2000, N)),
+        dead_at_5y=random.random(N),
+        status=pd.array(np.where(dead, "gone", "seen"), dtype="string"),
+        age=random.normal(60, 10, N),
+        months_known=random.random(N),
+    )
+    number = {"type": "number"}
+    kinds = {"os_days": number, "dead_at_5y": number, "status": {"type": "category"}, "age": number}
+    leaks = find_leaks(_followed([], **kinds, months_known=number | {"allow_as_feature": True}), table)
+    assert {(leak.column, leak.how): leak.verdict for leak in leaks if leak.verdict != "warned"} == {
+        ("os_days", "values"): "refused",
+        ("dead_at_5y", "name"): "refused",
+        ("status", "auroc"): "refused",
+        ("months_known", "name"): "allowed",
+    }
+    assert {leak.task for leak in leaks} == {"survival"} and "age" not in {leak.column for leak in leaks}
+    with pytest.raises(InputError, match=r"order of the survival time 'months' \(correlation 1\.00 of 20 patients\)"):
+        refuse_leaks(leaks, "t.csv")
+
+
+def test_a_leak_of_an_event_that_is_a_task_too_is_told_once(random: np.random.Generator) -> None:
+    task = {"name": "death", "label": "clinical.dead", "predicted_at": "scan"}
+    table = _table(random, months=random.uniform(1, 60, N), marker=(np.arange(N) % 3 == 0) * 1.0)
+    leaks = find_leaks(_followed([task], marker={"type": "number"}), table)
+    assert [(leak.column, leak.task) for leak in leaks] == [("marker", "death")]
+
+
+def test_few_times_in_order_are_warned_of_and_fewer_say_nothing(random: np.random.Generator) -> None:
+    for count, verdicts in ((4, []), (8, ["warned"]), (12, ["refused"])):
+        months = random.uniform(1, 60, N)
+        dead = pd.array(np.arange(N) < count, dtype="boolean")
+        table = _table(random, months=months, delay=-months).assign(dead=dead)
+        table["delay"] = np.where(np.arange(N) < count, -months, random.uniform(-60, -1, N))
+        leaks = find_leaks(_followed([], delay={"type": "number"}), table)
+        assert [leak.verdict for leak in leaks if leak.how == "values"] == verdicts

@@ -6,11 +6,13 @@ import struct
 import zlib
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 from medform.ingestion.found_series import Refused, SliceSource
+from medform.ingestion.nifti import read_nifti_header
 from medform.ingestion.slices import picture_series, read_mask, read_picture, read_picture_size
 from medform.ingestion.voxels import examine
 
@@ -113,3 +115,35 @@ def test_pictures_of_8_and_16_bits_are_no_series_and_display_ends_at_255(tmp_pat
     deep = examine(tmp_path, picture_series(tmp_path, "s", "p", sources[1:], "display"))
     assert deep.codes[-1] == "beyond_display" and "images.unit: raw" in deep.details[-1]
     assert examine(tmp_path, picture_series(tmp_path, "s", "p", sources[1:], "raw")).codes == ["single_slice"]
+
+
+@pytest.mark.proves("A3.1")
+@pytest.mark.parametrize("greatest", [1.0, 1.5])
+def test_float_pictures_that_8_bits_would_blacken_are_no_display_images(tmp_path: Path, greatest: float) -> None:
+    values = [0.0, 0.25, 0.5, greatest]
+    sources = []
+    for at in range(2):
+        Image.fromarray(np.array([values, values], np.float32)).save(tmp_path / f"{at}.tif")
+        sources.append(SliceSource(f"{at}.tif", f"{at}.tif"))
+    refused = examine(tmp_path, picture_series(tmp_path, "s", "p", sources, "display"))
+    assert refused.codes == ["beyond_display"] and f"no value above {greatest:g}" in refused.details[0]
+    assert "images.unit: raw" in refused.details[0] and not refused.usable
+    assert examine(tmp_path, picture_series(tmp_path, "s", "p", sources, "raw")).usable
+
+
+def test_bright_float_and_dark_8_bit_pictures_are_display_images(tmp_path: Path, grey: np.ndarray) -> None:
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "0.tif")  # one black slice among others
+    Image.fromarray(np.full((4, 4), 200.5, np.float32)).save(tmp_path / "1.tif")
+    sources = [SliceSource(name, name) for name in ("0.tif", "1.tif")]
+    assert examine(tmp_path, picture_series(tmp_path, "s", "p", sources, "display")).codes == []
+    Image.fromarray((grey > 99).astype(np.uint8)).save(tmp_path / "b.png")
+    dark = picture_series(tmp_path, "s", "p", [SliceSource("b.png", "b.png")], "display")
+    assert examine(tmp_path, dark).codes == ["single_slice"]
+
+
+def test_a_volume_whose_rescale_makes_0_to_1_of_integers_is_no_display_image(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4))
+    image.header.set_slope_inter(1 / 64, 0)
+    nibabel.save(image, tmp_path / "a.nii")
+    refused = examine(tmp_path, read_nifti_header(tmp_path / "a.nii", "a.nii", "display"))
+    assert refused.codes == ["beyond_display"] and "in the whole series" in refused.details[0]

@@ -14,6 +14,7 @@ import pytest
 from medform.cohort.cohort_file import ColumnSpec, TableSpec, Task
 from medform.cohort.labels import task_label
 from medform.errors import InputError, Problem
+from medform.ingestion.raw_table import filled_sheets, layout_rows
 from medform.ingestion.suspects import suspected_sentinels, table_notes
 from medform.ingestion.tables import RawTable, read_table, refuse_problems, type_table, undeclared_columns
 
@@ -192,6 +193,9 @@ def test_sentinels_are_missing_when_declared_and_stop_when_only_suspected(tmp_pa
     [
         ([61, 47, 999], [999.0]), ([61, 47, 99], []), ([40, 45, 99], [99.0]), ([500, 999], []),
         ([1, -1, 2], [-1.0]),
+        ([12, -1, -9], [-9.0, -1.0]), ([12, -99, -999], [-999.0, -99.0]), ([3, -1, -9, -4], []), ([-1, -9], []),
+        ([0, 1, 9, 1], [9.0]), ([4, 2, 9, np.nan], [9.0]), ([0, 1, 9, 99], [99.0, 9.0]), ([0, 1, -1, 9], [-1.0, 9.0]),
+        ([9, 9], []), ([0, 1, 5, 9], []), ([0, 1.5, 9], []), ([0, 1, 2], []),
         ([0.5, -1, -2], []), ([np.nan, 999], []), ([3, 9999, 999], [999.0, 9999.0]), ([-3, -2, 999], []),
     ],
 )  # fmt: skip
@@ -309,6 +313,7 @@ def test_gene_names_that_became_dates_are_flagged_and_nan_is_a_name(tmp_path: Pa
 @pytest.mark.proves("A.input")
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     two = _excel(tmp_path, [["id"], ["a"]], labs=[["id"], ["b"]], empty=[])
+    assert filled_sheets(two) == ["Sheet", "labs"]
     with pytest.raises(InputError, match="2 sheets hold data: Sheet, labs"):
         read_table(two)
     assert read_table(two, "labs").frame["id"].tolist() == ["b"]
@@ -328,3 +333,44 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     renamed = tmp_path / "renamed.csv"
     renamed.write_bytes(_excel(tmp_path, [["id"], ["a"]]).read_bytes())
     assert read_table(renamed).frame["id"].tolist() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('id,age,note\n1,60,"tumor 5 mm in the upper lo\n2,61,ok\n3,62,"fine"\n4,63,ok\n', 2),
+        ('id,age,note\n1,60,ok\n2,61,"tumor in the upper lo\n3,62,ok\n', 3),
+        ('id,age,note\n1,60,"a\nb"\n2,61,"x"y\n', 4),
+    ],
+)
+def test_a_lone_quote_swallows_nobody_and_names_the_line_of_its_row(tmp_path: Path, text: str, line: int) -> None:
+    with pytest.raises(InputError, match=f"line {line}: .*quote") as caught:
+        _csv(tmp_path, text)
+    assert [problem.row for problem in caught.value.problems] == [line]
+
+
+def test_quotes_that_are_closed_read_as_they_are_meant(tmp_path: Path) -> None:
+    raw = _csv(tmp_path, 'id,note\n1,"two\nlines, one cell"\n2,"a ""b"" c"\n3,5\' 6"\n4,\n')
+    assert raw.frame["note"].tolist() == ["two\nlines, one cell", 'a "b" c', "5' 6\"", ""]
+    assert raw.rows == (2, 4, 5, 6) and raw.problems == ()
+
+
+def test_all_codes_of_a_column_are_offered_as_its_sentinels_together(tmp_path: Path) -> None:
+    raw = _csv(tmp_path, "id,age\na,61\nb,-9\nc,47\nd,-1\n")
+    problems = _problems(raw, age=_spec("number"))
+    assert [problem.row for problem in problems] == [3, 5]
+    assert all("columns.age.sentinels: [-9, -1]" in str(problem.suggestion) for problem in problems)
+    assert _typed(raw, age=_spec("number", sentinels=[-9, -1]))["age"].notna().sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("header_row", "skipped", "kept"),
+    [
+        (1, [], []), (1, [2], [2]), (1, [2, 57], [2]), (1, [57], []), (3, [4, 5, 57, 1], [4, 5, 1]),
+        (1, [1, 2, 4, 9], [1, 2, 4]),
+    ],
+)  # fmt: skip
+def test_only_skipped_rows_around_the_header_are_of_the_layout(
+    header_row: int, skipped: list[int], kept: list[int]
+) -> None:
+    assert layout_rows(header_row, skipped) == kept

@@ -1,4 +1,4 @@
-"""What the parts of a split share: patients, studies, images, files, near-copies.
+"""What the parts of a split share: patients, studies, images, files, near-copies, and groups where some are declared.
 
 And who is one person under two ids.
 """
@@ -11,19 +11,34 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from medform.cohort.cohort_file import CohortFile
+from medform.cohort.files import column as column_of
 from medform.cohort.fingerprint import FEWEST_BITS, near_pairs
 from medform.cohort.split import PARTS, Part, Split
 from medform.errors import InputError, Problem
 
-__all__ = ["certify", "linked_patients", "refuse_leaking"]
+__all__ = ["certify", "declared_groups", "linked_patients", "refuse_leaking"]
 
 Carriers = dict[str, dict[Hashable, set[str]]]
 """Kind of evidence (study, file, ...) -> its value -> the patients that carry it; only what several carry
 is kept."""
 
 
-def _carriers(series: pd.DataFrame, slices: pd.DataFrame) -> Carriers:
-    """Evidence that two patient ids share. An almost empty slice is equal in everybody and is no evidence."""
+def declared_groups(file: CohortFile, clinical: pd.DataFrame | None) -> dict[str, str] | None:
+    """Patient id -> value of the column ``splits.group`` in a typed table, of those who have one; None without it."""
+    if file.splits.group is None:
+        return None
+    if clinical is None:
+        return {}
+    values = column_of(clinical, file.splits.group).dropna()
+    return {str(one): str(value) for one, value in values.items()}
+
+
+def _carriers(series: pd.DataFrame, slices: pd.DataFrame, groups: Mapping[str, str] | None = None) -> Carriers:
+    """Evidence that two patient ids share. An almost empty slice is equal in everybody and is no evidence.
+
+    With ``groups`` (patient id -> group), those are one kind more.
+    """
     telling = slices[[bin(int(one, 16)).count("1") >= FEWEST_BITS for one in slices["fingerprint"]]]
     shown = series[series["series_id"].isin(list(telling["series_id"]))]
     columns = {
@@ -45,14 +60,22 @@ def _carriers(series: pd.DataFrame, slices: pd.DataFrame) -> Carriers:
     found["near_duplicates"] = {
         pair: {patient[i] for i in pair} for pair in pairs if patient[pair[0]] != patient[pair[1]]
     }
+    if groups is not None:
+        members: dict[Hashable, set[str]] = {}
+        for one, value in groups.items():
+            members.setdefault(value, set()).add(one)
+        found["groups"] = {value: people for value, people in members.items() if len(people) > 1}
     return found
 
 
-def linked_patients(series: pd.DataFrame, slices: pd.DataFrame) -> dict[str, str]:
+def linked_patients(
+    series: pd.DataFrame, slices: pd.DataFrame, groups: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Patient id -> name of its group, for ids that look like one person: a study, file, image or near-copy in common.
 
     ``series`` needs patient_id, series_id, study, person, sha256; ``slices`` patient_id, series_id, source,
-    file_digest, fingerprint. Ids that stand alone are left out; a group is named by its first id.
+    file_digest, fingerprint. Patients of one of ``groups`` (`declared_groups`) are linked, too. Ids that stand alone
+    are left out; a group is named by its first id.
     """
     group: dict[str, str] = {}
 
@@ -61,7 +84,7 @@ def linked_patients(series: pd.DataFrame, slices: pd.DataFrame) -> dict[str, str
             one = group[one]
         return one
 
-    for carriers in _carriers(series, slices).values():
+    for carriers in _carriers(series, slices, groups).values():
         for people in carriers.values():
             roots = sorted({first(one) for one in people})
             for one in roots:
@@ -71,13 +94,17 @@ def linked_patients(series: pd.DataFrame, slices: pd.DataFrame) -> dict[str, str
     return {one: first(one) for one in sorted(group)}
 
 
-def certify(split: Split, series: pd.DataFrame, slices: pd.DataFrame) -> dict[str, object]:
+def certify(
+    split: Split, series: pd.DataFrame, slices: pd.DataFrame, declared: Mapping[str, str] | None = None
+) -> dict[str, object]:
     """The certificate of ``split``: for each fold and pair of parts, how much of each kind both parts hold.
+
+    ``declared``: patient id -> group (`declared_groups`), counted as one kind more.
 
     ``{"clean": bool, "compared": {kind: count}, "folds": [{"train-test": {"patients": 0, "studies": 0,
     ...}}], "same_person": [[ids]]}``; ``clean`` means that every count is 0.
     """
-    carriers = _carriers(series, slices)
+    carriers = _carriers(series, slices, declared)
     folds = []
     for fold in split.folds:
         part_of = fold.part_of()
@@ -106,9 +133,14 @@ def _shared(carriers: Carriers, part_of: Mapping[str, Part], left: Part, right: 
     return {kind: int(np.sum([both(people) for people in of.values()])) for kind, of in carriers.items()}
 
 
-def refuse_leaking(split: Split, series: pd.DataFrame, slices: pd.DataFrame, where: str) -> None:
-    """Raise `InputError` naming the patients where two parts of a fold share a study, file, image or near-copy."""
-    carriers = _carriers(series, slices)
+def refuse_leaking(
+    split: Split, series: pd.DataFrame, slices: pd.DataFrame, where: str, groups: Mapping[str, str] | None = None
+) -> None:
+    """Raise `InputError` naming the patients where two parts of a fold share a study, file, image or near-copy.
+
+    So it does where they share one of ``groups`` (`declared_groups`).
+    """
+    carriers = _carriers(series, slices, groups)
     problems: dict[str, Problem] = {}
     for number, fold in enumerate(split.folds):
         part_of = fold.part_of()
@@ -125,6 +157,6 @@ def refuse_leaking(split: Split, series: pd.DataFrame, slices: pd.DataFrame, whe
             f"this split leaks: {len(problems)} overlaps between its parts.",
             where=where,
             consequence="It is not used and nothing was written.",
-            fix="leave ids of one person in one part of each fold.",
+            fix=f"leave ids of one person{' or group' if groups else ''} in one part of each fold.",
             problems=list(problems.values()),
         )

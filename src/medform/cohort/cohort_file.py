@@ -25,6 +25,7 @@ __all__ = [
     "Select",
     "SliceTask",
     "Splits",
+    "Survival",
     "TableSpec",
     "Task",
     "Unit",
@@ -101,8 +102,9 @@ class TableSpec(Config):
     """How a table is read. Rows are counted as in the file, the header's first line being row 1.
 
     ``missing`` lists the words that mean "no value" (an empty cell always does). ``id_rules`` are differences
-    between ids of table and images that are ignored (``zeros``: those that an id begins with); ``id_map`` is a CSV with
-    the columns ``table_id`` and ``image_id``. ``skip_rows`` are rows that are none of a patient.
+    between ids of table and images that are ignored (``zeros``: those that an id begins with; ``separators``: which
+    they are, but between two digits not whether there are any); ``id_map`` is a CSV with the columns ``table_id`` and
+    ``image_id``. ``skip_rows`` are rows that are none of a patient.
     """
 
     path: str
@@ -221,14 +223,17 @@ class Splits(Config):
     """How patients are divided.
 
     ``validation`` is a share of each fold's training patients. ``stratify`` names tasks whose classes every fold gets
-    its share of (default: the primary task). ``file`` brings an own split: a CSV with the columns ``patient_id``,
-    ``fold`` (from 0) and ``part`` (train, validation or test), a line a patient and fold.
+    its share of (default: the primary task). ``group`` names a column of the clinical table (family, person): patients
+    with the same value in it stay in one part of each fold; a column's role ``group`` alone does not do that. ``file``
+    brings an own split: a CSV with the columns ``patient_id``, ``fold`` (from 0) and ``part`` (train, validation or
+    test), a line a patient and fold.
     """
 
     name: str = Field(default="main", pattern=r"^[A-Za-z0-9_.-]+$")
     folds: int = Field(default=5, ge=2)
     validation: float = Field(default=0.15, ge=0.0, lt=1.0)
     stratify: Words | None = None
+    group: str | None = None
     seed: int = 7
     file: str | None = None
 
@@ -238,12 +243,13 @@ class Survival(Config):
 
     ``time`` is a number since one moment, of role ``time`` or ``outcome``. ``event`` is a boolean or a number 0 / 1 (1:
     it happened, 0: censored) of role ``outcome`` or ``label``; ``positive`` lists the values that count as 1 where it
-    holds words.
+    holds words. ``predicted_at`` is when it is asked, as of a task: a feature must be known by then.
     """
 
     time: str
     event: str
     positive: Words | None = None
+    predicted_at: Moment = "scan"
 
 
 class Reports(Config):
@@ -315,11 +321,17 @@ class CohortFile(Config):
     def portable(self) -> dict[str, Any]:
         """JSON-able tree without ``root``: what a store keeps, equal on every machine.
 
-        ``masks`` is left out where it is not set, so that stores older than the key are known as made from the
-        same file.
+        ``masks``, ``splits.group`` and ``survival.predicted_at`` are left out where they are not set, so that stores
+        older than these keys are known as made from the same file.
         """
-        left_out = {"root"} if self.masks is not None else {"root", "masks"}
-        return self.model_dump(mode="json", exclude=left_out)
+        tree = self.model_dump(mode="json", exclude={"root"})
+        if self.masks is None:
+            del tree["masks"]
+        if self.splits.group is None:
+            del tree["splits"]["group"]
+        if self.survival is not None and self.survival.predicted_at == Survival.model_fields["predicted_at"].default:
+            del tree["survival"]["predicted_at"]
+        return tree
 
 
 def parse_cohort_file(tree: Any, where: str, root: Path | None = None, text: str | None = None) -> CohortFile:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from medform.cohort.cohort_file import MOMENTS, CohortFile, ColumnSpec, Moment, Task
 from medform.errors import Problem, nearest
 
-__all__ = ["feature_columns", "known_in_time", "rule_problems"]
+__all__ = ["feature_columns", "group_notes", "known_in_time", "rule_problems"]
 
 ENCODABLE = ("number", "category", "ordinal", "set", "boolean")
 
@@ -22,24 +22,38 @@ def feature_columns(file: CohortFile, task: str | None = None) -> list[str]:
     """Names of the columns that may enter a tower, in the order of the cohort file.
 
     For ``task``, those known by the time it is predicted; without one, those that are known in time for every
-    task (an alignment serves all tasks, so it may know no more than the earliest of them).
+    task and for survival (an alignment serves all of them, so it may know no more than the earliest).
     """
-    tasks = [file.task(task)] if task is not None else list(file.tasks)
+    asked: list[Moment] = [one.predicted_at for one in (file.tasks if task is None else [file.task(task)])]
+    if task is None and file.survival is not None:
+        asked.append(file.survival.predicted_at)
     return [
         name
         for name, column in file.columns.items()
         if column.role == "feature"
         and column.known_at is not None
-        and all(known_in_time(column.known_at, asked.predicted_at) for asked in tasks)
+        and all(known_in_time(column.known_at, moment) for moment in asked)
+    ]
+
+
+def group_notes(file: CohortFile) -> list[str]:
+    """A line for each column with the role ``group`` where no column keeps patients together."""
+    if file.splits.group is not None:
+        return []
+    return [
+        f"column '{name}' (role group) does not keep patients together unless splits.group names it."
+        for name, column in file.columns.items()
+        if column.role == "group"
     ]
 
 
 def rule_problems(file: CohortFile, where: str) -> list[Problem]:
     """Every contradiction between the keys of a cohort file; each names the column or task and the key to set."""
     problems = [*_table_problems(file), *_task_problems(file), *_survival_problems(file), *_mask_problems(file)]
+    problems += _group_problems(file)
     for name, column in file.columns.items():
         if column.role == "feature":
-            problems += _feature_problems(name, column, file.tasks)
+            problems += _feature_problems(name, column, file)
         elif column.role == "time" and column.type not in ("number", "date"):
             problems.append(
                 _problem(name, f"a time cannot be a {column.type}.", f"Set columns.{name}.type: number or date.")
@@ -51,7 +65,7 @@ def _problem(column: str, problem: str, suggestion: str, value: str | None = Non
     return Problem(problem, column=column, value=value, suggestion=suggestion)
 
 
-def _feature_problems(name: str, column: ColumnSpec, tasks: Iterable[Task]) -> Iterable[Problem]:
+def _feature_problems(name: str, column: ColumnSpec, file: CohortFile) -> Iterable[Problem]:
     if column.type not in ENCODABLE:
         yield _problem(
             name,
@@ -65,13 +79,19 @@ def _feature_problems(name: str, column: ColumnSpec, tasks: Iterable[Task]) -> I
             f"Set columns.{name}.known_at to one of {', '.join(MOMENTS)}.",
         )
         return
-    for task in tasks:
-        if column.role == "feature" and not known_in_time(column.known_at, task.predicted_at):
+    asked: list[tuple[str, Moment, str]] = [
+        (f"task '{task.name}'", task.predicted_at, "predicted_at of that task") for task in file.tasks
+    ]
+    if file.survival is not None:
+        asked.append(("survival", file.survival.predicted_at, "survival.predicted_at"))
+    for what, moment, key in asked:
+        if not known_in_time(column.known_at, moment):
             yield _problem(
                 name,
-                f"known at {column.known_at}, after task '{task.name}' is predicted ({task.predicted_at}).",
-                f"Set columns.{name}.role: ignore or outcome, or a later predicted_at of that task.",
+                f"known at {column.known_at}, after {what} is predicted ({moment}).",
+                f"Set columns.{name}.role: ignore or outcome, or a later {key}.",
             )
+    for task in file.tasks:
         if task.column == name and not column.allow_as_feature:
             yield _problem(
                 name,
@@ -131,6 +151,21 @@ def _survival_problems(file: CohortFile) -> Iterable[Problem]:
         hint = "Set survival.positive: [...] with the values that mean that it happened; all others are censored."
         text = f"columns.{file.survival.event} is a {event.type}, so it must be said which values are events."
         yield Problem(text, column="survival.positive", suggestion=hint)
+
+
+def _group_problems(file: CohortFile) -> Iterable[Problem]:
+    """The column that keeps patients together is a declared one, and not the id, which no two patients share."""
+    name = file.splits.group
+    if name is None:
+        return
+    if file.clinical is None:
+        hint = "Set tables.clinical, or leave the key out."
+        yield Problem("groups are a column of the clinical table.", column="splits.group", suggestion=hint)
+    elif name == file.clinical.patient_id:
+        hint = "Name the column whose value the patients of one group share, or leave the key out."
+        yield Problem("every patient has another id.", column="splits.group", value=name, suggestion=hint)
+    elif name not in file.columns:
+        yield _undeclared("splits.group", name, file)
 
 
 def _mask_problems(file: CohortFile) -> Iterable[Problem]:

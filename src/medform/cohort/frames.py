@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from medform.cohort.certificate import certify, refuse_leaking
+from medform.cohort.certificate import certify, declared_groups, linked_patients, refuse_leaking
 from medform.cohort.cohort_file import CohortFile
 from medform.cohort.files import column, write_bytes, write_frame, write_json
 from medform.cohort.labels import slice_label, task_label
@@ -141,7 +141,8 @@ class StoreFrames:
 def build_frames(file: CohortFile, parts: Sequence[Part], clinical: pd.DataFrame | None) -> StoreFrames:
     """Frames of a store, ordered by patient (hash of the split's seed and the id), then series, then slice.
 
-    Raises `InputError` with all faults of labels, and for an own split that leaks or names unknown patients.
+    Raises `InputError` with all faults of labels, for an own split that leaks or names unknown patients, and where
+    ``splits.group`` leaves fewer groups than folds.
     """
     imaged = {str(part["patient_id"]) for part in parts}
     rows = set() if clinical is None else set(clinical.index.astype(str))
@@ -153,12 +154,15 @@ def build_frames(file: CohortFile, parts: Sequence[Part], clinical: pd.DataFrame
     if clinical is not None:
         clinical = clinical.set_axis(clinical.index.astype(str)).loc[[one for one in order if one in rows]]
     _refuse_faulty_labels(file, slices, clinical)
+    groups = declared_groups(file, clinical)
     own = None
+    if file.splits.file is None and groups is not None:
+        _refuse_few_groups(file, order, linked_patients(series, slices, groups))
     if file.splits.file is not None:
         path = file.path(file.splits.file)
         own = read_own_split(path, file.splits.name, order)
-        refuse_leaking(own, series, slices, str(path))
-        own = Split(own.name, own.folds, certify(own, series, slices), own.settings)
+        refuse_leaking(own, series, slices, str(path), groups)
+        own = Split(own.name, own.folds, certify(own, series, slices, groups), own.settings)
     return StoreFrames(
         file=file,
         patients=_patients(file, order, ordered, rows),
@@ -170,6 +174,19 @@ def build_frames(file: CohortFile, parts: Sequence[Part], clinical: pd.DataFrame
         mask_values=sorted({value for part in parts for value in part.get("mask_values", [])}),
         own_split=own,
     )
+
+
+def _refuse_few_groups(file: CohortFile, patients: Sequence[str], group_of: Mapping[str, str]) -> None:
+    count = len({group_of.get(one, one) for one in patients})
+    if count < file.splits.folds:
+        fix = f"Set splits.folds: {count}, or leave splits.group out." if count >= 2 else "Leave splits.group out."
+        text = f"column '{file.splits.group}' leaves {count} groups of patients for {file.splits.folds} folds."
+        raise InputError(
+            "the patients cannot be divided.",
+            where=f"cohort '{file.name}'",
+            consequence="The store was not finished.",
+            problems=[Problem(text, column="splits.group", value=file.splits.group, suggestion=fix)],
+        )
 
 
 def _patients(file: CohortFile, order: Sequence[str], parts: Sequence[Part], rows: set[str]) -> pd.DataFrame:

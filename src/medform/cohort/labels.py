@@ -69,7 +69,8 @@ def binary_label(task: Task, values: pd.Series, spec: ColumnSpec, signs: pd.Seri
             raise InputError(
                 f"the label holds {other}, not only 0 and 1.",
                 where=where,
-                fix=f"set positive: [...] or threshold: ... for task '{task.name}'.",
+                fix=f"set positive: [...] or threshold: ... for task '{task.name}'; "
+                f"codes for unknown belong into columns.{task.column}.sentinels.",
             )
         positive = values.astype("float64").to_numpy(na_value=np.nan) == 1.0
     return _as_series(positive, missing, values.index, task.name)

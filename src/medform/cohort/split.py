@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -160,6 +161,7 @@ def make_split(
     seed: int = 7,
     *,
     groups: Mapping[str, str] | None = None,
+    draw_groups: bool = False,
     name: str = "main",
 ) -> Split:
     """Divide patients into ``folds`` folds of (train, validation, test).
@@ -167,8 +169,9 @@ def make_split(
     ``strata`` (indexed by patient id; several columns are crossed) are spread evenly: in each fold the count
     of a stratum differs by at most one between the test parts, as does the count of all patients. A patient
     without a label belongs to a stratum of its own. ``groups`` (id -> group) are people under several ids; a
-    group stays on one side. ``validation`` is a share of a fold's training patients. Raises `InputError`
-    where there are fewer groups than folds.
+    group stays on one side. ``validation`` is a share of a fold's training patients; with ``draw_groups`` it is
+    drawn group by group, as is needed where most patients have a group. Raises `InputError` where there are fewer
+    groups than folds.
     """
     given = list(dict.fromkeys(patients))
     key = _strata(given, strata)
@@ -178,7 +181,7 @@ def make_split(
         members.setdefault((groups or {}).get(one, one), []).append(one)
     if len(members) < folds:
         raise InputError(
-            f"{len(members)} patients cannot be divided into {folds} folds.",
+            f"{len(members)} {'groups of ' if draw_groups else ''}patients cannot be divided into {folds} folds.",
             where=f"split '{name}'",
             consequence="Nothing was started.",
             fix=f"set splits.folds: {len(members)}." if len(members) >= 2 else "bring at least two patients.",
@@ -188,7 +191,9 @@ def make_split(
     for number in range(folds):
         test = [one for one in ids if fold_of[one] == number]
         rest = [one for one in ids if fold_of[one] != number]
-        held = _validation(rest, key, validation, f"{seed}:validation:{number}", groups or {})
+        held = (_validation_groups if draw_groups else _validation)(
+            rest, key, validation, f"{seed}:validation:{number}", groups or {}
+        )
         made.append(
             Fold(
                 tuple(one for one in rest if one not in held),
@@ -283,3 +288,29 @@ def _validation(
         if inside and len(inside) < len(members):
             held = held | set(members) if 2 * len(inside) > len(members) else held - set(members)
     return held
+
+
+def _validation_groups(
+    ids: Sequence[str], key: Mapping[str, str], share: float, seed: str, groups: Mapping[str, str]
+) -> set[str]:
+    """Validation patients as whole groups, in hash order: one is taken where the strata come nearer to their share.
+
+    At least one group is taken of two or more where the share is not 0, and at least one left.
+    """
+    of_group: dict[str, list[str]] = {}
+    for one in patient_order(ids, f"{seed}:share"):
+        of_group.setdefault(groups.get(one, one), []).append(one)
+    short: dict[str, float] = {}
+    for one in ids:
+        short[key[one]] = short.get(key[one], 0.0) + share
+    held: list[list[str]] = []
+    for members in of_group.values():
+        counts = Counter(key[one] for one in members)
+        gain = sum(short[name] ** 2 - (short[name] - count) ** 2 for name, count in counts.items())
+        if gain > 0 and len(held) < len(of_group) - 1:
+            held.append(members)
+            for name, count in counts.items():
+                short[name] -= count
+    if not held and share > 0.0 and len(of_group) >= 2:
+        held = [min(of_group.values(), key=len)]
+    return {one for members in held for one in members}

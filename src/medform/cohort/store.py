@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medform.cohort.certificate import certify, linked_patients, refuse_leaking
+from medform.cohort.certificate import certify, declared_groups, linked_patients, refuse_leaking
 from medform.cohort.cohort_file import CohortFile, ColumnSpec, SliceTask, Task, Unit
 from medform.cohort.columns import feature_columns
 from medform.cohort.files import column, file_sha256, file_stem, read_frame, write_bytes
@@ -258,7 +258,7 @@ class Cohort:
         """The split called ``name`` (default: the cohort file's), made from ``splits`` and stored where it is missing.
 
         It is always of the whole store; a `select`ed cohort gets its patients' part of it. Raises
-        `InputError` where the primary task has too few patients of a class, or where a stored split leaks.
+        `InputError` where the primary task has too few patients (or groups) of a class, or where a stored split leaks.
         """
         if self._whole is not None:
             return self._whole.split(name).select(self.patient_ids)
@@ -266,7 +266,7 @@ class Cohort:
         path = self.root / "splits" / f"{name}.json"
         if path.is_file():
             split = Split.read(path)
-            refuse_leaking(split, self.series, self.slices, str(path))
+            refuse_leaking(split, self.series, self.slices, str(path), declared_groups(self.file, self.clinical))
             return split
         if name != self.file.splits.name:
             raise InputError(
@@ -283,24 +283,53 @@ class Cohort:
 
     def _make_split(self) -> Split:
         wanted = self.file.splits
+        declared = declared_groups(self.file, self.clinical)
+        groups = linked_patients(self.series, self.slices, declared)
         strata = pd.DataFrame({task: self.labels(task) for task in self.file.stratify}, index=self.patient_ids)
         strata["imaged"] = column(self.patients, "n_series").to_numpy() > 0
         if primary := self.file.primary:
             labels, imaged = self.labels(primary.name).to_numpy(), column(strata, "imaged").to_numpy()
-            scored = labels[imaged] if imaged.any() else labels
+            counted = imaged if imaged.any() else np.ones(len(labels), bool)
+            scored = labels[counted]
             if why := check_classes(primary.name, scored, wanted.folds):
                 raise _too_few(why, scored, self.name)
+            if declared is not None:
+                _refuse_few_groups(np.array(self.patient_ids)[counted], scored, groups, self.file)
         split = make_split(
             self.patient_ids,
             strata,
             wanted.folds,
             wanted.validation,
             wanted.seed,
-            groups=linked_patients(self.series, self.slices),
+            groups=groups,
+            draw_groups=declared is not None,
             name=wanted.name,
         )
         settings = dict(split.settings) | {"stratify": self.file.stratify}
-        return replace(split, certificate=certify(split, self.series, self.slices), settings=settings)
+        if declared is not None:
+            settings["group"] = wanted.group
+        return replace(split, certificate=certify(split, self.series, self.slices, declared), settings=settings)
+
+
+def _refuse_few_groups(
+    patients: NDArray[np.str_], labels: NDArray[np.float64], groups: Mapping[str, str], file: CohortFile
+) -> None:
+    """Raise `InputError` where fewer groups than folds have a patient of either class of the primary task."""
+    counts = {
+        what: len({groups.get(one, one) for one in patients[labels == value].tolist()})
+        for value, what in ((1.0, "positive"), (0.0, "negative"))
+    }
+    few = min(counts, key=lambda what: counts[what])
+    if counts[few] < file.splits.folds:
+        fix = f"set splits.folds: {counts[few]}, or leave splits.group out."
+        raise InputError(
+            f"only {counts[few]} groups of column '{file.splits.group}' have a {few} patient, "
+            f"for {file.splits.folds} folds.",
+            where=f"cohort '{file.name}', primary task",
+            consequence="No split was made.",
+            fix=fix if counts[few] >= 2 else "leave splits.group out.",
+            problems=[Problem(f"{what} in {count} groups.", column="splits.group") for what, count in counts.items()],
+        )
 
 
 def _too_few(why: str, labels: NDArray[np.float64], cohort: str) -> InputError:

@@ -68,7 +68,10 @@ def survival_faults(file: CohortFile, clinical: pd.DataFrame) -> list[SurvivalFa
         if value < 0
     ]
     if declared.type == "number" and spec.positive is None:
-        hint = "1 means that it happened, 0 that it did not; list other codes in survival.positive: [...]."
+        hint = (
+            "1 means that it happened, 0 that it did not; list other codes in survival.positive: [...], "
+            f"and codes for unknown in columns.{spec.event}.sentinels."
+        )
         faults += [
             SurvivalFault(str(one), spec.event, f"{value:g}", "an event is 1 or 0.", hint)
             for one, value in column(clinical, spec.event).items()

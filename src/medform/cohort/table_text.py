@@ -114,15 +114,41 @@ def _script(content: bytes) -> str:
     return "cp1252"
 
 
-def _rows(text: str, separator: str) -> tuple[list[list[str]], list[int]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=False)
+def _rows(text: str, separator: str, where: str | None = None) -> tuple[list[list[str]], list[int]]:
+    """Rows and the lines they start on; `InputError` for quotes at fault where ``where`` names the table.
+
+    Without it, as for a head that may end inside a quoted field, faulty quotes are read as they can be.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=where is not None)
     rows, lines, before = [], [], 0
-    for row in reader:
-        if any(field.strip() for field in row):
-            rows.append(row)
-            lines.append(before + 1)
-        before = reader.line_num
+    try:
+        for row in reader:
+            if any(field.strip() for field in row):
+                rows.append(row)
+                lines.append(before + 1)
+            before = reader.line_num
+    except csv.Error as error:
+        if where is None:
+            return rows, lines
+        raise _unreadable(before + 1, str(error), where) from None
     return rows, lines
+
+
+def _unreadable(line: int, reason: str, where: str) -> InputError:
+    """Why the row that starts on ``line`` cannot be told from those that follow it."""
+    if "unexpected end" in reason:
+        fault = "a quote is opened in this row and never closed"
+    elif "expected after" in reason:
+        fault = "text stands behind a closing quote, or a quote is never closed"
+    else:
+        fault = f"this row cannot be read ({reason})"
+    return InputError(
+        f"line {line}: {fault}.",
+        where=where,
+        consequence="The table was not read.",
+        fix="close or remove the lone quote; inside a quoted field a quote is written twice.",
+        problems=[Problem(f"{fault}.", file=where, row=line)],
+    )
 
 
 def _separator(text: str) -> str:
@@ -140,17 +166,18 @@ def _separator(text: str) -> str:
 
 
 def read_rows(content: bytes, where: str, encoding: str | None = None, separator: str | None = None) -> TextRows:
-    """All fields of a text table as text. Raises `InputError` where it cannot be decoded or a quote is never closed."""
+    """All fields of a text table as text.
+
+    Raises `InputError` where it cannot be decoded, and, naming the line on which the row starts, where a quote is
+    never closed or something stands behind a closing one: the rows that follow would be swallowed.
+    """
+    csv.field_size_limit(1 << 24)
     text, name = decode(content, where, encoding)
     named = {"\\t": "\t", "tab": "\t", "comma": ",", "semicolon": ";"}
     sign = named.get(separator, separator) if separator else _separator(text)
     if len(sign) != 1:
         raise InputError(f"a separator is one sign, not '{sign}'.", where=where, fix="set tables.clinical.separator.")
-    csv.field_size_limit(1 << 24)
-    try:
-        rows, lines = _rows(text, sign)
-    except csv.Error as error:
-        raise InputError(f"cannot be read as a table: {error}.", where=where, fix="look for a lone quote.") from None
+    rows, lines = _rows(text, sign, where)
     return TextRows(rows, lines, name, sign)
 
 

@@ -33,7 +33,7 @@ def sizes_and_times(root: Path, series: Sequence[FoundSeries]) -> str:
     names = {source.file for one in series for source in one.slices} | {name for one in series for name in _masks(one)}
     facts: list[tuple[object, ...]] = []
     for name in sorted(names):
-        with contextlib.suppress(FileNotFoundError):  # one that is gone is another list
+        with contextlib.suppress(OSError):  # one that is gone, or cannot be read, is another list
             stat = (root / name).stat()
             facts.append((name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     return digest_of(facts)

@@ -179,7 +179,7 @@ def _build(uid: str, stack: _Stack, read_frame: ReadFrame, *, assume_hu: bool) -
     geometry = None if _refusals(findings) else _geometry(images)
     if geometry is None:
         findings += [] if _refusals(findings) else _no_geometry(images)
-        images.sort(key=lambda image: (image.instance_number, image.instance, image.frame))
+        images.sort(key=_by_number)
     else:
         images = [images[index] for index in geometry.order]
         findings += [*geometry.findings, *_interleaved(images)]
@@ -199,6 +199,12 @@ def _build(uid: str, stack: _Stack, read_frame: ReadFrame, *, assume_hu: bool) -
         affine_lps=geometry.affine_lps if geometry else None,
         spacing_mm=geometry.spacing_mm if geometry else None,
     )
+
+
+def _by_number(image: DicomImage) -> tuple[int, str, str, int]:
+    """Sort key without positions: frames of one file by their number (as text, frame 10 stands before frame 2)."""
+    uid = image.instance if image.frames == 1 else image.instance.rpartition("/")[0]
+    return image.instance_number, uid, image.file, image.frame
 
 
 def _source(image: DicomImage, at: int, geometry: StackGeometry | None, unit: Unit) -> SliceSource:
@@ -233,6 +239,7 @@ def _refused(uid: str, stack: _Stack, patient_id: str | None = None) -> FoundSer
         files=tuple(sorted({image.file for image in stack.images})),
         study_id=first.study_uid,
         person=first.person,
+        person_near=first.person_near,
         description=first.description,
         kernel=first.kernel,
         manufacturer=first.manufacturer,

@@ -49,8 +49,8 @@ class DicomImage:
     """One frame of one file. Positions and spacings in mm (LPS); None where the header says nothing.
 
     ``pixel_spacing`` is (between rows, between columns); ``acquisition`` what tells repeated scans of one
-    place apart; ``person`` a digest of name and birth date; ``padding`` the range of stored values that
-    mean "outside".
+    place apart; ``person`` a digest of name and birth date and ``person_near`` those that may be the same person
+    (`_born_near`); ``padding`` the range of stored values that mean "outside".
     """
 
     file: str
@@ -61,6 +61,7 @@ class DicomImage:
     study_uid: str
     patient_id: str
     person: str
+    person_near: tuple[str, ...]
     modality: str
     manufacturer: str
     description: str
@@ -164,6 +165,7 @@ def _image(
     slope = of_frame.numbers(transform, "RescaleSlope", 1)
     intercept = of_frame.numbers(transform, "RescaleIntercept", 1)
     instance = _text(dataset, "SOPInstanceUID") or name
+    birth = _text(dataset, "PatientBirthDate")
     return DicomImage(
         file=name,
         frame=frame,
@@ -172,7 +174,8 @@ def _image(
         instance=instance if frames == 1 else f"{instance}/{frame + 1}",
         study_uid=_text(dataset, "StudyInstanceUID"),
         patient_id=_text(dataset, "PatientID"),
-        person=_person(dataset),
+        person=_person(dataset, birth),
+        person_near=tuple(_person(dataset, near) for near in _born_near(birth)),
         modality=_text(dataset, "Modality"),
         manufacturer=_text(dataset, "Manufacturer"),
         description=_text(dataset, "SeriesDescription"),
@@ -302,11 +305,21 @@ def _as_stored(value: int, *, signed: bool, bits: int) -> int:
     return value + (1 << bits) if not signed and value < 0 else value
 
 
-def _person(dataset: Dataset) -> str:
+def _person(dataset: Dataset, birth: str) -> str:
     """SHA-256 of name and birth date, '' unless both are there: one person under two ids is found by it.
 
     Of the name the first group counts (others spell it in other letters), without its padding: DOE^JOHN^^ is DOE^JOHN.
     """
-    whole, birth = _text(dataset, "PatientName").upper(), _text(dataset, "PatientBirthDate")
+    whole = _text(dataset, "PatientName").upper()
     name = "^".join(part.strip() for part in whole.split("=")[0].split("^")).rstrip("^") or whole
     return hashlib.sha256(f"{name}|{birth}".encode()).hexdigest() if name and birth else ""
+
+
+def _born_near(birth: str) -> tuple[str, ...]:
+    """Birth dates that the same person may have in another scan: 1 January a year before and after 1 January.
+
+    Where only the age is kept, the date is made of it and of the year of the scan, and may move by a year.
+    """
+    if len(birth) != 8 or not birth.isdecimal() or not birth.endswith("0101"):
+        return ()
+    return tuple(f"{int(birth[:4]) + step:04d}0101" for step in (-1, 1))

@@ -19,6 +19,8 @@ __all__ = ["FileKind", "FoundFile", "Listing", "discover"]
 HEAD_BYTES = 512
 """Bytes read to tell a file's kind: the DICOM mark ends at 132, the NIfTI one at 348."""
 
+NOT_TEXT = "its name is not UTF-8; rename it"
+
 FileKind = str
 """One of ``dicom``, ``nifti``, ``picture`` (these hold images), ``other`` (no image), ``unreadable``."""
 
@@ -93,49 +95,81 @@ def discover(root: Path) -> Listing:
 
     A link given as ``root`` itself is followed, since the user named it.
     """
-    if not root.exists():
-        raise InputError("no such file or folder.", where=str(root), fix="check the path.")
+    if not _is_there(root):
+        raise InputError("no such file or folder.", where=str(root), fix="check the path, and that you may read it.")
+    named = _is_text(root.name)
     if not root.is_dir():
         mode = root.stat().st_mode
         if not stat.S_ISREG(mode):
             raise InputError("this is neither a folder nor a regular file.", where=str(root), fix="give a folder.")
-        return Listing(root.parent, (_look(root, root.name),), ())
+        return Listing(root.parent, (_listed(root, _shown(root.name), mode, named=named)[0],), ())
+    if not named:
+        raise InputError("the name of this folder is not UTF-8.", where=_shown(str(root)), fix="rename it.")
     files: list[FoundFile] = []
     skipped: list[FoundFile] = []
-    for path, relative, entry_mode in _walk(root):
-        if entry_mode is None:
-            skipped.append(FoundFile(relative, "unreadable", 0, "folder could not be opened"))
-        elif stat.S_ISREG(entry_mode):
-            files.append(_look(path, relative))
-        else:
-            skipped.append(FoundFile(relative, "other", 0, _not_regular(path, entry_mode)))
+    for found, is_file in _walk(root):
+        (files if is_file else skipped).append(found)
     files.sort(key=lambda file: file.path)
     skipped.sort(key=lambda file: file.path)
     return Listing(root, tuple(files), tuple(skipped))
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, str, int | None]]:
-    """Yield (path, relative path, mode without following links); mode None for a folder that cannot be opened."""
+def _walk(root: Path) -> Iterator[tuple[FoundFile, bool]]:
+    """Yield what is no folder, and folders that cannot be entered, each with whether it counts as a file."""
     folders = [(root, "")]
     while folders:
         folder, prefix = folders.pop()
         try:
             entries = list(os.scandir(folder))
         except OSError:
-            yield folder, prefix.rstrip("/") or ".", None
+            yield FoundFile(prefix.rstrip("/") or ".", "unreadable", 0, "folder could not be opened"), False
             continue
         for entry in entries:
-            relative = prefix + entry.name
-            mode = entry.stat(follow_symlinks=False).st_mode
-            if stat.S_ISDIR(mode):
+            relative, named = prefix + _shown(entry.name), _is_text(entry.name)
+            try:
+                mode = entry.stat(follow_symlinks=False).st_mode
+            except OSError as error:
+                yield FoundFile(relative, "unreadable", 0, f"cannot be opened: {error.strerror or error}"), True
+                continue
+            if named and stat.S_ISDIR(mode):
                 folders.append((Path(entry.path), relative + "/"))
             else:
-                yield Path(entry.path), relative, mode
+                yield _listed(Path(entry.path), relative, mode, named=named)
+
+
+def _listed(path: Path, relative: str, mode: int, *, named: bool) -> tuple[FoundFile, bool]:
+    """An entry as it is listed, and whether it counts as a file; ``named``: whether its name is text."""
+    if stat.S_ISREG(mode):
+        return (_look(path, relative) if named else FoundFile(relative, "unreadable", 0, NOT_TEXT)), True
+    if stat.S_ISDIR(mode):
+        return FoundFile(relative, "unreadable", 0, NOT_TEXT), False
+    return FoundFile(relative, "other", 0, _not_regular(path, mode)), False
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8: bytes of another encoding come as surrogates, which nothing takes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    """A name with the bytes that are no UTF-8 as backslash escapes."""
+    return name if _is_text(name) else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a folder on the way may not be entered
+        return False
 
 
 def _not_regular(path: Path, mode: int) -> str:
     if stat.S_ISLNK(mode):
-        return "link to nothing" if not path.exists() else "links are not followed; give the folder it points to"
+        return "link to nothing" if not _is_there(path) else "links are not followed; give the folder it points to"
     if stat.S_ISFIFO(mode):
         return "a named pipe, not a file"
     if stat.S_ISSOCK(mode):

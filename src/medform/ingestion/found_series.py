@@ -84,7 +84,8 @@ class FoundSeries:
     ``affine_lps`` maps (column, row, slice) indices to patient millimetres, None where that is unknown.
     ``files`` are all files that belong to it, dropped duplicates included, so that counts in = counts out.
     ``mask`` is its label map and ``mask_values`` the numbers that may stand in it besides 0 (None: any); a series
-    without them reads as it did before there were masks, hence stores are found again.
+    without them reads as it did before there were masks, hence stores are found again. ``person`` is a digest of name
+    and birth date ('' unless the header has both), ``person_near`` those that may be the same person.
     """
 
     series_id: str
@@ -108,6 +109,7 @@ class FoundSeries:
     findings: tuple[Finding, ...] = ()
     mask: SeriesMask | None = field(default=None, repr=False)
     mask_values: tuple[int, ...] | None = field(default=None, repr=False)
+    person_near: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def verdict(self) -> Verdict:

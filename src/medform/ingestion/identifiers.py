@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 ALL_RULES: tuple[IdRule, ...] = ("blanks", "case", "separators", "zeros")
 SHOWN = 5
+SEPARATORS = re.compile(r"[\s\u00a0_./-]+")
+WHOLE_DECIMAL = re.compile(r"(\d+)\.0+")
+"""A whole number as a program writes it that took ids for numbers: 12.0."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,28 @@ class IdMatch:
 
 
 def normalised(one: str, rules: Iterable[IdRule]) -> str:
-    """An id under rules: ``blanks`` around it, letter ``case``, ``separators`` (blank - _ . /), leading ``zeros``."""
+    """An id under rules: ``blanks`` around it, letter ``case``, ``separators`` (blank - _ . /), leading ``zeros``.
+
+    Separators between two digits become one sign, all others go: '1-05' and '1_05' are one, '1-05', '10-5' and '105'
+    are three. A number such as '12.0' keeps its point: it is no '120'.
+    """
     chosen = set(rules)
     if "blanks" in chosen:
         one = one.strip(BLANKS)
     if "case" in chosen:
         one = one.casefold()
     if "separators" in chosen:
-        one = re.sub(r"[\s\u00a0_./-]+", "", one)
+        whole = WHOLE_DECIMAL.fullmatch(one.strip(BLANKS))
+        one = whole[0] if whole else SEPARATORS.sub(_between_digits, one)
     if "zeros" in chosen:
         one = re.sub(r"(?<!\d)0+(?=\d)", "", one)
     return one
+
+
+def _between_digits(run: re.Match[str]) -> str:
+    """What a run of separators becomes."""
+    around = run.string[run.start() - 1 : run.start()], run.string[run.end() : run.end() + 1]
+    return "-" if all(one.isdecimal() for one in around) else ""
 
 
 def read_id_map(path: Path) -> dict[str, str]:
@@ -143,7 +157,10 @@ def _keyed(ids: Sequence[str], rules: Sequence[IdRule]) -> dict[str, list[str]]:
 
 
 def _suggest(images: Sequence[str], table: Sequence[str]) -> tuple[IdSuggestion, ...]:
-    """Pairs that one rule, then all rules, then the same number in it would make equal; only unambiguous ones."""
+    """Pairs that one rule, then all rules, then the same number in it would make equal; only unambiguous ones.
+
+    The number of '12.0' is 12, never 120: no rule joins such an id, only a map, or the id as it should be.
+    """
     found: dict[str, IdSuggestion] = {}
     taken: set[str] = set()
     attempts: list[tuple[IdRule, ...]] = [*((rule,) for rule in ALL_RULES), ALL_RULES]
@@ -165,7 +182,9 @@ def _suggest(images: Sequence[str], table: Sequence[str]) -> tuple[IdSuggestion,
 def _numbered(ids: Sequence[str]) -> dict[str, list[str]]:
     numbered: dict[str, list[str]] = {}
     for one in ids:
-        numbered.setdefault("".join(re.findall(r"\d+", one)).lstrip("0"), []).append(one)
+        whole = WHOLE_DECIMAL.fullmatch(one.strip(BLANKS))
+        digits = whole[1] if whole else "".join(re.findall(r"\d+", one))
+        numbered.setdefault(digits.lstrip("0"), []).append(one)
     return numbered
 
 
@@ -178,6 +197,8 @@ def refuse_strangers(match: IdMatch, where: str) -> None:
     if match.suggestions and "id_map" not in rules:
         fix += f", or accept these with tables.clinical.id_rules: [{', '.join(rules)}]"
     elif match.suggestions:
+        if any(WHOLE_DECIMAL.fullmatch(one.strip(BLANKS)) for one in match.only_table):
+            fix += " (write whole numbers without '.0')"
         fix += ", or list the pairs in a CSV (table_id, image_id) and set tables.clinical.id_map"
     raise InputError(
         f"no patient id of the table is one of the images (images: {_examples(match.only_images)}; "

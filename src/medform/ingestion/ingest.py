@@ -25,7 +25,7 @@ from medform.ingestion.leaks import refuse_leaks
 from medform.ingestion.masks import MaskRule, mask_note, of_one_visit, refuse_maskless
 from medform.ingestion.plan import Plan, ReadSettings, plan_folder, plan_index
 from medform.ingestion.select import select_series
-from medform.ingestion.store_series import SeriesTask, crashed_series, store_series
+from medform.ingestion.store_series import SeriesTask, crashed_series, refuse_gone, store_series
 from medform.ingestion.units import SaidBy, judged_as_hu, unit_by_range
 from medform.ingestion.voxels import crashed
 from medform.ingestion.workers import Progress, run_all, silent
@@ -109,7 +109,7 @@ def ingest(
     depend on ``workers`` (processes) or on interruptions. Raises `InputError`, before anything is written, for
     an empty folder, a folder without usable images, faults of the table, ids of which none matches, features
     that give a label away, genes that restate a column of the table, and several candidate series of one patient
-    without a rule.
+    without a rule; and, with what is written kept for the same command, for a source that goes away meanwhile.
     """
     progress = progress or silent
     sources = _read_sources(cohort_file, workers, progress)
@@ -369,6 +369,7 @@ def _fill(
         seen.add(one.patient_id)
         tasks.append(SeriesTask(sources.plan.root, out, one, first, sources.file.window))
     stored = run_all(store_series, tasks, workers=workers, progress=progress, what="series", crashed=crashed_series)
+    refuse_gone(sources.plan.root, [file for one in stored if not one.usable for file in one.files])
     usable = [one for one in stored if one.usable]
     final = {one.series_id: one for one in (*sources.plan.series, *stored)}
     if not usable:

@@ -18,6 +18,7 @@ from medform.cohort.columns import feature_columns
 from medform.cohort.files import column
 from medform.cohort.labels import task_label
 from medform.cohort.split import inner_folds
+from medform.cohort.survival import survival_frame
 from medform.errors import InputError, Problem
 
 __all__ = [
@@ -43,6 +44,11 @@ FEWEST = 5
 """With fewer patients of a class a column may separate them by luck, so that it is only warned of."""
 FEW_VALUES = 10
 """A number with at most this many values also enters value by value, since it may be a code."""
+SAME_ORDER = 0.98
+"""Spearman's correlation with the survival time above which a number restates it, of patients with the event."""
+FEWEST_TIMES = 10
+"""With fewer patients with the event a number may be in the order of their times by luck."""
+SURVIVAL = "survival"
 
 
 @dataclass(frozen=True)
@@ -150,40 +156,102 @@ def order_auroc(
 
 
 def find_leaks(file: CohortFile, table: pd.DataFrame, seed: int = 0) -> list[Leak]:
-    """Every leak between the features of a typed table (`type_table`, in the file's order) and the tasks' labels."""
-    leaks = []
+    """Every leak between the features of a typed table (`type_table`, in the file's order) and what is asked.
+
+    Asked are the tasks' labels and, where the file names survival, its event as one label more, and its time. Orders of
+    rows and ids are compared with labels of tasks only.
+    """
+    leaks: list[Leak] = []
+    known: list[tuple[str, pd.Series]] = []
     for task in file.tasks:
         labels = task_label(task, table, file.columns[task.column])
+        known.append((task.column, labels))
+        asked = _Asked(task.name, f"task '{task.name}'", task.column, labels)
+        leaks += [*_label_leaks(file, table, asked, seed), *_order_leaks(asked, table.index)]
+    if file.survival is not None:
+        followed = survival_frame(file, table)
+        event = column(followed, "event").astype(np.float64).reindex(table.index)
+        if not any(name == file.survival.event and _says_all(labels, event) for name, labels in known):
+            leaks += _label_leaks(file, table, _Asked(SURVIVAL, "survival", file.survival.event, event), seed)
+        times = column(followed, "time").loc[followed["event"] == 1]
         for name in feature_columns(file):
-            spec = file.columns[name]
-            leaks += _column_leaks(name, spec, task.name, task.column, column(table, name), labels, seed)
-        leaks += _order_leaks(task.name, table.index, labels.to_numpy(dtype=np.float64))
+            leaks += _time_leaks(name, file.columns[name], file.survival.time, column(table, name), times)
     return leaks
 
 
-def _column_leaks(
-    name: str, spec: ColumnSpec, task: str, label: str, values: pd.Series, labels: pd.Series, seed: int
-) -> list[Leak]:
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is predicted: a task or survival, ``what`` in words; its column and labels (1, 0, NaN)."""
+
+    task: str
+    what: str
+    column: str
+    labels: pd.Series
+
+
+def _label_leaks(file: CohortFile, table: pd.DataFrame, asked: _Asked, seed: int) -> list[Leak]:
+    leaks: list[Leak] = []
+    for name in feature_columns(file):
+        leaks += _column_leaks(name, file.columns[name], asked, column(table, name), seed)
+    return leaks
+
+
+def _says_all(labels: pd.Series, event: pd.Series) -> bool:
+    """Whether a task's labels are those of the event wherever that is known, so that no leak would be told twice."""
+    there = event.notna().to_numpy(dtype=bool)
+    return bool((labels.to_numpy(dtype=np.float64)[there] == event.to_numpy(dtype=np.float64)[there]).all())
+
+
+def _time_leaks(name: str, spec: ColumnSpec, time: str, values: pd.Series, times: pd.Series) -> list[Leak]:
+    """A name like that of the survival time, or a number in its order; ``times`` of the patients with the event."""
+    from scipy.stats import rankdata
+
+    allowed = spec.allow_as_feature
+    refused: Literal["refused", "allowed"] = "allowed" if allowed else "refused"
+    allow = f"set columns.{name}.role: ignore, or allow it with columns.{name}.allow_as_feature: true"
+    if name_similarity(name, time) >= NAME_ALIKE:
+        text = f"its name is like that of the survival time '{time}': {allow}."
+        return [Leak(name, SURVIVAL, "name", refused, None, text)]
+    if spec.type != "number":
+        return []
+    mine, theirs = (one.to_numpy(dtype=np.float64) for one in (values.reindex(times.index), times))
+    there = ~np.isnan(mine)
+    mine, theirs = rankdata(mine[there]), rankdata(theirs[there])
+    count = len(mine)
+    if count < FEWEST or np.ptp(mine) == 0 or np.ptp(theirs) == 0:
+        return []
+    same = abs(float(np.corrcoef(mine, theirs)[0, 1]))
+    if same <= SAME_ORDER:
+        return []
+    text = f"it is in the order of the survival time '{time}' (correlation {same:.2f} of {count} patients)"
+    if count >= FEWEST_TIMES:
+        return [Leak(name, SURVIVAL, "values", refused, None, f"{text}: it restates the time; {allow}.")]
+    warned: Literal["warned", "allowed"] = "allowed" if allowed else "warned"
+    return [Leak(name, SURVIVAL, "values", warned, None, f"{text}: look whether it is known by then.")]
+
+
+def _column_leaks(name: str, spec: ColumnSpec, asked: _Asked, values: pd.Series, seed: int) -> list[Leak]:
     refused: Literal["refused", "allowed"] = "allowed" if spec.allow_as_feature else "refused"
     warned: Literal["warned", "allowed"] = "allowed" if spec.allow_as_feature else "warned"
     allow = f"set columns.{name}.role: ignore, or allow it with columns.{name}.allow_as_feature: true"
     found = []
-    if name_similarity(name, label) >= NAME_ALIKE:
-        text = f"its name is like that of '{label}', the label of task '{task}': {allow}."
-        found.append(Leak(name, task, "name", refused, None, text))
-    alone = cross_fitted_auroc(values, spec, labels, seed)
+    if name_similarity(name, asked.column) >= NAME_ALIKE:
+        text = f"its name is like that of '{asked.column}', the label of {asked.what}: {allow}."
+        found.append(Leak(name, asked.task, "name", refused, None, text))
+    alone = cross_fitted_auroc(values, spec, asked.labels, seed)
     if alone is None or alone[0] <= WARNED_ABOVE:
         return found
     auroc, minority = alone
-    text = f"this column alone predicts task '{task}' with AUROC {auroc:.2f}"
+    text = f"this column alone predicts {asked.what} with AUROC {auroc:.2f}"
     if auroc > REFUSED_ABOVE and minority >= FEWEST:
-        found.append(Leak(name, task, "auroc", refused, auroc, f"{text}: it restates the label; {allow}."))
+        found.append(Leak(name, asked.task, "auroc", refused, auroc, f"{text}: it restates the label; {allow}."))
     else:
-        found.append(Leak(name, task, "auroc", warned, auroc, f"{text}: look whether it is known by then."))
+        found.append(Leak(name, asked.task, "auroc", warned, auroc, f"{text}: look whether it is known by then."))
     return found
 
 
-def _order_leaks(task: str, ids: pd.Index, labels: NDArray[np.float64]) -> list[Leak]:
+def _order_leaks(asked: _Asked, ids: pd.Index) -> list[Leak]:
+    labels = asked.labels.to_numpy(dtype=np.float64)
     digits = [re.sub(r"\D", "", str(one)) for one in ids]
     orders: dict[Literal["id_number", "row_order"], tuple[NDArray[np.float64], str]] = {
         "id_number": (
@@ -196,8 +264,8 @@ def _order_leaks(task: str, ids: pd.Index, labels: NDArray[np.float64]) -> list[
     for how, (order, what) in orders.items():
         result = order_auroc(order, labels)
         if result and result[0] >= ORDER_WARNED_ABOVE and result[1] < ORDER_P:
-            text = f"{what} predicts task '{task}' with AUROC {result[0]:.2f}; nothing here depends on it."
-            found.append(Leak("patient_id", task, how, "warned", result[0], text))
+            text = f"{what} predicts {asked.what} with AUROC {result[0]:.2f}; nothing here depends on it."
+            found.append(Leak("patient_id", asked.task, how, "warned", result[0], text))
     return found
 
 

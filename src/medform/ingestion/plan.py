@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -94,7 +94,8 @@ def plan_folder(path: Path, settings: ReadSettings, progress: Progress = silent)
     series, aside = _dicom(listing.root, dicoms, files, settings, progress)
     series += _volumes(listing.root, volumes, files, layout, settings)
     series += _pictures(listing.root, pictures, files, layout, settings)
-    series = [accepting(one, settings.accept) for one in _beside_unreadable(series, files.values())]
+    series = _of_one_person(list(_beside_unreadable(series, files.values())))
+    series = [accepting(one, settings.accept) for one in series]
     ordered = sorted(series, key=lambda one: (one.patient_id, one.series_id))
     ordered, orphans = with_masks(listing.root, ordered, masks, settings.masks, settings.accept)
     set_aside = (*aside, *orphans)
@@ -112,15 +113,22 @@ def _masks(root: Path, files: dict[str, FoundFile], settings: ReadSettings) -> t
 
 
 def accepting(series: FoundSeries, codes: Iterable[str]) -> FoundSeries:
-    """The series with findings of the given codes let through, where they can be: the user vouches for them."""
+    """The series with findings of the given codes let through, where they can be: the user vouches for them.
+
+    A finding that has another override, or none, stays and says so: the checks behind it were not made.
+    """
     allowed = set(codes)
     findings = tuple(
-        replace(finding, effect="repair", override=None, reason=f"{finding.reason} Let through by images.accept.")
-        if finding.effect == "quarantine" and finding.override and finding.code in allowed
-        else finding
+        _accepted(finding) if finding.effect == "quarantine" and finding.code in allowed else finding
         for finding in series.findings
     )
     return replace(series, findings=findings)
+
+
+def _accepted(finding: Finding) -> Finding:
+    if finding.override is None or not finding.override.startswith("images.accept"):
+        return replace(finding, reason=f"{finding.reason} images.accept does not let this through.")
+    return replace(finding, effect="repair", override=None, reason=f"{finding.reason} Let through by images.accept.")
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -265,6 +273,41 @@ def _beside_unreadable(series: Iterable[FoundSeries], files: Iterable[FoundFile]
             yield one.with_findings([Finding("unreadable_beside", "note", reason, beside[0])])
         else:
             yield one
+
+
+def _of_one_person(series: Sequence[FoundSeries]) -> list[FoundSeries]:
+    """Series of a patient id under which headers name several people carry that finding: two sites may number alike."""
+    near: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
+    for one in series:
+        if one.person:
+            near[one.patient_id][one.person] = one.person_near
+    people = {patient: _people(persons) for patient, persons in near.items()}
+    return [
+        one.with_findings([_two_people(one, count)]) if (count := people.get(one.patient_id, 0)) > 1 else one
+        for one in series
+    ]
+
+
+def _people(near: Mapping[str, Sequence[str]]) -> int:
+    """How many people the digests are of; ``near`` are those that may be the same person as each."""
+    left, count = set(near), 0
+    while left:
+        count += 1
+        reached = [left.pop()]
+        while reached:
+            same = left.intersection(near[reached.pop()])
+            left -= same
+            reached += same
+    return count
+
+
+def _two_people(series: FoundSeries, count: int) -> Finding:
+    reason = (
+        f"headers name {count} people (by name and birth date) under patient id '{series.patient_id}':"
+        " two sites number alike, or a name or date was changed."
+    )
+    override = "images.accept: [two_people] (taken as one person, whose name or birth date was changed)"
+    return Finding("two_people", "quarantine", reason, series.files[0], "PatientName", override)
 
 
 def plan_index(file: CohortFile, settings: ReadSettings) -> Plan:

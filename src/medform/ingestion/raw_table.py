@@ -14,7 +14,7 @@ import pandas as pd
 from medform.cohort.table_text import read_rows
 from medform.errors import InputError, Problem
 
-__all__ = ["EXCEL", "RawTable", "read_table"]
+__all__ = ["EXCEL", "RawTable", "filled_sheets", "layout_rows", "read_table"]
 
 EXCEL = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods")
 MAGIC = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
@@ -92,7 +92,33 @@ def read_table(
     return _table(path.name, grid, header_row, set(skip_rows))
 
 
-def _excel(path: Path, sheet: str | None) -> _Grid:
+def layout_rows(header_row: int, skip_rows: Sequence[int]) -> list[int]:
+    """Those of ``skip_rows`` that belong to the layout of a table, so that other tables of its kind have them too.
+
+    They stand before the header, or between it and the first row that is kept (a row of units). A row further down is
+    one of that table's own: a footnote there is a patient elsewhere.
+    """
+    skip = set(skip_rows)
+    line = header_row
+    for _ in ("header", "first row"):
+        while line in skip:
+            line += 1
+        line += 1
+    return [row for row in skip_rows if row < line]
+
+
+def filled_sheets(path: Path) -> list[str]:
+    """Names of the sheets of a workbook that hold data; none for a text table. `InputError` where it is unreadable."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(max(map(len, MAGIC)))
+    except OSError:
+        return []  # `read_table` says why
+    return list(_sheets(path, None)) if start.startswith(MAGIC) or path.suffix.lower() in EXCEL else []
+
+
+def _sheets(path: Path, sheet: str | None) -> dict[str, list[list[Any]]]:
+    """Cells of the sheet called ``sheet``, or of all, by name; those without data are left out."""
     from python_calamine import CalamineError, CalamineWorkbook
 
     try:
@@ -106,7 +132,11 @@ def _excel(path: Path, sheet: str | None) -> _Grid:
         raise InputError(
             f"not a readable workbook: {error}.", where=str(path), fix="save it as .xlsx or .csv."
         ) from None
-    filled = {name: rows for name, rows in filled.items() if any(cell != "" for row in rows for cell in row)}
+    return {name: rows for name, rows in filled.items() if any(cell != "" for row in rows for cell in row)}
+
+
+def _excel(path: Path, sheet: str | None) -> _Grid:
+    filled = _sheets(path, sheet)
     if len(filled) > 1:
         raise InputError(
             f"{len(filled)} sheets hold data: {', '.join(filled)}.",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,25 @@ from numpy.typing import NDArray
 
 from medform.cohort.files import file_stem, write_bytes
 from medform.cohort.writer import SeriesRecord, SliceRecord, series_complete, write_series
-from medform.ingestion.found_series import Finding, FoundSeries, Refused
+from medform.errors import InputError
+from medform.ingestion.found_series import FoundSeries, Refused
 from medform.ingestion.mask_voxels import judged_masks
 from medform.ingestion.preview import PreviewTap
-from medform.ingestion.voxels import VoxelPass, crashed, file_digests
+from medform.ingestion.voxels import VoxelPass, crashed, file_digests, unreadable
 
-__all__ = ["SeriesTask", "crashed_series", "store_series"]
+__all__ = ["SeriesTask", "crashed_series", "refuse_gone", "store_series"]
+
+AWAY = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENODEV,
+    errno.ENOTCONN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+}
+"""Errors that say that a file, or the disk or share that holds it, is not there; others are faults of the file."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +51,42 @@ class SeriesTask:
     window: tuple[float, float] | None
 
     def inputs(self) -> str:
-        """SHA-256 of what the stored bytes follow from, but the pixels and masks: headers, file sizes, settings."""
-        sizes = [(file, (self.source / file).stat().st_size) for file in self.series.files]
+        """SHA-256 of what the stored bytes follow from, but the pixels and masks: headers, file sizes, settings.
+
+        Raises `Refused` for a file that cannot be looked at.
+        """
+        sizes = [(file, self._size(file)) for file in self.series.files]
         facts: tuple[object, ...] = (self.series, sizes, self.preview, self.window)
         if (mask := self.series.mask) is not None:
-            facts += (mask, (self.source / mask.file).stat().st_size)
+            facts += (mask, self._size(mask.file))
         if self.series.mask_values is not None:
             facts += self.series.mask_values
         return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+    def refuse_gone(self) -> None:
+        """`refuse_gone` for the files of the series and its label map."""
+        mask = self.series.mask
+        refuse_gone(self.source, self.series.files if mask is None else (*self.series.files, mask.file))
+
+    def _size(self, file: str) -> int:
+        try:
+            return (self.source / file).stat().st_size
+        except OSError as error:
+            raise Refused(unreadable(error, file)) from None
 
 
 def store_series(task: SeriesTask) -> FoundSeries:
     """Write voxels, preview and record of one series; what an earlier run finished from the same is left alone.
 
     Returns the series with what its voxels showed; it comes back quarantined, and is not in the store,
-    where a file of it cannot be vouched for.
+    where a file of it cannot be vouched for. Raises `InputError` where a file of it is no longer there.
     """
     series = task.series
     try:
         inputs = task.inputs()
         series, masks = judged_masks(task.source, series)
+        if not series.usable or series.mask != task.series.mask:
+            task.refuse_gone()
         if not series.usable:
             return series
         digests = file_digests(task.source, series)
@@ -73,12 +104,35 @@ def store_series(task: SeriesTask) -> FoundSeries:
         found = series.with_findings(voxels.findings)
         write_series(task.store, _record(found, digests), _again(first, slices), inputs=inputs, masks=masks)
     except Refused as refused:
+        task.refuse_gone()
         return series.with_findings([refused.finding])
-    except FileNotFoundError as error:
-        reason = "was there when the folder was listed and is gone now."
-        name = Path(error.filename or series.files[0]).name
-        return series.with_findings([Finding("unreadable", "quarantine", reason, name)])
     return found
+
+
+def refuse_gone(root: Path, files: Iterable[str] = ()) -> None:
+    """Raise `InputError` where the source or one of its files went away while it was read, as a network share does.
+
+    To set aside what is gone would make a finished store of the rest, which later runs take for the whole.
+    """
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise _gone(root, error) from None
+    for file in files:
+        try:
+            (root / file).stat()
+        except OSError as error:
+            if error.errno in AWAY:
+                raise _gone(root / file, error) from None
+
+
+def _gone(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"the source changed or went away while it was read ({error.strerror or error}).",
+        where=str(path),
+        consequence="The store is not finished; the series in it are kept.",
+        fix="see that the folder is there, then run the same command again, with --resume.",
+    )
 
 
 def crashed_series(task: SeriesTask) -> FoundSeries:

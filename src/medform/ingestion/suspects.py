@@ -19,6 +19,9 @@ __all__ = ["suspected_sentinels", "table_notes", "unit_in"]
 
 REPEATED = (77.0, 88.0, 99.0, 777.0, 888.0, 999.0, 7777.0, 8888.0, 9999.0, 99999.0)
 NEGATIVE = (-1.0, -9.0, -99.0, -999.0, -9999.0)
+NINE_BELOW = -9.0
+"""Several negative codes are suspected where one is this or below: -1 and -2 may be values."""
+NINE, CODES = 9.0, (0.0, 1.0, 2.0, 3.0, 4.0)
 UNKNOWN_WORDS = (
     *(
         "?",
@@ -48,8 +51,9 @@ FAR = 2.0
 def suspected_sentinels(values: NDArray[np.float64]) -> list[float]:
     """Numbers that look like codes for "unknown" in a column (N,) with NaN for missing.
 
-    A value of repeated sevens, eights or nines at least twice the largest other value; or -1, -9, -99 ...
-    where it is the only negative value.
+    A value of repeated sevens, eights or nines at least twice the largest other value; -1, -9, -99 ... where it is
+    the only negative value, or where all negative values are such codes and one is -9 or below; 9 where all other
+    values are whole numbers from 0 to 4, as in a column of codes.
     """
     present = values[~np.isnan(values)]
     suspects = []
@@ -57,9 +61,13 @@ def suspected_sentinels(values: NDArray[np.float64]) -> list[float]:
         others = present[~np.isin(present, REPEATED)]
         if (present == code).any() and others.size and code >= FAR * max(others.max(), 0.0) and others.max() >= 0:
             suspects.append(code)
-    negative = np.unique(present[present < 0])
-    if negative.size == 1 and float(negative[0]) in NEGATIVE and (present > 0).any():
-        suspects.append(float(negative[0]))
+    negative = [float(one) for one in np.unique(present[present < 0])]
+    coded = bool(negative) and set(negative) <= set(NEGATIVE) and (len(negative) == 1 or negative[0] <= NINE_BELOW)
+    if coded and (present > 0).any():
+        suspects += negative
+    others = present[~np.isin(present, [NINE, *suspects])]
+    if (present == NINE).any() and others.size and np.isin(others, CODES).all():
+        suspects.append(NINE)
     return suspects
 
 

@@ -192,8 +192,9 @@ def _numbers(
         else:
             problems.append(raw.problem(found.problem, row, name, value=text, suggestion=found.suggestion))
     if spec.sentinels is None:
-        for suspect in suspected_sentinels(values):
-            problems += _suspect_problems(raw, name, cells, values, suspect)
+        suspects = suspected_sentinels(values)
+        for suspect in suspects:
+            problems += _suspect_problems(raw, name, cells, values, suspect, suspects)
     typed = {name: pd.Series(values, dtype="float64")}
     if spec.censored:
         typed[name + CENSORED] = pd.Series(signs, dtype="string")
@@ -201,10 +202,12 @@ def _numbers(
 
 
 def _suspect_problems(
-    raw: RawTable, name: str, cells: Sequence[tuple[int, str]], values: np.ndarray, suspect: float
-) -> list[Problem]:
+    raw: RawTable, name: str, cells: Sequence[tuple[int, str]], values: np.ndarray, suspect: float,
+    suspects: Sequence[float],
+) -> list[Problem]:  # fmt: skip
     at = np.flatnonzero(values == suspect).tolist()
-    hint = f"Set columns.{name}.sentinels: [{suspect:g}] to read it as missing, or [] if it is a value."
+    listed = ", ".join(f"{one:g}" for one in suspects)  # all of them: where one is declared none is suspected any more
+    hint = f"Set columns.{name}.sentinels: [{listed}] to read it as missing, or [] if it is a value."
     text = f"looks like a code for 'unknown' ({len(at)} cell{'s' if len(at) > 1 else ''})."
     return [raw.problem(text, cells[place][0], name, value=cells[place][1], suggestion=hint) for place in at]
 

@@ -22,7 +22,7 @@ from medform.ingestion.mask_voxels import judged_masks
 from medform.ingestion.nifti import read_nifti_slices
 from medform.ingestion.slices import read_picture
 
-__all__ = ["AIR_HU", "VoxelPass", "crashed", "examine", "file_digests"]
+__all__ = ["AIR_HU", "VoxelPass", "crashed", "examine", "file_digests", "unreadable"]
 
 AIR_HU = -1000.0
 AIR_RANGE = (-1024.0, -950.0)
@@ -32,6 +32,8 @@ HU_RANGE = (-10240.0, 32767.0)
 """What scanners give, also on an extended scale; beyond it stored values were read with the wrong sign or bits."""
 BRIGHTEST = 255
 """Grey value of white in unit display."""
+DARK = 16
+"""Greatest grey value below which a series that was calculated (floats, a slope) is of another range, 0 to 1 mostly."""
 
 
 @dataclass
@@ -51,6 +53,7 @@ class VoxelPass:
         kind = np.dtype(self.series.dtype)
         shape = self.series.shape[1:]
         file = self.series.files[0]
+        brightest = -np.inf
         try:
             lowest = self._lowest()
             for source, stored in zip(self.series.slices, self._stored(), strict=True):
@@ -59,14 +62,15 @@ class VoxelPass:
                     reason = f"{stored.shape} voxels where {shape} were announced."
                     raise Refused(Finding("matrix_changes", "quarantine", reason, file))
                 if self.series.unit == "display":
-                    _refuse_beyond_display(source, stored)
+                    brightest = max(brightest, _refuse_beyond_display(source, stored))
                 values = self._without_padding(source, stored, lowest)
                 if self.series.reader == "dicom" and self.series.unit == "HU":
                     _refuse_beyond_hu(source, values)
                 yield self._exactly(values, kind, source)
         except OSError as error:
-            reason = f"cannot be read: {error.strerror or error}."
-            raise Refused(Finding("unreadable", "quarantine", reason, file)) from None
+            raise Refused(unreadable(error, file)) from None
+        if self.series.unit == "display":
+            _refuse_dark(self.series, brightest)
         if self._padded:
             code, value = (
                 ("padding_to_air", "air") if lowest is None else ("padding_to_lowest", f"{lowest:g}, the lowest")
@@ -150,13 +154,30 @@ def _refuse_beyond_hu(source: SliceSource, stored: NDArray[Any]) -> None:
         raise Refused(Finding("beyond_hu", "quarantine", reason, source.file, "PixelRepresentation", override))
 
 
-def _refuse_beyond_display(source: SliceSource, stored: NDArray[Any]) -> None:
-    """Raise `Refused` where values are not grey 0 to 255: the window of unit display would cut them off."""
+def _refuse_beyond_display(source: SliceSource, stored: NDArray[Any]) -> float:
+    """The greatest value of a slice; `Refused` where one is not grey 0 to 255: the window would cut it off."""
     low, high = _ends(source, stored)
     if low < 0 or high > BRIGHTEST:
-        reason = f"values of {low:g} to {high:g}, and unit display is grey 0 to {BRIGHTEST}."
-        override = "images.unit: raw, with images.window_hu for what black and white are"
-        raise Refused(Finding("beyond_display", "quarantine", reason, source.file, "images.unit", override))
+        raise Refused(_beyond_display(f"values of {low:g} to {high:g}", source.file))
+    return high
+
+
+def _refuse_dark(series: FoundSeries, brightest: float) -> None:
+    """Raise `Refused` where grey values were scaled, say to 0 to 1: the 8 bits of unit display would make all black."""
+    plain = all((one.slope, one.intercept) == (1.0, 0.0) for one in series.slices)
+    if brightest < DARK and (np.dtype(series.dtype).kind == "f" or not plain):
+        raise Refused(_beyond_display(f"no value above {brightest:g} in the whole series", series.files[0]))
+
+
+def _beyond_display(what: str, file: str) -> Finding:
+    reason = f"{what}, and unit display is grey 0 to {BRIGHTEST}."
+    override = "images.unit: raw, with images.window_hu for what black and white are"
+    return Finding("beyond_display", "quarantine", reason, file, "images.unit", override)
+
+
+def unreadable(error: OSError, file: str) -> Finding:
+    """What the disk or the share says of a file that it does not give."""
+    return Finding("unreadable", "quarantine", f"cannot be read: {error.strerror or error}.", file)
 
 
 def crashed(series: FoundSeries) -> FoundSeries:
@@ -181,5 +202,11 @@ def examine(root: Path, series: FoundSeries) -> FoundSeries:
 
 
 def file_digests(root: Path, series: FoundSeries) -> dict[str, str]:
-    """SHA-256 of each file that the slices come from."""
-    return {file: file_sha256(root / file) for file in sorted({source.file for source in series.slices})}
+    """SHA-256 of each file that the slices come from; `Refused` for one that cannot be read."""
+    digests = {}
+    for file in sorted({source.file for source in series.slices}):
+        try:
+            digests[file] = file_sha256(root / file)
+        except OSError as error:
+            raise Refused(unreadable(error, file)) from None
+    return digests

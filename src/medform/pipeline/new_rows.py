@@ -171,18 +171,21 @@ def _typed(path: Path, table: Mapping[str, Any], columns: Mapping[str, Any]) -> 
 
     And the names of all columns of the file. A number that looks like a code for "unknown" is taken as it is unless it
     was one in training: there is no cohort file to declare it in, and what lies outside the range of training is said.
+    Of the layout of training counts what this file has too: a sheet where several hold data, and the rows around the
+    header that were skipped (a model of before may name others, which are patients here).
     """
     from medform.cohort.cohort_file import ColumnSpec, TableSpec
+    from medform.ingestion.raw_table import filled_sheets, layout_rows
     from medform.ingestion.tables import read_table, refuse_problems, type_table
 
     spec = TableSpec.model_validate(table)
     raw = read_table(
         path,
-        spec.sheet,
+        spec.sheet if spec.sheet is not None and len(filled_sheets(path)) > 1 else None,
         encoding=spec.encoding,
         separator=spec.separator,
         header_row=spec.header_row,
-        skip_rows=spec.skip_rows,
+        skip_rows=layout_rows(spec.header_row, spec.skip_rows),
     )
     present = {
         name: ColumnSpec.model_validate({**one, "sentinels": one.get("sentinels") or []})
