@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
@@ -27,6 +28,35 @@ def test_separated_scores_keep_a_finite_slope() -> None:
     found = fit_calibrator([0, 0, 0, 1, 1, 1], [-3, -2, -1, 1, 2, 3])
     assert found is not None and 0 < found.slope < 10
     assert 0.5 < found.probability([3.0])[0] < 1
+
+
+def test_scores_against_the_label_give_the_prevalence_and_never_turn_the_order_round(
+    random: np.random.Generator,
+) -> None:
+    """In closed form, and as an optimiser finds it that may not take a negative slope."""
+    y = np.r_[np.ones(7), np.zeros(13)]
+    score = random.normal(size=20) - 2 * y
+    found = fit_calibrator(y, score)
+    assert found is not None and found.slope == 0 and not found.follows
+    mean = (7 * 8 / 9 + 13 / 15) / 20  # of the targets (n1 + 1) / (n1 + 2) and 1 / (n0 + 2)
+    np.testing.assert_allclose(found.probability(score), mean, rtol=1e-12)
+    target = np.where(y == 1, 8 / 9, 1 / 15)
+
+    def loss(parameters: np.ndarray) -> float:
+        f = parameters[0] * score + parameters[1]
+        return float((np.logaddexp(0, f) - target * f).sum())
+
+    best = minimize(loss, [0.5, 0.0], method="L-BFGS-B", bounds=[(0, None), (None, None)])
+    assert best.x[0] == pytest.approx(0, abs=1e-6) and best.x[1] == pytest.approx(found.offset, abs=1e-4)
+    turned = fit_calibrator(y, -score)
+    assert turned is not None and turned.follows and (np.diff(turned.probability(np.sort(-score))) > 0).all()
+
+
+@pytest.mark.parametrize("score", [0.0, 3.0, -2.0])
+def test_scores_that_are_all_the_same_give_the_prevalence(score: float) -> None:
+    found = fit_calibrator([1, 0, 0, 0], [score] * 4)
+    assert found is not None and (found.slope, found.follows) == (0, False)
+    assert found.probability([score])[0] == pytest.approx((2 / 3 + 3 / 5) / 4)
 
 
 @pytest.mark.proves("R50")

@@ -111,7 +111,8 @@ def test_patients_with_images_and_a_table_get_a_row_for_each_task(exported: Path
     table.to_csv(tmp_path / "table.csv", index=False)
     found = predict(images, exported, table=tmp_path / "table.csv", out=tmp_path / "out.csv").set_index("patient_id")
     assert sorted(found.index) == patients and found["probability"].between(0, 1).all()
-    assert found.loc[patients[0], "degradations"] == ""
+    assert "too sure" in str(found.loc[patients[0], "degradations"]), "the alignment saw all who calibrate"
+    assert ";" not in str(found.loc[patients[0], "degradations"])
     assert "other" in str(found.loc[patients[1], "degradations"])
     assert "no table row" in str(found.loc[patients[2], "degradations"])
     written = pd.read_csv(tmp_path / "out.csv", dtype={"patient_id": str})
@@ -155,3 +156,52 @@ def test_how_images_and_visits_were_chosen_goes_with_the_model(small_store: Coho
     assert Select.model_validate(found["select"]) == images.select
     (tmp_path / "columns.json").write_text("{}")
     assert list((_table(tmp_path / "columns.json", changed) or {})["specs"]) == ["age", "marker", "sex", "malignant"]
+
+
+def test_rows_skipped_in_the_training_table_are_patients_of_a_new_one(small_store: Cohort, tmp_path: Path) -> None:
+    """Row 2 held units and row 4 a footnote; only the first is of the layout, also for a model of before."""
+    import dataclasses
+
+    from medform.pipeline.export import _table
+    from medform.pipeline.new_rows import TrainingTable
+
+    table = small_store.file.tables["clinical"].model_copy(update={"skip_rows": [2, 4], "sheet": "Labor"})
+    file = small_store.file.model_copy(update={"tables": {"clinical": table}})
+    (tmp_path / "columns.json").write_text('{"columns": []}')
+    columns = _table(tmp_path / "columns.json", dataclasses.replace(small_store, file=file))
+    assert columns is not None and columns["file"]["skip_rows"] == [2]
+    patient = table.patient_id
+    (tmp_path / "new.csv").write_text(f"{patient},age\n,years\nnew-1,61\nnew-2,62\nnew-3,63\n")
+    for skipped in ([2], [2, 4]):
+        read = TrainingTable.of({**columns, "file": {**columns["file"], "skip_rows": skipped}}).read
+        assert list(read(tmp_path / "new.csv").frame.index) == ["new-1", "new-2", "new-3"]
+
+
+def test_a_sheet_of_training_matters_only_where_several_hold_data(tmp_path: Path) -> None:
+    import openpyxl
+
+    from medform.pipeline.new_rows import TrainingTable
+
+    number = {"role": "feature", "type": "number", "known_at": "scan"}
+    trained = TrainingTable.of(
+        {"encoder": {"columns": []}, "specs": {"age": number}, "file": {"patient_id": "id", "sheet": "Labor"}}
+    )
+    (tmp_path / "t.csv").write_text("id,age\nnew-1,61\n")
+    assert trained.read(tmp_path / "t.csv").frame["age"].tolist() == [61.0]
+    book = openpyxl.Workbook()
+    assert book.active is not None
+    for row in (["id", "age"], ["new-1", 62]):
+        book.active.append(row)
+    book.create_sheet("empty")
+    book.save(tmp_path / "t.xlsx")
+    assert trained.read(tmp_path / "t.xlsx").frame["age"].tolist() == [62.0]
+    for row in (["id", "age"], ["new-1", 63]):
+        book["empty"].append(row)
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(InputError, match="no sheet 'Labor'"):
+        trained.read(tmp_path / "t.xlsx")
+    book["empty"].title = "Labor"
+    book.save(tmp_path / "t.xlsx")
+    assert trained.read(tmp_path / "t.xlsx").frame["age"].tolist() == [63.0]
+    with pytest.raises(InputError, match="no such file"):
+        trained.read(tmp_path / "nowhere.csv")

@@ -43,7 +43,7 @@ def test_a_frozen_model_is_scored_on_other_patients_as_a_count_of_its_own_masks_
     model: Path, hospital: Path, other_store: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("medform.ingestion.ingest.ingest", lambda *_, **__: other_store)
-    scores = evaluate(model=model, cohort=hospital, out=tmp_path / "run")
+    scores = evaluate(model=model, cohort=hospital, out=tmp_path / "run").path
     rows = read_scores(scores)
     assert rows and {row.protocol for row in rows} == {"external"}
     found = {(row.model, row.metric): row for row in rows}

@@ -156,7 +156,7 @@ def test_survival_without_any_task_is_judged_in_every_fold(
     assert done.report.is_file()
     monkeypatch.setattr("medform.pipeline.records.open_store", lambda _: cohort)
     before = (done.run / "scores.json").read_bytes()
-    assert evaluate(done.run).read_bytes() == before
+    assert evaluate(done.run).path.read_bytes() == before
 
 
 def with_masks(cohort: Cohort, out: Path, held: dict[int, list[int]], merged: list[int]) -> RunFolder:

@@ -12,6 +12,7 @@ from medform.errors import InputError
 from medform.pipeline.align import align
 from medform.pipeline.embed import embed
 from medform.pipeline.phantom import phantom
+from medform.pipeline.predict import predict
 from medform.pipeline.pretrain import pretrain
 from medform.runs.log import read_log
 
@@ -39,6 +40,9 @@ def test_a_bare_folder_without_a_table_trains_even_with_one_patient(patients: in
     log = read_log(result.run / "metrics.jsonl", stage="pretrain")
     assert log[-1]["chance"] > 0 and "retrieval_at_1" in log[-1] and "effective_rank" in log[-1]
     assert result.report.is_file() and (result.run / "model" / "config.json").is_file()
+    assert "answers no task" in (result.run / "model" / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match=r"answers no task(.|\n)*medform embed gives its vectors"):
+        predict(source, result.run)
 
 
 @pytest.mark.parametrize("bare", [True, False])

@@ -201,7 +201,7 @@ def test_a_finished_run_is_judged_and_exported_again_from_its_folder(whole_run: 
     from medform.pipeline.export import export
 
     before = (whole_run.run / "scores.json").read_bytes()
-    assert evaluate(whole_run.run).read_bytes() == before
+    assert evaluate(whole_run.run).path.read_bytes() == before
     with pytest.raises(InputError, match="--model"):  # never an option that is taken and not heeded
         evaluate(whole_run.run, model=tmp_path)
     made = export(whole_run.run, tmp_path / "model", fold=0)

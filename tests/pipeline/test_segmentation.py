@@ -221,7 +221,7 @@ def test_images_and_masks_alone_are_enough_for_a_segmentation(bare_store: Cohort
     rows = read_scores(done.run / "scores.json")
     assert {row.model for row in rows if row.metric == "dice_patient"} == {"mgi"}
     RunFolder(done.run).update(judged_commit="of before")
-    assert evaluating.evaluate(done.run) == done.run / "scores.json"
+    assert evaluating.evaluate(done.run).path == done.run / "scores.json"
     assert RunFolder(done.run).record()["judged_commit"] != "of before"
 
 

@@ -155,3 +155,14 @@ def test_boosted_trees_on_the_table_stand_in_the_table_in_words_and_warn_where_t
         "The table alone scores 0.82, more than the image: no interval is given for this difference; where the table "
         "can be had, judge the image beside it."
     ]
+
+
+def test_what_validation_chose_is_held_by_the_model_folder_or_a_sentence_says_that_it_is_not() -> None:
+    """A folder holds readouts of the recipe's own vectors, of the table, and of both; given vectors have no folder."""
+    rows = [ALIGNED, ALONE, row("table_logistic", 0.6, 0.5, 0.7)]
+    said = {one: task_scores(rows, TASK, one).not_exported for one in (None, "aligned", "table_logistic", "fused")}
+    assert set(said.values()) == {""}
+    assert task_scores(rows, TASK, "image_only").not_exported.endswith("(aligned); validation chose image_only.")
+    assert task_scores([ALONE], TASK, "image_only").not_exported == ""
+    given = [ALONE, row("embeddings", 0.7)]
+    assert task_scores(given, TASK, "embeddings").not_exported == ""

@@ -59,6 +59,12 @@ def test_page_and_figures_are_the_same_bytes_twice_also_from_a_copy(reported_run
     assert all((run / name).read_bytes() == (copy / name).read_bytes() for name in files)
 
 
+def test_the_page_says_where_validation_chose_another_model_than_is_exported(whole: BeautifulSoup) -> None:
+    """Of the three tasks one chose the aligned vectors, one them with the table: both are in the folder."""
+    said = [one.get_text() for one in whole.select("#controls p") if "model folder" in one.get_text()]
+    assert said == ["The model folder holds the recipe's own model (aligned); validation chose image_only."]
+
+
 @pytest.mark.proves("A7")
 def test_sections_stand_in_the_order_of_the_data(whole: BeautifulSoup) -> None:
     soup = whole

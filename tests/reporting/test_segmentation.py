@@ -57,6 +57,23 @@ def sentence(run: Path) -> tuple[str, str]:
 GAINS = {"mgi": 0.05, "vit_no_genes": 0.02, "unet": 0.0, "mgi_shuffled_genes": 0.02, "mgi_null_genes": 0.02}
 
 
+@pytest.mark.parametrize(
+    ("selected", "said"),
+    [
+        ("vit_no_genes", "The model folder holds the recipe's own model (mgi); validation chose vit_no_genes."),
+        ("mgi", ""),
+    ],
+)
+def test_the_section_says_where_validation_chose_another_model_than_is_exported(
+    make_run: Any, selected: str, said: str
+) -> None:
+    run = make_run(small=True, montage=False, recipe="mgi-small", selected={"tumour": selected})
+    (section,) = segmentation_sections(read_run(segmented(run, {"mgi": 0.05, "vit_no_genes": 0.02})))
+    assert section.not_exported == said
+    page = BeautifulSoup(make_report(run).read_text(encoding="utf-8"), "html.parser").get_text()
+    assert page.count("validation chose") == bool(said) and said in page
+
+
 @pytest.mark.proves("G4.3", "G6.2", "A7")
 def test_the_section_shows_every_model_and_its_paired_differences(make_run: Any) -> None:
     run = segmented(make_run(small=True, montage=False, selected={"tumour": "mgi"}), GAINS)

@@ -59,6 +59,6 @@ Resume = Annotated[
     bool, Option("--resume", help="Go on with what lies in the output folder; further seeds and variants are added.")
 ]
 Overwrite = Annotated[bool, Option("--overwrite", help="Start anew in the output folder.")]
-Strict = Annotated[bool, Option("--strict", help="Exit 3 if anything was left out.")]
+Strict = Annotated[bool, Option("--strict", help="Exit 3 if anything was set aside for a fault.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON object; messages go to stderr.")]
 Debug = Annotated[bool, Option("--debug", help="Say more, and show the full trace of a fault of ours.")]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, logit
 
 __all__ = ["Calibrator", "best_threshold", "brier", "fit_calibrator"]
 
@@ -26,10 +26,15 @@ def brier(y: ArrayLike, probability: ArrayLike, weight: ArrayLike | None = None)
 
 @dataclass(frozen=True)
 class Calibrator:
-    """probability = 1 / (1 + exp(-(slope * score + offset)))."""
+    """probability = 1 / (1 + exp(-(slope * score + offset))); slope 0 says the prevalence, whatever the score."""
 
     slope: float
     offset: float
+
+    @property
+    def follows(self) -> bool:
+        """Whether the probability rises with the score, so that it ranks patients as the score does."""
+        return self.slope > 0
 
     def probability(self, score: ArrayLike) -> Array:
         """Calibrated probabilities of scores (log odds) of any shape."""
@@ -39,7 +44,9 @@ class Calibrator:
 def fit_calibrator(y: ArrayLike, score: ArrayLike) -> Calibrator | None:
     """Platt scaling (1999) of out-of-fold ``score`` (n,), with its smoothed targets; None with one class only.
 
-    The targets (n1 + 1)/(n1 + 2) and 1/(n0 + 2) keep the slope finite where the score separates the classes.
+    The targets (n1 + 1)/(n1 + 2) and 1/(n0 + 2) keep the slope finite where the score separates the classes. The slope
+    is never negative: of scores that do not rise with the outcome it is 0, and the offset the log odds of the targets'
+    mean, which is the best fit of all that do not turn the order of the scores round.
     """
     outcome, values = np.asarray(y, dtype=np.float64), np.asarray(score, dtype=np.float64)
     positives = float(outcome.sum())
@@ -57,6 +64,8 @@ def fit_calibrator(y: ArrayLike, score: ArrayLike) -> Calibrator | None:
 
     start = np.array([0.0, np.log((positives + 1) / (negatives + 1))])
     found = minimize(loss, start, jac=True, method="BFGS", options={"gtol": 1e-8})
+    if found.x[0] <= 0 or values.min() == values.max():
+        return Calibrator(0.0, float(logit(target.mean())))
     return Calibrator(float(found.x[0] / size), float(found.x[1]))
 
 

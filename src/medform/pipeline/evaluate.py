@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from medform.runs.folder import RunFolder
     from medform.runs.scores import ScoreRow
 
-__all__ = ["evaluate", "evaluate_run"]
+__all__ = ["EvaluateResult", "evaluate", "evaluate_run"]
 
 logger = logging.getLogger(__name__)
 UNTRAINED = (
@@ -36,6 +37,24 @@ UNSEEN = "judged on the slices that {} has not seen, HD95 and NSD slice by slice
 FEWEST_STEPS = 200  # of an encoder from a random start, below which its rows say `encoder_untrained`
 
 
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What was judged: ``path`` of its scores.json, and how much of the cohort was set aside for a fault.
+
+    It can be given wherever a path is taken (`os.PathLike`).
+    """
+
+    path: Path
+    exclusions: int = 0
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def lines(self) -> list[str]:
+        """What a person is told."""
+        return [str(self.path)]
+
+
 def evaluate(
     run: Path | None = None,
     out: Path | None = None,
@@ -44,8 +63,8 @@ def evaluate(
     root: Path | None = None,
     embeddings: Path | None = None,
     progress: Progress | None = None,
-) -> Path:
-    """Write ``scores.json`` and the tables it is made from; returns its path.
+) -> EvaluateResult:
+    """Write ``scores.json`` and the tables it is made from; returns its path, with what of the cohort was set aside.
 
     ``run``: a run folder, judged in place by the split it was trained with. ``embeddings``: vectors of any encoder,
     judged on the tasks of the cohort file ``cohort`` (its paths below ``root``) in the new run folder ``out``; see
@@ -56,15 +75,16 @@ def evaluate(
         from medform.pipeline.external import judge_frozen
 
         file, target = _needed("--model", cohort, out, {"RUN": run, "--embeddings": embeddings})
-        return judge_frozen(Path(model), file, target, root, progress) / "scores.json"
+        return _judged(judge_frozen(Path(model), file, target, root, progress))
     if embeddings is not None:
         from medform.pipeline.judge import judge_vectors
 
         file, target = _needed("--embeddings", cohort, out, {"RUN": run})
-        return judge_vectors(Path(embeddings), file, target, root, progress) / "scores.json"
+        return _judged(judge_vectors(Path(embeddings), file, target, root, progress))
     from medform.config import load
     from medform.pipeline.records import open_store
     from medform.pipeline.run import has_folds, task_labels
+    from medform.pipeline.scans import exclusions
     from medform.pipeline.segmentation import segments
     from medform.recipes.recipe import Recipe
     from medform.runs.folder import RunFolder
@@ -90,7 +110,16 @@ def evaluate(
             what = "the cohort has neither a task nor survival to be judged on."
             raise InputError(what, where=found.name, fix="declare `tasks` or `survival`.")
         evaluate_run(folder, found, recipe, labels)
-    return folder.path / "scores.json"
+    return EvaluateResult(folder.path / "scores.json", exclusions(found))
+
+
+def _judged(run: Path) -> EvaluateResult:
+    """The scores of a run folder that was just written, whose store lies in it."""
+    from medform.pipeline.records import open_store
+    from medform.pipeline.scans import exclusions
+    from medform.runs.folder import RunFolder
+
+    return EvaluateResult(run / "scores.json", exclusions(open_store(RunFolder(run))))
 
 
 def _needed(option: str, cohort: Path | None, out: Path | None, beside: dict[str, Path | None]) -> tuple[Path, Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
     import medform
     from medform.pipeline.fold import MAIN
     from medform.pipeline.frozen_segmentation import segmentation_parts
-    from medform.pipeline.readouts import fit_readouts, to_files
+    from medform.pipeline.readouts import answers, fit_readouts, image_model, to_files, without_readout
     from medform.pipeline.scans import modalities
     from medform.pipeline.stages import feature_input, image_stage, pair_stage
     from medform.recipes.catalog import described
@@ -113,7 +113,9 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
     table = _table(folder.stage("embedding", MAIN, seed, fold) / "columns.json", cohort)
     place = "final" if fold is None else f"folds/{fold}"
     frame = pd.read_parquet(folder.path / place / "embeddings.parquet")
-    probes, readouts = to_files(fit_readouts(frame, labels, recipe.evaluation, seed, fold))
+    fitted_readouts = fit_readouts(frame, labels, recipe.evaluation, seed, fold)
+    unanswered = without_readout(frame, labels, seed, fitted_readouts)
+    probes, readouts = to_files(fitted_readouts)
     config: dict[str, Any] = {
         "medform": medform.__version__,
         "recipe": recipe.name,
@@ -126,6 +128,7 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
         "pair": described(second[1].towers["image"]) if "aligned" in embedding and second else None,
         "embedding": embedding,
         "tasks": list(readouts),
+        "unanswered": unanswered,
     }
     preprocess = {
         "unit": cohort.unit,
@@ -140,7 +143,8 @@ def _collect(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.DataF
         config["segmentation"] = drawn.config
     genes = None if drawn is None else drawn.genes
     files = ModelFiles(weights, config, preprocess, table, probes, readouts, genes=genes)
-    return replace(files, selftest=_selftest(files, cohort), texts=_texts(folder, cohort, recipe, config))
+    tasks = [*answers(fitted_readouts, unanswered), *_not_exported(folder, recipe, image_model(frame))]
+    return replace(files, selftest=_selftest(files, cohort), texts=_texts(folder, cohort, recipe, config, tasks))
 
 
 def image_settings(cohort: Cohort) -> dict[str, Any]:
@@ -155,6 +159,7 @@ def image_settings(cohort: Cohort) -> dict[str, Any]:
 
 def _table(columns: Path, cohort: Cohort) -> dict[str, Any] | None:
     """How a table row becomes numbers; None where nothing was fitted on a table."""
+    from medform.ingestion.raw_table import layout_rows
     from medform.runs.folder import read_json
 
     if not columns.is_file():
@@ -163,10 +168,14 @@ def _table(columns: Path, cohort: Cohort) -> dict[str, Any] | None:
     names = cohort.features()
     if clinical is not None and clinical.visit is not None:  # without it, rows of several visits cannot be ordered
         names = list(dict.fromkeys([*names, clinical.visit.by]))
+    file = None
+    if clinical is not None:
+        file = clinical.model_dump(mode="json", exclude={"path", "id_map"})
+        file["skip_rows"] = layout_rows(clinical.header_row, clinical.skip_rows)
     return {
         "encoder": read_json(columns),
         "specs": {key: cohort.columns[key].model_dump(mode="json") for key in names},
-        "file": clinical.model_dump(mode="json", exclude={"path", "id_map"}) if clinical else None,
+        "file": file,
     }
 
 
@@ -222,8 +231,26 @@ def _drawn(config: Mapping[str, Any]) -> list[str]:
     return [f"It also draws masks of the lesion (`medform segment`), as model {found['model']}{genes}."]
 
 
-def _texts(folder: RunFolder, cohort: Cohort, recipe: Recipe, config: Mapping[str, Any]) -> dict[str, str]:
-    """Card, licence and citation, filled from the run."""
+def _not_exported(folder: RunFolder, recipe: Recipe, own: str) -> list[str]:
+    """A line for the card for each task of which validation chose another model than the folder holds.
+
+    ``own``: the model whose vectors the image readouts read.
+    """
+    from medform.pipeline.segmentation import SEGMENTATION, segmentation_name
+    from medform.reporting.words import not_exported
+
+    said = []
+    for task, selected in folder.record().get("selected", {}).items():
+        held = [segmentation_name(recipe)] if task == SEGMENTATION else [own, "table_logistic", "fused"]
+        if sentence := not_exported(selected, held):
+            said.append(f"- {task}: {sentence}")
+    return said
+
+
+def _texts(
+    folder: RunFolder, cohort: Cohort, recipe: Recipe, config: Mapping[str, Any], tasks: Sequence[str]
+) -> dict[str, str]:
+    """Card, licence and citation, filled from the run; ``tasks``: lines on what the model answers."""
     from medform.runs.scores import read_scores
 
     record = folder.record()
@@ -260,6 +287,10 @@ def _texts(folder: RunFolder, cohort: Cohort, recipe: Recipe, config: Mapping[st
         *_own_code(config),
         *_drawn(config),
         "",
+        "## Tasks",
+        "",
+        *([] if config["tasks"] else ["It answers no task; `medform embed` gives its vectors.", ""]),
+        *([*tasks, ""] if tasks else []),
         "## Scores of the cross-validation, beside their controls",
         "",
         *table,

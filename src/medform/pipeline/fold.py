@@ -242,6 +242,7 @@ def _run_variant(
         return
     beside = wanted(second[1], companions)
     if not _can_learn(second[1], beside, labels):
+        result.embeddings += _image_alone(group, second[1], name, seed, side, everybody)
         return
     train = bench.imaged(group.train)
     pairing = pair(bench, group, variant, name, seed, side, companions, train, labels=labels)
@@ -277,6 +278,18 @@ def _image_model(model: str, variant: Recipe) -> str:
     """The row of vectors that nothing beside the image has shaped: the variant's own where it says what they are."""
     named = pair_stage(variant) is not None or variant.embedding == ["image_only"] or aligns_slices(variant)
     return model if named else "image_only"
+
+
+def _image_alone(
+    group: Group, stage: Stage, name: str, seed: int, side: ImageSide, patients: Sequence[str]
+) -> list[pd.DataFrame]:
+    """Rows of the final model where its alignment has nothing to align with: the image alone is what is exported then.
+
+    In a fold the variant `image_only` has such rows; on everybody it is not trained.
+    """
+    if name != MAIN or group.fold is not None or isinstance(stage.objective, ClassifyConfig):
+        return []
+    return [rows_of(group, "image_only", "aligned", seed, patients, side.vectors)]
 
 
 def _can_learn(stage: Stage, beside: Collection[str], labels: pd.Series | None) -> bool:

@@ -43,8 +43,10 @@ class IngestResult:
 
     @property
     def exclusions(self) -> int:
-        """How many series and files were set aside for a fault (those not selected do not count)."""
-        return sum(count for code, count in self.codes.items() if code != "not_selected")
+        """How many series and files were set aside for a fault (those skipped or not selected do not count)."""
+        from medform.pipeline.scans import exclusions
+
+        return exclusions(self.cohort)
 
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -123,7 +125,10 @@ def refuse_output_among_images(file: CohortFile, out: Path) -> None:
 
 
 def _notes(cohort: Cohort) -> list[str]:
+    """Notes that the store keeps, and those on the cohort file, which are no part of its digest."""
     import json
 
+    from medform.cohort.columns import group_notes
+
     tree = json.loads((cohort.root / "columns.json").read_text(encoding="utf-8"))
-    return [str(note) for note in tree["notes"]]
+    return [*map(str, tree["notes"]), *group_notes(cohort.file)]

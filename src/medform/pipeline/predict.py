@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medform.errors import InputError
+from medform.errors import InputError, Problem
 from medform.pipeline.frozen_encoder import FrozenEncoder
 from medform.pipeline.new_rows import EncodedRows, TrainingTable, read_row
 from medform.pipeline.readouts import Readout, from_files
@@ -36,7 +36,12 @@ RESEARCH = "research use only, not a medical device"
 
 @dataclass(frozen=True)
 class Prediction:
-    """One patient and task. ``inputs``: image, table or both; None where nothing could be used."""
+    """One patient and task.
+
+    ``inputs``: image, table or both; None where nothing could be used. ``positive`` is None where nothing could be used
+    and where the model's scores did not follow the label in training (its ``degradations`` say so): nobody is called
+    by noise.
+    """
 
     patient_id: str
     task: str
@@ -74,6 +79,8 @@ class Model(FrozenEncoder):
     def __init__(self, files: ModelFiles, tower: Any, pair: Any) -> None:
         super().__init__(files, tower, pair)
         self.readouts: Mapping[str, Mapping[Any, Readout]] = from_files(files.probes, files.readouts)
+        self.unanswered: Mapping[str, str] = files.config.get("unanswered", {})
+        """Task of the training cohort -> why the model has no readout of it; a folder of before does not say."""
 
     @classmethod
     def load(cls, folder: Path | str) -> Model:
@@ -133,8 +140,10 @@ class Model(FrozenEncoder):
         """Predict for one patient from a scan, a table row (column -> value), or both.
 
         A number of ``row`` is that number, whatever the training table's decimal sign; text is read as in that table.
-        Raises `InputError` for a scan of several patients and for values that cannot be read.
+        Raises `InputError` for a scan of several patients, for values that cannot be read and for a model that answers
+        no task.
         """
+        self.refuse_without_task()
         image, remarks = None, []
         if scan is not None:
             image, _, remarks = self._scan(Path(scan))
@@ -148,10 +157,24 @@ class Model(FrozenEncoder):
         """How rows of new patients are read; raises `InputError` for a model that was trained without a table."""
         return TrainingTable.of(self.files.columns)
 
+    def refuse_without_task(self) -> None:
+        """Raise `InputError` where the model has no readout: there is nothing that it could predict."""
+        if self.readouts:
+            return
+        fix = "medform embed gives its vectors"
+        if "segmentation" in self.files.config:
+            fix += ", medform segment its masks"
+        raise InputError(
+            "this model answers no task.",
+            consequence="Nothing was predicted.",
+            fix=f"{fix}; to predict, train on a cohort with a task (`tasks` of the cohort file).",
+            problems=[Problem(f"task {task}: {why}.") for task, why in self.unanswered.items()],
+        )
+
     def decide(
         self, patient: str, image: np.ndarray | None, row: np.ndarray | None, said: Sequence[str] = ()
     ) -> list[Prediction]:
-        """Every task's probability from the largest set of inputs that is there."""
+        """Every task's probability from the largest set of inputs that is there; of unanswered tasks, why not."""
         missing = list(said)
         if image is None:
             missing.append("no image")
@@ -170,8 +193,12 @@ class Model(FrozenEncoder):
                 continue
             readout = sets[name]
             probability = readout.probability(readout.score(*given))
-            positive = probability >= readout.threshold
-            made.append(Prediction(patient, task, probability, positive, name, tuple(missing)))
+            remarks = (*missing, readout.caution) if readout.caution else tuple(missing)
+            made.append(Prediction(patient, task, probability, readout.call(probability), name, remarks))
+        made += [
+            Prediction(patient, task, None, None, None, (*missing, f"not answered by this model: {why}"))
+            for task, why in self.unanswered.items()
+        ]
         return made
 
     def ingest(self, path: Path, scratch: Path, *, every_series: bool = False) -> Cohort:
@@ -229,7 +256,8 @@ def predict(
     ``table``: a clinical table with the model's columns; ``row``: one patient's columns as YAML or JSON. Columns that
     are missing and categories that are new are said, never an error and never a silent zero. What was set aside is
     logged, and stands in the frame's ``attrs``: ``left_out`` (lines), ``exclusions`` (how many for a fault), and
-    ``lines`` (what a person is told). Raises `InputError`.
+    ``lines`` (what a person is told). A task of the training without a readout has rows that say why. Raises
+    `InputError`, also for a model that answers no task.
     """
     import pandas as pd
 
@@ -239,6 +267,7 @@ def predict(
         raise InputError("--table and --row exclude each other.", fix="give one of them.")
     given = None if row is None else read_row(Path(row))
     loaded = Model.load(model).to(device)
+    loaded.refuse_without_task()
     rows = EncodedRows()
     read = None if table is None else loaded.table.read(Path(table))
     encoded = None if given is None else loaded.table.encode_row(given)
@@ -267,7 +296,9 @@ def predict(
         write_atomically(Path(out), frame.to_csv(index=False))
     for line in scans.left_out:
         logger.warning("left out: %s", line)
-    lines = [*map(_line, made), *([] if out is None else [f"written to {out}"]), RESEARCH]
+    lines = [_line(one) for one in made if one.task not in loaded.unanswered]
+    lines += [f"{task}: not answered by this model: {why}" for task, why in loaded.unanswered.items()]
+    lines += [*([] if out is None else [f"written to {out}"]), RESEARCH]
     return TableResult(frame, lines, scans.left_out, scans.exclusions).told()
 
 
@@ -276,5 +307,6 @@ def _line(one: Prediction) -> str:
     found = "no prediction"
     if one.probability is not None:
         inputs = "image and table" if one.inputs == "both" else one.inputs
-        found = f"{one.probability:.3f} ({'positive' if one.positive else 'negative'}) from {inputs}"
+        called = "not called" if one.positive is None else "positive" if one.positive else "negative"
+        found = f"{one.probability:.3f} ({called}) from {inputs}"
     return "; ".join([f"patient {one.patient_id}, {one.task}: {found}", *one.degradations])

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 
     from medform.evaluation.settings import EvaluationSettings
 
-__all__ = ["FEWEST", "InputSet", "Probe", "Readout", "fit_readouts", "from_files", "to_files"]
+__all__ = [
+    "FEWEST",
+    "InputSet",
+    "Probe",
+    "Readout",
+    "answers",
+    "fit_readouts",
+    "from_files",
+    "image_model",
+    "to_files",
+    "without_readout",
+]
 
 Array = NDArray[np.float64]
 InputSet = Literal["image", "table", "both"]
@@ -30,6 +41,11 @@ FURTHEST = 27.631021115928547
 """Log odds of 1 - 1e-12: no score of a probe counts for more, as in `medform.evaluation.fusion`."""
 PLAIN = "inner folds of the readout"
 SEEN = f"{PLAIN}, on vectors of patients whom the alignment saw: probabilities may be too sure"
+NOT_FOLLOWING = "out-of-fold scores did not follow the label: the probability is the prevalence, and nobody is called"
+TURNED = "out-of-fold scores ran against the label and this probability against them: nobody is called, export it again"
+"""Of model folders from before a calibration was kept from turning the order of the scores round."""
+NEVER = 1.0
+"""The threshold where nobody is called: an earlier medform, which compares with it, calls nobody positive either."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,8 @@ class Readout:
     """One task from one set of inputs.
 
     ``probe`` reads an image vector, an encoded table row, or (``both``) the row with the image's score as one more
-    column; that score comes from ``image``. ``probability`` is calibrated and compared with ``threshold``.
+    column; that score comes from ``image``. ``probability`` is calibrated and compared with ``threshold``, but where
+    the out-of-fold scores did not follow the label: a threshold would call patients by noise there.
     ``n``, ``positive``: patients it was fitted on; ``basis``: where the calibrating scores come from.
     """
 
@@ -82,6 +99,17 @@ class Readout:
     def probability(self, score: float) -> float:
         """Calibrated probability of a score."""
         return float(self.calibrator.probability(score))
+
+    def call(self, probability: float) -> bool | None:
+        """Whether a probability is a positive finding; None where the scores said nothing of the label."""
+        return probability >= self.threshold if self.calibrator.follows else None
+
+    @property
+    def caution(self) -> str | None:
+        """What whoever reads its probabilities must know of them; None where they are as they should be."""
+        if not self.calibrator.follows:
+            return TURNED if self.calibrator.slope < 0 else NOT_FOLLOWING
+        return None if self.basis == PLAIN else f"calibrated on {self.basis}"
 
 
 @dataclass(frozen=True)
@@ -138,8 +166,8 @@ class _Task:
             scores[outside] = score(fit(inside), [ids[int(place)] for place in outside])
         y = self.y(ids)
         calibrator = fit_calibrator(y, scores)
-        threshold = None if calibrator is None else best_threshold(y, calibrator.probability(scores))
         assert calibrator is not None  # both classes are there, see `enough`
+        threshold = best_threshold(y, calibrator.probability(scores)) if calibrator.follows else NEVER
         assert threshold is not None
         return Readout(*fit(ids), calibrator, threshold, len(ids), int(y.sum()), basis)
 
@@ -157,8 +185,7 @@ def fit_readouts(
     patient. Probabilities before calibration are those of the run's `aligned` (else `image_only`), `table_logistic`
     and `fused` rows. A task with fewer than `FEWEST` labelled patients of a class gets none.
     """
-    models = set(frame["model"])
-    model = "aligned" if "aligned" in models else "image_only"
+    model = image_model(frame)
     image, unseen = _vectors(frame, model, seed), _vectors(frame, model, seed, "out_of_fold")
     table = _vectors(frame, TABLE, None)
     basis = SEEN if model == "aligned" and not len(unseen) else PLAIN
@@ -183,6 +210,42 @@ def fit_readouts(
         if sets:
             made[str(name)] = sets
     return made
+
+
+def image_model(frame: pd.DataFrame) -> str:
+    """The model of embeddings.parquet whose vectors the image readouts read: the recipe's own."""
+    return "aligned" if "aligned" in set(frame["model"]) else "image_only"
+
+
+def without_readout(
+    frame: pd.DataFrame, labels: pd.DataFrame, seed: int, answered: Mapping[str, Mapping[InputSet, Readout]]
+) -> dict[str, str]:
+    """Task -> why `fit_readouts` gave it none; of counts alone, so that the model folder may say it."""
+    sides = (_vectors(frame, image_model(frame), seed), _vectors(frame, TABLE, None))
+    said: dict[str, str] = {}
+    for name in labels.columns:
+        if str(name) in answered:
+            continue
+        column: Any = labels[name].dropna()
+        known = {str(one): float(value) for one, value in column.items()}
+        there = [[known[one] for one in side.given if one in known] for side in sides if len(side)]
+        if not there:
+            said[str(name)] = "there are neither image vectors nor an encoded table to read it from"
+            continue
+        values = max(there, key=lambda one: (min(sum(one), len(one) - sum(one)), len(one)))
+        rarer = int(min(sum(values), len(values) - sum(values)))
+        said[str(name)] = f"of {len(values)} labelled patients {rarer} have the rarer answer, {FEWEST} are needed"
+    return said
+
+
+def answers(readouts: Mapping[str, Mapping[InputSet, Readout]], unanswered: Mapping[str, str]) -> list[str]:
+    """A line each task for the model's card: from what it is answered and with which cautions, or why it is not."""
+    lines = []
+    for task, sets in readouts.items():
+        counts = ", ".join(f"{name} ({one.n} patients, {one.positive} positive)" for name, one in sets.items())
+        lines.append(f"- {task}: from {counts}.")
+        lines += [f"  - {name}: {one.caution}." for name, one in sets.items() if one.caution]
+    return [*lines, *(f"- {task}: not answered ({why})." for task, why in unanswered.items())]
 
 
 def _vectors(frame: pd.DataFrame, model: str, seed: int | None, supports: str = "aligned") -> _Vectors:

@@ -44,7 +44,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run left behind. ``exclusions`` counts what was set aside on the way and stages that collapsed."""
+    """What a run left behind.
+
+    ``exclusions`` counts what was set aside for a fault, as `medform.pipeline.scans` does, and stages that collapsed.
+    """
 
     run: Path
     report: Path
@@ -155,6 +158,7 @@ def run_stages(
     from medform.pipeline.plan import make_plan
     from medform.pipeline.records import Spending, begin, write_cohort_pages
     from medform.pipeline.report import report
+    from medform.pipeline.scans import exclusions
     from medform.pipeline.segmentation import check_brightness, check_labels, segments
 
     labels = task_labels(cohort)
@@ -192,9 +196,8 @@ def run_stages(
     write_cohort_pages(folder, cohort, labels, primary, whole)
     spending.finish(folder, notes, whole)
     page = report(folder.path)
-    excluded = len(cohort.quarantine())
     collapsed = len(folder.record()["collapsed"])  # of all folds, also those of an earlier sitting
-    return RunResult(folder.path, page, model, excluded + collapsed, tuple(notes))
+    return RunResult(folder.path, page, model, exclusions(cohort) + collapsed, tuple(notes))
 
 
 def _take_over(source: RunFolder, target: RunFolder) -> None:

@@ -15,6 +15,7 @@ from medform.reporting.words import (
     between,
     interval,
     model_words,
+    not_exported,
     number,
     signed,
 )
@@ -54,6 +55,17 @@ class TaskScores:
     pairs: dict[str, ScoreRow]  # "a - b" -> the paired difference in AUROC
     chance: dict[str, float]  # metric -> what a guess scores on these patients
     selected: str | None = None
+
+    @property
+    def not_exported(self) -> str:
+        """A sentence where validation chose a model that a model folder of this run does not hold; else empty.
+
+        Vectors that were handed over (`evaluate --embeddings`) have no such folder.
+        """
+        if "embeddings" in self.models:
+            return ""
+        own = "aligned" if "aligned" in self.models else "image_only"
+        return not_exported(self.selected, (own, "table_logistic", "fused"))
 
     def row(self, model: str, metric: str = "auroc") -> ScoreRow | None:
         """The row, or None where there is none or it has no value."""

@@ -14,7 +14,7 @@ from medform.reporting.drawing import COLOURS, INK, RULE, Picture, plain, publis
 from medform.reporting.figures import slug
 from medform.reporting.overlays import OverlayPatient, data_address, read_overlays
 from medform.reporting.run_files import RunFiles
-from medform.reporting.words import COMPARISONS, METRICS, interval, mark, model_words, number, signed
+from medform.reporting.words import COMPARISONS, METRICS, interval, mark, model_words, not_exported, number, signed
 from medform.runs.scores import FALSE_LESIONS, ScoreRow, detectable_of, outcome_in_words, unseen_in_words
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class SegmentationSection:
     differences: list[Difference]
     figure: Picture | None
     notes: list[str]
+    not_exported: str = ""
     masks_of: str | None = None
     masks: tuple[ShownMasks, ...] = ()
 
@@ -123,6 +124,7 @@ def _section(files: RunFiles, task: str, rows: Sequence[ScoreRow]) -> Segmentati
     selected = files.facts.selected.get(task)
     sentence, tone = _verdict(task, cells, pairs, selected)
     models = in_order(list(cells))
+    own = files.facts.recipe.partition("-")[0]  # what the rows call the recipe's own masks
     shown = [row for model in models for metric in metrics if (row := cells[model].get(metric)) is not None]
     ordered = [name for name in COMPARISONS if name in pairs] + sorted(set(pairs) - set(COMPARISONS))
     return SegmentationSection(
@@ -136,6 +138,7 @@ def _section(files: RunFiles, task: str, rows: Sequence[ScoreRow]) -> Segmentati
         differences=[_difference(name, pairs) for name in ordered if MAIN_METRIC in pairs[name]],
         figure=_strips(files, task, models),
         notes=list(dict.fromkeys(row.note for row in shown if row.note)),
+        not_exported=not_exported(selected, [own]) if own in models else "",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "mark",
     "metric_name",
     "model_words",
+    "not_exported",
     "number",
     "percent",
     "signed",
@@ -193,6 +195,16 @@ def model_words(name: str) -> ModelWords:
     if " - " in name:
         return ModelWords(" − ".join(model_words(one).label for one in name.split(" - ", 1)), "control", "", "")
     return MODELS.get(name) or ModelWords(name.replace("_", " "), "image", _IMAGE, "")
+
+
+def not_exported(selected: str | None, own: Sequence[str]) -> str:
+    """One sentence where validation chose another model than those that a model folder holds; else empty.
+
+    ``own``: what the folder holds, the recipe's own model first.
+    """
+    if selected is None or selected in own:
+        return ""
+    return f"The model folder holds the recipe's own model ({own[0]}); validation chose {selected}."
 
 
 def vectors_see(name: str) -> str:
