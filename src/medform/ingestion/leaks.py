@@ -172,7 +172,9 @@ def find_leaks(file: CohortFile, table: pd.DataFrame, seed: int = 0) -> list[Lea
         followed = survival_frame(file, table)
         event = column(followed, "event").astype(np.float64).reindex(table.index)
         if not any(name == file.survival.event and _says_all(labels, event) for name, labels in known):
-            leaks += _label_leaks(file, table, _Asked(SURVIVAL, "survival", file.survival.event, event), seed)
+            # of a few events one of several columns may say all by chance
+            asked = _Asked(SURVIVAL, "survival", file.survival.event, event, FEWEST_TIMES)
+            leaks += _label_leaks(file, table, asked, seed)
         times = column(followed, "time").loc[followed["event"] == 1]
         for name in feature_columns(file):
             leaks += _time_leaks(name, file.columns[name], file.survival.time, column(table, name), times)
@@ -181,12 +183,16 @@ def find_leaks(file: CohortFile, table: pd.DataFrame, seed: int = 0) -> list[Lea
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """What is predicted: a task or survival, ``what`` in words; its column and labels (1, 0, NaN)."""
+    """What is predicted: a task or survival, ``what`` in words; its column and labels (1, 0, NaN).
+
+    ``fewest``: patients of the rarer class from which on a column that says it all is refused.
+    """
 
     task: str
     what: str
     column: str
     labels: pd.Series
+    fewest: int = FEWEST
 
 
 def _label_leaks(file: CohortFile, table: pd.DataFrame, asked: _Asked, seed: int) -> list[Leak]:
@@ -243,7 +249,7 @@ def _column_leaks(name: str, spec: ColumnSpec, asked: _Asked, values: pd.Series,
         return found
     auroc, minority = alone
     text = f"this column alone predicts {asked.what} with AUROC {auroc:.2f}"
-    if auroc > REFUSED_ABOVE and minority >= FEWEST:
+    if auroc > REFUSED_ABOVE and minority >= asked.fewest:
         found.append(Leak(name, asked.task, "auroc", refused, auroc, f"{text}: it restates the label; {allow}."))
     else:
         found.append(Leak(name, asked.task, "auroc", warned, auroc, f"{text}: look whether it is known by then."))
