@@ -154,6 +154,9 @@ def section(folder: Path) -> list[str]:
         f"medform {record['versions']['medform']}, commit {commits(record)}.",
         "",
     ]
+    if (folder / "sitting.json").is_file():
+        sitting = json.loads((folder / "sitting.json").read_text(encoding="utf-8"))
+        text += [f"In one sitting of {sitting['wall_minutes']:.0f} minutes on {sitting['cores']} cores.", ""]
     if record.get("sets"):
         text += ["Changed from the recipe: " + ", ".join(f"`{one}`" for one in record["sets"]) + ".", ""]
     text += [f"- {note}" for note in [*record.get("warnings", []), *record.get("notes", [])]] + remarks(rows)

@@ -18,7 +18,7 @@ PROVES = ["G6.1"]
 
 
 def record(run: Path, begun: int, ended: int) -> dict[str, Any]:
-    """What `docs/results/benchmarks/sitting.json` holds; raises `ValueError` for a run that is not whole."""
+    """What `docs/results/tcga_lgg/sitting.json` holds; raises `ValueError` for a run that is not whole."""
     kept = RunFolder(run).record()
     if kept["status"] != "complete":
         raise ValueError(f"{run} is not complete")

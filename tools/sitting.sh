@@ -5,7 +5,7 @@
 #
 # Four folds side by side, one core each, two after each other; then the fifth, the final model and the report on both.
 # One process shares a step's work between two cores at 1.6 times the speed of one; two processes work at twice.
-# The run is OUT/tcga_lgg; its time is docs/results/benchmarks/sitting.json.
+# The run is OUT/tcga_lgg; its time is docs/results/tcga_lgg/sitting.json.
 set -euo pipefail
 export data=$1 out=$2
 run() { .venv/bin/medform run mgi-small --cohort cohorts/tcga_lgg.yaml --root "$data" --store "$out/store" "$@"; }
@@ -26,4 +26,4 @@ wait -n
 wait -n
 .venv/bin/python tools/join_folds.py "$out/tcga_lgg" "$out/first" "$out/second"
 run -o "$out/tcga_lgg" --resume
-.venv/bin/python tools/sitting.py "$out/tcga_lgg" "$begun" "$(date +%s)" >docs/results/benchmarks/sitting.json
+.venv/bin/python tools/sitting.py "$out/tcga_lgg" "$begun" "$(date +%s)" >docs/results/tcga_lgg/sitting.json

@@ -37,7 +37,7 @@ def test_a_finished_run_spent_what_was_planned_within_thirty_per_cent(name: str)
 
 @pytest.mark.proves("G6.1")
 def test_the_sitting_of_the_committed_run_took_no_more_than_150_minutes() -> None:
-    sitting = json.loads((RESULTS / "benchmarks" / "sitting.json").read_text())
+    sitting = json.loads((RESULTS / "tcga_lgg" / "sitting.json").read_text())
     record = finished()[sitting["run"]]
     assert (sitting["commit"], sitting["folds"]) == (record["commit"], record["folds_run"])
     assert 0 < sitting["wall_minutes"] <= 150
