@@ -24,6 +24,7 @@ def add(records: list[dict[str, Any]]) -> dict[str, Any]:
     whole = dict(records[0])
     for part, keys in ADDED.items():
         whole[part] = dict(whole[part]) | {key: round(sum(one[part][key] for one in records), 3) for key in keys}
+    whole["planned_folds"] = [name for one in records for name in one["planned_folds"]]
     whole["spent"]["peak_memory_gb"] = max(one["spent"]["peak_memory_gb"] for one in records)
     whole["status"] = "running"
     return whole

@@ -45,11 +45,25 @@ def test_a_note_stands_once_and_says_where_it_was_made_unless_everywhere(tmp_pat
 def test_what_the_plan_warned_of_is_not_forgotten_when_a_run_goes_on(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.begin(RunIdentity("name: r\n", {"c": "0"}, "0"), status="running")
-    first: Any = SimpleNamespace(detectable={}, warnings=["few passes"], stages={}, cpu_minutes=1.0, disk_gb=0.1)
-    rest: Any = SimpleNamespace(detectable={}, warnings=["few steps"], stages={}, cpu_minutes=0.0, disk_gb=0.0)
+    plain: dict[str, Any] = {"detectable": {}, "stages": {}, "disk_gb": 0.1}
+    first: Any = SimpleNamespace(warnings=["few passes"], places=["0"], cpu_minutes=1.0, **plain)
+    rest: Any = SimpleNamespace(warnings=["few steps"], places=[], cpu_minutes=0.0, **plain)
     for plan in (first, rest, first):
         Spending().planned(folder, plan)
     assert folder.record()["warnings"] == ["few passes", "few steps"] and folder.record()["planned"]["cpu_minutes"] == 1
+
+
+@pytest.mark.proves("G6.1")
+def test_folds_that_the_first_plan_was_not_of_are_planned_beside(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(RunIdentity("name: r\n", {"c": "0"}, "0"), status="running")
+    plain: dict[str, Any] = {"detectable": {}, "warnings": [], "stages": {}}
+    part: Any = SimpleNamespace(places=["0", "1"], cpu_minutes=4.0, disk_gb=0.2, **plain)
+    rest: Any = SimpleNamespace(places=["1", "final"], cpu_minutes=3.0, disk_gb=1.0, **plain)
+    for plan in (part, rest, rest):  # fold 1 was killed: it is planned once
+        Spending().planned(folder, plan)
+    assert folder.record()["planned"] == {"cpu_minutes": 5.5, "disk_gb": 0.7}
+    assert folder.record()["planned_folds"] == ["0", "1", "final"]
 
 
 @pytest.mark.proves("A7")

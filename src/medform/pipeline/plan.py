@@ -61,6 +61,11 @@ class Plan:
     detectable: dict[str, float]
     warnings: tuple[str, ...] = field(default=())
 
+    @property
+    def places(self) -> list[str]:
+        """Folders of the folds that it is of, and `final`."""
+        return [*map(str, self.folds), *(["final"] if self.final else [])]
+
     def lines(self) -> list[str]:
         """The plan in words, a line each."""
         final = " and the final model" if self.final else ""

@@ -198,9 +198,9 @@ class Spending:
     cpu: float = field(default_factory=time.process_time)
 
     def planned(self, folder: RunFolder, plan: Plan, was: Plan | None = None) -> None:
-        """Store the plan of a new run; one that goes on keeps the plan it began with.
+        """Store the plan of a new run; one that goes on keeps the plan it began with, and adds what that was not of.
 
-        ``was``: the plan without what is now added, where something is: the difference is planned beside.
+        That is folds which it did not name, and where something is added to all: ``was`` is the plan without it.
         """
         record = folder.record()
         # a run that goes on plans what is left alone: what was said of the rest still holds
@@ -212,6 +212,12 @@ class Spending:
             update["planned"] = (
                 {"cpu_minutes": round(plan.cpu_minutes, 2), "disk_gb": round(plan.disk_gb, 2)} | steps | passes
             )
+            update["planned_folds"] = plan.places
+        elif new := [one for one in plan.places if one not in record.get("planned_folds", plan.places)]:
+            kept, share = record["planned"], len(new) / len(plan.places)
+            more = {"cpu_minutes": plan.cpu_minutes * share, "disk_gb": plan.disk_gb * share}
+            grown = {key: round(kept[key] + one, 2) for key, one in more.items()}
+            update |= {"planned": kept | grown, "planned_folds": [*record["planned_folds"], *new]}
         elif was is not None:
             more = {"cpu_minutes": plan.cpu_minutes - was.cpu_minutes, "disk_gb": plan.disk_gb - was.disk_gb}
             kept = record["planned"]
