@@ -257,7 +257,7 @@ def test_a_group_role_keeps_nobody_together_unless_the_splits_name_it() -> None:
     [note] = group_notes(parse_cohort_file(tree, "c.yaml"))
     assert note == "column 'family' (role group) does not keep patients together unless splits.group names it."
     assert group_notes(parse_cohort_file(tree | {"splits": {"group": "family"}}, "c.yaml")) == []
-    for group, says in (("famly", "Did you mean 'family'"), ("id", "every patient has another id")):
+    for group, says in (("family_no", "Did you mean 'family'"), ("id", "every patient has another id")):
         with pytest.raises(InputError, match=says) as caught:
             parse_cohort_file(tree | {"splits": {"group": group}}, "c.yaml")
         assert "splits.group" in str(caught.value)
