@@ -295,6 +295,11 @@ class CohortFile(Config):
         return (marked or self.tasks or [None])[0]
 
     @property
+    def primary_name(self) -> str | None:
+        """Name of the primary task; None without tasks."""
+        return None if self.primary is None else self.primary.name
+
+    @property
     def stratify(self) -> list[str]:
         """Names of the tasks that a split is stratified by: as declared, else the primary task."""
         if self.splits.stratify is not None:

@@ -148,7 +148,6 @@ def evaluate_run(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.D
 
     from medform.pipeline.companions import GENES
     from medform.pipeline.records import code_commit
-    from medform.pipeline.run import primary_task
     from medform.pipeline.survival import judge_survival
     from medform.runs.folder import write_atomically
     from medform.runs.scores import write_scores
@@ -158,7 +157,7 @@ def evaluate_run(folder: RunFolder, cohort: Cohort, recipe: Recipe, labels: pd.D
     if frame.empty:
         return []
     folds = sorted(int(fold) for fold in frame["fold"].unique())
-    settings = recipe.evaluation.model_copy(update={"primary": primary_task(cohort)})
+    settings = recipe.evaluation.model_copy(update={"primary": cohort.file.primary_name})
     genes = cohort.genes() if any(GENES in one.inputs for one in recipe.stages.values()) else None
     notes = _vector_notes(recipe, genes)
     rows: list[ScoreRow] = []

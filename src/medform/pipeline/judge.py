@@ -110,12 +110,12 @@ def _judge(
     from medform.pipeline.fold import run_fold
     from medform.pipeline.records import Spending, begin, write_cohort_pages
     from medform.pipeline.report import report
-    from medform.pipeline.run import fold_groups, keep_fold, make_bench, merge_folds, primary_task
+    from medform.pipeline.run import fold_groups, keep_fold, make_bench, merge_folds
 
     spending = Spending()
     bench = make_bench(cohort, folder, "auto", progress)
     begin(folder, cohort, recipe, labels, resume=True, overwrite=False)  # the same vectors may be judged again
-    primary = primary_task(cohort)
+    primary = cohort.file.primary_name
     by_slice = given.of_slices(cohort) if cohort.slice_tasks else None
     groups = [group for group in fold_groups(cohort, None) if group.fold is not None]
     for group in groups:

@@ -16,7 +16,6 @@ from medform.metrics.power import detectable_difference
 from medform.pipeline.bench import enough_memory
 from medform.pipeline.companions import CLINICAL, Companions, wanted
 from medform.pipeline.pairing import pair_task
-from medform.pipeline.run import primary_task
 from medform.pipeline.segmentation import segment_stage, segment_task, segments
 from medform.pipeline.stages import (
     ImageSide,
@@ -300,7 +299,7 @@ def _pair_seconds(
     second = pair_stage(recipe)
     assert second is not None
     stage = second[1]
-    primary = primary_task(bench.cohort)
+    primary = bench.cohort.file.primary_name
     known = None if primary is None else labels[primary]
     started = time.process_time()
     objective, loader, _ = pair_task(bench, group.train, recipe, 0, side, companions, known)

@@ -31,7 +31,6 @@ __all__ = [
     "keep_fold",
     "make_bench",
     "merge_folds",
-    "primary_task",
     "refuse_early",
     "renewal_by_run",
     "run",
@@ -183,7 +182,7 @@ def run_stages(
     # what was there before is judged once more: nothing of that was planned
     was = make_plan(bench, before, left, labels, companions, ()) if before is not None else None
     spending.planned(folder, plan, was)
-    primary = primary_task(cohort)
+    primary = cohort.file.primary_name
     for group in left:
         _train(bench, group, recipe, labels, primary, folder)
         spending.note(folder)
@@ -216,11 +215,6 @@ def task_labels(cohort: Cohort) -> pd.DataFrame:
 
     columns = {task.name: cohort.labels(task.name) for task in cohort.tasks} if cohort.clinical is not None else {}
     return pd.DataFrame(columns, index=pd.Index(cohort.patient_ids, name="patient_id"))
-
-
-def primary_task(cohort: Cohort) -> str | None:
-    """Name of the primary task: the one that is marked, else the first; None without tasks."""
-    return None if (task := cohort.file.primary) is None else task.name
 
 
 def make_bench(
