@@ -4,7 +4,7 @@
 #   bash tools/sitting.sh DATA OUT        (DATA: folder of tcga_lgg; OUT: new folder)
 #
 # Four folds side by side, one core each, two after each other; then the fifth, the final model and the report on both.
-# One process shares a step's work between two cores at 1.6 times the speed of one; two processes work at twice.
+# Two processes of one thread do more than one of two, which waits for itself wherever a step's work cannot be shared.
 # The run is OUT/tcga_lgg; its time is docs/results/tcga_lgg/sitting.json.
 set -euo pipefail
 export data=$1 out=$2

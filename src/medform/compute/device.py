@@ -120,8 +120,8 @@ def set_threads(count: int | None = None) -> int:
 def keep_freed_memory() -> bool:
     """Let the C library keep what tensors freed, for the next step's tensors; whether it was told.
 
-    By itself glibc hands large pieces back to the system, which clears them page by page when they are asked for again:
-    12 % of a segmentation step of mgi-small, 20 % of its U-Net's. Elsewhere than on glibc, and where the environment
+    By itself glibc hands large pieces back to the system, which clears them page by page when they are asked for again
+    in the next step. Elsewhere than on glibc, and where the environment
     says how memory is to be had (``MALLOC_...``, ``GLIBC_TUNABLES``), nothing is done.
     """
     if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
